@@ -1,0 +1,307 @@
+//! Where the journal's bytes live: a locked file, or memory.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One append-only file, and nothing the journal does not need of it.
+pub(crate) trait Device: Send + std::fmt::Debug {
+    /// Returns the length in bytes.
+    fn len(&mut self) -> io::Result<u64>;
+
+    /// Reads some bytes at `offset`; 0 means the end. Interrupted reads are repeated.
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at the end; short and interrupted writes are continued. After an error the tail is
+    /// unspecified: all of `bytes` may be there, a part, or nothing.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Returns when everything appended so far would survive a power cut.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Drops everything from `len` on, and syncs.
+    fn truncate(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// Why a file could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileDeviceError {
+    /// Another process, or another handle in this one, has the file open.
+    #[error("{} is locked by another user of it", path.display())]
+    Locked { path: PathBuf },
+    #[error("cannot open {}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A file, locked for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct FileDevice {
+    file: File,
+}
+
+impl FileDevice {
+    /// Opens the file, and creates it if it is not there.
+    pub(crate) fn open(path: &Path) -> Result<FileDevice, FileDeviceError> {
+        let failed = |source| FileDeviceError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
+        // Append mode: even a writer that lost track of the end could not overwrite what is there.
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(FileDeviceError::Locked {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // An empty file is new, or its creator crashed before it had written anything: either way its name may not
+        // be on disk yet, and syncing the file alone would not put it there.
+        if file.metadata().map_err(failed)?.len() == 0 {
+            sync_parent(path).map_err(failed)?;
+        }
+        Ok(FileDevice { file })
+    }
+}
+
+#[cfg(unix)]
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened as a file, and names are journaled by the file system.
+#[cfg(not(unix))]
+fn sync_parent(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+impl Device for FileDevice {
+    fn len(&mut self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.seek(SeekFrom::Start(offset))?;
+        loop {
+            match self.file.read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)?;
+        self.file.sync_all()
+    }
+}
+
+/// A file in memory.
+///
+/// # Clone
+///
+/// Cloning clones the handle: both see the same bytes. What was appended outlives a journal over one handle as a file
+/// would.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemoryDevice {
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    bytes: Vec<u8>,
+    /// How many of `bytes` would survive a power cut.
+    synced: usize,
+    /// Bytes that still fit; without it there is no limit.
+    room: Option<usize>,
+    /// Syncs that still succeed; without it there is no limit.
+    syncs: Option<u64>,
+}
+
+impl MemoryDevice {
+    pub(crate) fn new() -> MemoryDevice {
+        MemoryDevice::default()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // No code of others runs under the lock, so a poisoned one holds nothing half-changed.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Device for MemoryDevice {
+    fn len(&mut self) -> io::Result<u64> {
+        Ok(self.memory().bytes.len() as u64)
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let memory = self.memory();
+        let mut rest = usize::try_from(offset)
+            .ok()
+            .and_then(|at| memory.bytes.get(at..))
+            .unwrap_or_default();
+        rest.read(buf)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut memory = self.memory();
+        let fits = memory
+            .room
+            .map_or(bytes.len(), |room| room.min(bytes.len()));
+        let (written, lost) = bytes.split_at_checked(fits).unwrap_or((bytes, &[]));
+        memory.bytes.extend_from_slice(written);
+        memory.room = memory.room.map(|room| room.saturating_sub(written.len()));
+        if lost.is_empty() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut memory = self.memory();
+        match memory.syncs {
+            Some(0) => return Err(io::Error::other("the device failed to sync")),
+            Some(left) => memory.syncs = Some(left.saturating_sub(1)),
+            None => {}
+        }
+        memory.synced = memory.bytes.len();
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        let mut memory = self.memory();
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        memory.bytes.truncate(len);
+        memory.synced = memory.bytes.len();
+        Ok(())
+    }
+}
+
+/// Accidents.
+#[cfg(test)]
+impl MemoryDevice {
+    /// Drops everything that was not synced.
+    pub(crate) fn lose_power(&self) {
+        let mut memory = self.memory();
+        let synced = memory.synced;
+        memory.bytes.truncate(synced);
+    }
+
+    /// Returns a copy of what is there.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.memory().bytes.clone()
+    }
+
+    /// Replaces what is there; all of it counts as synced.
+    pub(crate) fn set_bytes(&self, bytes: &[u8]) {
+        let mut memory = self.memory();
+        memory.bytes = bytes.to_vec();
+        memory.synced = bytes.len();
+    }
+
+    /// Lets `bytes` more bytes in, then is full: the append that crosses the limit leaves its first part behind.
+    pub(crate) fn fail_append_after(&self, bytes: usize) {
+        self.memory().room = Some(bytes);
+    }
+
+    /// Lets `syncs` more syncs succeed, and none after.
+    pub(crate) fn fail_sync_after(&self, syncs: u64) {
+        self.memory().syncs = Some(syncs);
+    }
+
+    /// Ends every injected fault.
+    pub(crate) fn heal(&self) {
+        let mut memory = self.memory();
+        memory.room = None;
+        memory.syncs = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_device(device: &mut dyn Device) {
+        device.append(b"hello ").unwrap();
+        device.append(b"world").unwrap();
+        device.sync().unwrap();
+        assert_eq!(device.len().unwrap(), 11);
+        let mut buf = [0; 5];
+        assert_eq!(device.read_at(6, &mut buf).unwrap(), 5);
+        assert_eq!(&buf, b"world");
+        assert_eq!(device.read_at(11, &mut buf).unwrap(), 0);
+        assert_eq!(device.read_at(99, &mut buf).unwrap(), 0);
+        device.truncate(5).unwrap();
+        device.append(b"!").unwrap();
+        assert_eq!(device.read_at(3, &mut buf).unwrap(), 3);
+        assert_eq!(&buf[..3], b"lo!");
+    }
+
+    #[test]
+    fn file_and_memory_behave_alike() {
+        let directory = tempfile::tempdir().unwrap();
+        check_device(&mut FileDevice::open(&directory.path().join("journal")).unwrap());
+        check_device(&mut MemoryDevice::new());
+    }
+
+    #[test]
+    fn second_device_on_one_file_is_refused_as_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let first = FileDevice::open(&path).unwrap();
+        let second = FileDevice::open(&path).unwrap_err();
+        assert!(matches!(second, FileDeviceError::Locked { .. }), "{second}");
+        drop(first);
+        FileDevice::open(&path).unwrap();
+    }
+
+    #[test]
+    fn file_in_a_missing_directory_is_an_io_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = FileDevice::open(&directory.path().join("none").join("journal")).unwrap_err();
+        assert!(matches!(error, FileDeviceError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn power_cut_drops_what_was_not_synced() {
+        let mut device = MemoryDevice::new();
+        device.append(b"kept").unwrap();
+        device.sync().unwrap();
+        device.append(b"lost").unwrap();
+        device.lose_power();
+        assert_eq!(device.bytes(), b"kept");
+    }
+
+    #[test]
+    fn full_memory_keeps_the_part_that_fit() {
+        let mut device = MemoryDevice::new();
+        device.fail_append_after(3);
+        let error = device.append(b"abcde").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(device.bytes(), b"abc");
+        device.heal();
+        device.append(b"f").unwrap();
+        assert_eq!(device.bytes(), b"abcf");
+    }
+}
