@@ -43,23 +43,13 @@ pub(crate) struct FileDevice {
 impl FileDevice {
     /// Opens the file, and creates it if it is not there.
     pub(crate) fn open(path: &Path) -> Result<FileDevice, FileDeviceError> {
-        let failed = |source| FileDeviceError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
+        let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
         // Append mode: even a writer that lost track of the end could not overwrite what is there.
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(failed)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(FileDeviceError::Locked {
-                    path: path.to_path_buf(),
-                });
+                return Err(FileDeviceError::Locked { path: path.to_path_buf() });
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
@@ -74,10 +64,7 @@ impl FileDevice {
 
 #[cfg(unix)]
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }
 
@@ -147,6 +134,19 @@ impl MemoryDevice {
         // No code of others runs under the lock, so a poisoned one holds nothing half-changed.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// A device of its own with what is there, or with what a power cut would leave.
+    pub(crate) fn copy(&self, synced_only: bool) -> MemoryDevice {
+        let memory = self.memory();
+        let kept = if synced_only { memory.synced } else { memory.bytes.len() };
+        let bytes = memory.bytes.get(..kept).unwrap_or_default().to_vec();
+        let copy = Memory { synced: bytes.len(), bytes, room: None, syncs: None };
+        MemoryDevice { memory: Arc::new(Mutex::new(copy)) }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.memory().bytes.len() as u64
+    }
 }
 
 impl Device for MemoryDevice {
@@ -156,26 +156,17 @@ impl Device for MemoryDevice {
 
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let memory = self.memory();
-        let mut rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| memory.bytes.get(at..))
-            .unwrap_or_default();
+        let mut rest = usize::try_from(offset).ok().and_then(|at| memory.bytes.get(at..)).unwrap_or_default();
         rest.read(buf)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut memory = self.memory();
-        let fits = memory
-            .room
-            .map_or(bytes.len(), |room| room.min(bytes.len()));
+        let fits = memory.room.map_or(bytes.len(), |room| room.min(bytes.len()));
         let (written, lost) = bytes.split_at_checked(fits).unwrap_or((bytes, &[]));
         memory.bytes.extend_from_slice(written);
         memory.room = memory.room.map(|room| room.saturating_sub(written.len()));
-        if lost.is_empty() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::StorageFull.into())
-        }
+        if lost.is_empty() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn sync(&mut self) -> io::Result<()> {

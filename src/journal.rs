@@ -61,6 +61,7 @@ pub(crate) struct FrameTooLong {
 /// The changes of one group, encoded; reused from group to group.
 #[derive(Debug)]
 pub(crate) struct Group {
+    time: GroupTime,
     /// Whole frames; `previous`, `checksum` and `synced_to` are filled in by the append, which alone knows them.
     buf: Vec<u8>,
     frames: usize,
@@ -69,22 +70,15 @@ pub(crate) struct Group {
 impl Group {
     /// Returns a group without entries, begun at time 0.
     pub(crate) fn new() -> Group {
-        let mut group = Group {
-            buf: Vec::new(),
-            frames: 0,
-        };
-        group.begin(
-            GroupTime {
-                hub_ms: 0,
-                wall_ms: 0,
-            },
-            0,
-        );
+        let time = GroupTime { hub_ms: 0, wall_ms: 0 };
+        let mut group = Group { time, buf: Vec::new(), frames: 0 };
+        group.begin(time, 0);
         group
     }
 
     /// Drops every entry, and begins anew. `class` is the caller's and means nothing here.
     pub(crate) fn begin(&mut self, time: GroupTime, class: u8) {
+        self.time = time;
         self.buf.clear();
         self.buf.shrink_to(GROUP_KEPT_MAX);
         self.frames = 0;
@@ -113,42 +107,28 @@ impl Group {
         self.frame(kind, pallet, write)
     }
 
-    fn frame(
-        &mut self,
-        kind: u8,
-        pallet: u32,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<u64, FrameTooLong> {
+    fn frame(&mut self, kind: u8, pallet: u32, write: impl FnOnce(&mut Vec<u8>)) -> Result<u64, FrameTooLong> {
         let start = self.buf.len();
         self.buf.extend_from_slice(&[0; HEAD]);
         self.buf.extend_from_slice(&[FRAME_VERSION, kind]);
         self.buf.extend_from_slice(&pallet.to_be_bytes());
         write(&mut self.buf);
-        debug_assert!(
-            self.buf.len() >= start + HEAD + PREFIX,
-            "a body is appended, nothing is taken away"
-        );
+        debug_assert!(self.buf.len() >= start + HEAD + PREFIX, "a body is appended, nothing is taken away");
         let bytes = self.buf.len().saturating_sub(start + HEAD);
         let len = u32::try_from(bytes).ok().filter(|_| bytes <= FRAME_MAX);
-        let head = self
-            .buf
-            .get_mut(start..)
-            .and_then(|frame| frame.first_chunk_mut::<HEAD>());
+        let head = self.buf.get_mut(start..).and_then(|frame| frame.first_chunk_mut::<HEAD>());
         let (Some(len), Some(head)) = (len, head) else {
             self.buf.truncate(start);
-            return Err(FrameTooLong {
-                bytes,
-                limit: FRAME_MAX,
-            });
+            return Err(FrameTooLong { bytes, limit: FRAME_MAX });
         };
-        *head = Head {
-            len,
-            previous: 0,
-            checksum: 0,
-        }
-        .encode();
+        *head = Head { len, previous: 0, checksum: 0 }.encode();
         self.frames += 1;
         Ok(start as u64)
+    }
+
+    /// When it was begun.
+    pub(crate) fn time(&self) -> GroupTime {
+        self.time
     }
 
     /// Whether the group has no entries.
@@ -193,12 +173,7 @@ impl Group {
                 break;
             };
             let checksum = checksum(len, previous, payload);
-            *head = Head {
-                len,
-                previous,
-                checksum,
-            }
-            .encode();
+            *head = Head { len, previous, checksum }.encode();
             previous = checksum;
             rest = after;
         }
@@ -275,20 +250,14 @@ pub(crate) struct Cut {
 
 /// Why a journal cannot be opened or created. The file is as it was, except after [`JournalError::Io`].
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum JournalError {
+pub enum JournalError {
     #[error("journal cannot be read or written")]
     Io(#[from] io::Error),
     /// The bytes at `position` are bad, and something shows that they were good once.
     #[error("journal is corrupt at position {position}: {what}")]
     Corrupt { position: u64, what: &'static str },
-    #[error(
-        "journal has version {found} at position {position}, and this program reads up to {supported}"
-    )]
-    Version {
-        found: u16,
-        supported: u16,
-        position: u64,
-    },
+    #[error("journal has version {found} at position {position}, and this program reads up to {supported}")]
+    Version { found: u16, supported: u16, position: u64 },
     /// Whole frames that were durable are missing from the end.
     #[error("journal ends at position {end}, and was durable up to {proven}")]
     Truncated { end: u64, proven: u64 },
@@ -342,11 +311,7 @@ struct Failure {
 
 impl Journal {
     /// Makes a journal on an empty device, whose first frame will have the position `base`.
-    pub(crate) fn create(
-        mut device: Box<dyn Device>,
-        base: u64,
-        wall_ms: i64,
-    ) -> Result<Journal, JournalError> {
+    pub(crate) fn create(mut device: Box<dyn Device>, base: u64, wall_ms: i64) -> Result<Journal, JournalError> {
         let bytes = device.len()?;
         if bytes != 0 {
             return Err(JournalError::NotEmpty { bytes });
@@ -354,13 +319,7 @@ impl Journal {
         let (header, chain) = encode_header(base, wall_ms);
         device.append(&header)?;
         device.sync()?;
-        Ok(Journal {
-            device,
-            end: base,
-            synced: base,
-            chain,
-            failed: None,
-        })
+        Ok(Journal { device, end: base, synced: base, chain, failed: None })
     }
 
     /// Reads and verifies the whole file, calls `visit` for every entry whose position is `from` or later, and cuts a
@@ -384,32 +343,18 @@ impl Journal {
         // What was read may have come from the cache of a process that died before its sync. The first group to be
         // appended will claim all of it as synced.
         device.sync()?;
-        Ok((
-            Journal {
-                device,
-                end: scan.end,
-                synced: scan.end,
-                chain,
-                failed: None,
-            },
-            scan,
-        ))
+        Ok((Journal { device, end: scan.end, synced: scan.end, chain, failed: None }, scan))
     }
 
     fn fail(&mut self, error: &io::Error) {
-        self.failed = Some(Failure {
-            kind: error.kind(),
-            text: error.to_string(),
-        });
+        self.failed = Some(Failure { kind: error.kind(), text: error.to_string() });
     }
 
     fn check(&self) -> io::Result<()> {
         match &self.failed {
             None => Ok(()),
             Some(Failure { kind, text }) => {
-                let text = format!(
-                    "journal refuses to go on after an earlier error until it is reopened: {text}"
-                );
+                let text = format!("journal refuses to go on after an earlier error until it is reopened: {text}");
                 Err(io::Error::new(*kind, text))
             }
         }
@@ -551,12 +496,7 @@ struct Payload<'a> {
 impl<'a> Payload<'a> {
     fn decode(bytes: &'a [u8]) -> Option<Payload<'a>> {
         let mut fields = Fields(bytes);
-        Some(Payload {
-            version: fields.u8()?,
-            kind: fields.u8()?,
-            pallet: fields.u32()?,
-            body: fields.rest(),
-        })
+        Some(Payload { version: fields.u8()?, kind: fields.u8()?, pallet: fields.u32()?, body: fields.rest() })
     }
 }
 
@@ -572,15 +512,8 @@ impl Stamp {
     fn decode(body: &[u8]) -> Option<Stamp> {
         let mut fields = Fields(body);
         let synced_to = fields.u64()?;
-        let time = GroupTime {
-            hub_ms: fields.u64()?,
-            wall_ms: fields.i64()?,
-        };
-        let stamp = Stamp {
-            synced_to,
-            time,
-            class: fields.u8()?,
-        };
+        let time = GroupTime { hub_ms: fields.u64()?, wall_ms: fields.i64()? };
+        let stamp = Stamp { synced_to, time, class: fields.u8()? };
         fields.rest().is_empty().then_some(stamp)
     }
 }
@@ -607,12 +540,7 @@ enum Sight<'a> {
 impl<'d> Window<'d> {
     fn new(device: &'d mut dyn Device) -> io::Result<Window<'d>> {
         let len = device.len()?;
-        Ok(Window {
-            device,
-            len,
-            start: 0,
-            bytes: Vec::new(),
-        })
+        Ok(Window { device, len, start: 0, bytes: Vec::new() })
     }
 
     /// Returns `count` bytes at `offset`, or nothing when the device ends before.
@@ -633,9 +561,7 @@ impl<'d> Window<'d> {
     }
 
     fn refill(&mut self, offset: u64, count: usize) -> io::Result<()> {
-        let passed = offset
-            .checked_sub(self.start)
-            .and_then(|passed| usize::try_from(passed).ok());
+        let passed = offset.checked_sub(self.start).and_then(|passed| usize::try_from(passed).ok());
         match passed.filter(|&passed| passed <= self.bytes.len()) {
             Some(passed) => drop(self.bytes.drain(..passed)),
             None => self.bytes.clear(),
@@ -643,13 +569,9 @@ impl<'d> Window<'d> {
         self.start = offset;
         let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut filled = self.bytes.len();
-        self.bytes
-            .resize(count.max(READ_MIN).min(left).max(filled), 0);
+        self.bytes.resize(count.max(READ_MIN).min(left).max(filled), 0);
         while let Some(buf) = self.bytes.get_mut(filled..).filter(|buf| !buf.is_empty()) {
-            match self
-                .device
-                .read_at(offset.saturating_add(filled as u64), buf)?
-            {
+            match self.device.read_at(offset.saturating_add(filled as u64), buf)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => filled = filled.saturating_add(read),
             }
@@ -662,9 +584,7 @@ impl<'d> Window<'d> {
         if offset >= self.len {
             return Ok(Sight::End);
         }
-        let head = self
-            .view(offset, HEAD)?
-            .and_then(|bytes| bytes.first_chunk::<HEAD>());
+        let head = self.view(offset, HEAD)?.and_then(|bytes| bytes.first_chunk::<HEAD>());
         let Some(head) = head.map(Head::decode) else {
             return Ok(Sight::Bad("the file ends within a frame's head"));
         };
@@ -678,11 +598,7 @@ impl<'d> Window<'d> {
         if checksum(head.len, head.previous, payload) != head.checksum {
             return Ok(Sight::Bad("a frame's checksum does not match"));
         }
-        Ok(
-            Payload::decode(payload).map_or(Sight::Bad("a frame has no kind"), |payload| {
-                Sight::Frame(head, payload)
-            }),
-        )
+        Ok(Payload::decode(payload).map_or(Sight::Bad("a frame has no kind"), |payload| Sight::Frame(head, payload)))
     }
 }
 
@@ -710,26 +626,14 @@ impl<'d> Reader<'d> {
         let (base, chain) = decode_header(header)?;
         // With this checked once, no position in the file overflows.
         if base.checked_add(window.len).is_none() {
-            return Err(JournalError::Corrupt {
-                position: 0,
-                what: "the base leaves no room for the file",
-            });
+            return Err(JournalError::Corrupt { position: 0, what: "the base leaves no room for the file" });
         }
-        Ok(Reader {
-            window,
-            base,
-            chain,
-            offset: HEADER as u64,
-            stamp: None,
-            entries: 0,
-            groups: 0,
-        })
+        Ok(Reader { window, base, chain, offset: HEADER as u64, stamp: None, entries: 0, groups: 0 })
     }
 
     /// Position of the next frame.
     fn position(&self) -> u64 {
-        self.base
-            .saturating_add(self.offset.saturating_sub(HEADER as u64))
+        self.base.saturating_add(self.offset.saturating_sub(HEADER as u64))
     }
 
     /// Goes on to the end of the file or the first bad frame; returns what is wrong with that.
@@ -750,12 +654,7 @@ impl<'d> Reader<'d> {
             }
             if payload.version != FRAME_VERSION {
                 let (found, supported) = (payload.version.into(), FRAME_VERSION.into());
-                return Err(JournalError::Version {
-                    found,
-                    supported,
-                    position,
-                }
-                .into());
+                return Err(JournalError::Version { found, supported, position }.into());
             }
             let size = (HEAD + head.payload_len()) as u64;
             if payload.kind == KIND_GROUP {
@@ -763,28 +662,13 @@ impl<'d> Reader<'d> {
                 self.groups += 1;
             } else {
                 let Some(Stamp { time, class, .. }) = self.stamp else {
-                    return Err(JournalError::Corrupt {
-                        position,
-                        what: "an entry stands before any group",
-                    }
-                    .into());
+                    return Err(JournalError::Corrupt { position, what: "an entry stands before any group" }.into());
                 };
                 self.entries += 1;
-                let Payload {
-                    kind, pallet, body, ..
-                } = payload;
+                let Payload { kind, pallet, body, .. } = payload;
                 let next = position.saturating_add(size);
                 if position >= from {
-                    visit(Entry {
-                        position,
-                        next,
-                        time,
-                        class,
-                        kind,
-                        pallet,
-                        body,
-                    })
-                    .map_err(ReplayError::Visit)?;
+                    visit(Entry { position, next, time, class, kind, pallet, body }).map_err(ReplayError::Visit)?;
                 }
             }
             self.chain = head.checksum;
@@ -793,21 +677,10 @@ impl<'d> Reader<'d> {
     }
 
     /// Decides whether the end, or the bad frame there, is what a crash leaves behind.
-    fn judge(
-        &mut self,
-        fault: Option<&'static str>,
-        proven: u64,
-    ) -> Result<Option<Cut>, JournalError> {
+    fn judge(&mut self, fault: Option<&'static str>, proven: u64) -> Result<Option<Cut>, JournalError> {
         let position = self.position();
         let Some(what) = fault else {
-            return if position < proven {
-                Err(JournalError::Truncated {
-                    end: position,
-                    proven,
-                })
-            } else {
-                Ok(None)
-            };
+            return if position < proven { Err(JournalError::Truncated { end: position, proven }) } else { Ok(None) };
         };
         if position < proven {
             return Err(JournalError::Corrupt { position, what });
@@ -817,21 +690,13 @@ impl<'d> Reader<'d> {
             return Err(JournalError::Corrupt { position, what });
         }
         let bytes = self.window.len.saturating_sub(self.offset);
-        Ok(Some(Cut {
-            position,
-            bytes,
-            valid_after: search.frames,
-        }))
+        Ok(Some(Cut { position, bytes, valid_after: search.frames }))
     }
 
     /// Looks through everything from the bad frame at `position` on for a group that says the bytes there were synced
     /// before it was written. A bad length hides where the next frame begins, so every byte may begin one.
     fn search(&mut self, position: u64) -> io::Result<Search> {
-        let mut search = Search {
-            frames: 0,
-            synced_later: false,
-            allowance: COUNTED_BYTES_MAX,
-        };
+        let mut search = Search { frames: 0, synced_later: false, allowance: COUNTED_BYTES_MAX };
         let mut offset = self.offset;
         while let Some(bytes) = self.window.view(offset, HEAD + PREFIX)? {
             let mut step = 1;
@@ -840,9 +705,7 @@ impl<'d> Reader<'d> {
             {
                 search.frames += 1;
                 step = (HEAD + head.payload_len()) as u64;
-                let stamp = Some(payload.body)
-                    .filter(|_| payload.kind == KIND_GROUP)
-                    .and_then(Stamp::decode);
+                let stamp = Some(payload.body).filter(|_| payload.kind == KIND_GROUP).and_then(Stamp::decode);
                 if stamp.is_some_and(|stamp| stamp.synced_to > position) {
                     search.synced_later = true;
                     break;
@@ -917,11 +780,7 @@ fn decode_header(header: &[u8]) -> Result<(u64, u32), JournalError> {
         return Err(corrupt("the header's checksum does not match"));
     }
     if version != FORMAT_VERSION {
-        return Err(JournalError::Version {
-            found: version,
-            supported: FORMAT_VERSION,
-            position: 0,
-        });
+        return Err(JournalError::Version { found: version, supported: FORMAT_VERSION, position: 0 });
     }
     if reserved != 0 {
         return Err(corrupt("the header's reserved field is not 0"));
@@ -933,23 +792,15 @@ fn check_stamp(position: u64, body: &[u8]) -> Result<Stamp, JournalError> {
     let corrupt = |what| JournalError::Corrupt { position, what };
     let stamp = Stamp::decode(body).ok_or_else(|| corrupt("a group frame has the wrong length"))?;
     if stamp.synced_to > position {
-        return Err(corrupt(
-            "a group claims to have been synced before it was written",
-        ));
+        return Err(corrupt("a group claims to have been synced before it was written"));
     }
     Ok(stamp)
 }
 
 /// Whether a file that is no longer than a header holds nothing but zeros, as when only its length got to the disk.
 fn is_zeros(window: &mut Window<'_>) -> io::Result<bool> {
-    let len = usize::try_from(window.len)
-        .unwrap_or(usize::MAX)
-        .min(HEADER);
-    Ok(window
-        .view(0, len)?
-        .unwrap_or_default()
-        .iter()
-        .all(|&byte| byte == 0))
+    let len = usize::try_from(window.len).unwrap_or(usize::MAX).min(HEADER);
+    Ok(window.view(0, len)?.unwrap_or_default().iter().all(|&byte| byte == 0))
 }
 
 /// Says what is wrong with a file that has no whole header.
@@ -962,13 +813,7 @@ fn headless(window: &mut Window<'_>, proven: u64) -> Result<JournalError, Journa
         return Ok(JournalError::Headless);
     }
     // A short file of somebody else's must not look like one that may be overwritten.
-    let len = usize::try_from(window.len)
-        .unwrap_or(usize::MAX)
-        .min(MAGIC.len());
+    let len = usize::try_from(window.len).unwrap_or(usize::MAX).min(MAGIC.len());
     let ours = window.view(0, len)? == MAGIC.get(..len);
-    Ok(if ours {
-        JournalError::Headless
-    } else {
-        JournalError::NotAJournal
-    })
+    Ok(if ours { JournalError::Headless } else { JournalError::NotAJournal })
 }

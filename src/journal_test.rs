@@ -38,41 +38,24 @@ impl Sample {
 
     /// The entries whose frames end at or before the file's `offset`.
     fn whole(&self, offset: usize) -> &[Seen] {
-        let count = self
-            .entries
-            .iter()
-            .filter(|entry| self.offset(entry.next) <= offset)
-            .count();
+        let count = self.entries.iter().filter(|entry| self.offset(entry.next) <= offset).count();
         &self.entries[..count]
     }
 
     /// Position of the first frame that does not end at or before the file's `offset`.
     fn first_broken(&self, offset: usize) -> u64 {
-        *self
-            .frames
-            .iter()
-            .rfind(|&&position| self.offset(position) <= offset)
-            .unwrap()
+        *self.frames.iter().rfind(|&&position| self.offset(position) <= offset).unwrap()
     }
 }
 
 fn time(index: u64) -> GroupTime {
-    GroupTime {
-        hub_ms: 1000 + index,
-        wall_ms: -5 - i64::try_from(index).unwrap(),
-    }
+    GroupTime { hub_ms: 1000 + index, wall_ms: -5 - i64::try_from(index).unwrap() }
 }
 
 fn sample(base: u64, sizes: &[&[usize]], sync_each: bool) -> Sample {
     let device = MemoryDevice::new();
     let mut journal = Journal::create(Box::new(device.clone()), base, 77).unwrap();
-    let mut sample = Sample {
-        bytes: vec![],
-        base,
-        entries: vec![],
-        frames: vec![],
-        groups: vec![],
-    };
+    let mut sample = Sample { bytes: vec![], base, entries: vec![], frames: vec![], groups: vec![] };
     let mut group = Group::new();
     for (index, sizes) in sizes.iter().enumerate() {
         let index = index as u64;
@@ -91,18 +74,14 @@ fn sample(base: u64, sizes: &[&[usize]], sync_each: bool) -> Sample {
         sample.groups.push(start);
         sample.frames.push(start);
         sample.frames.extend(&offsets[..sizes.len()]);
-        sample
-            .entries
-            .extend(group.entries().zip(&offsets[1..]).map(
-                |((offset, kind, pallet, body), &next)| Seen {
-                    position: start + offset,
-                    next,
-                    time: time(index),
-                    kind,
-                    pallet,
-                    body: body.to_vec(),
-                },
-            ));
+        sample.entries.extend(group.entries().zip(&offsets[1..]).map(|((offset, kind, pallet, body), &next)| Seen {
+            position: start + offset,
+            next,
+            time: time(index),
+            kind,
+            pallet,
+            body: body.to_vec(),
+        }));
         append(&mut journal, &mut group);
         if sync_each {
             journal.sync().unwrap();
@@ -134,31 +113,11 @@ type Opened = Result<(Journal, Scan), ReplayError<Infallible>>;
 
 fn open_device(device: &MemoryDevice, from: u64, proven: u64) -> (Opened, Vec<Seen>) {
     let mut seen = Vec::new();
-    let opened = Journal::open(
-        Box::new(device.clone()),
-        from,
-        proven,
-        &mut |entry: Entry<'_>| {
-            let Entry {
-                position,
-                next,
-                time,
-                kind,
-                pallet,
-                body,
-                ..
-            } = entry;
-            seen.push(Seen {
-                position,
-                next,
-                time,
-                kind,
-                pallet,
-                body: body.to_vec(),
-            });
-            Ok(())
-        },
-    );
+    let opened = Journal::open(Box::new(device.clone()), from, proven, &mut |entry: Entry<'_>| {
+        let Entry { position, next, time, kind, pallet, body, .. } = entry;
+        seen.push(Seen { position, next, time, kind, pallet, body: body.to_vec() });
+        Ok(())
+    });
     (opened, seen)
 }
 
@@ -193,45 +152,24 @@ fn assert_corrupt_at(result: &Result<Scan, JournalError>, expected: u64) {
 fn reseal(bytes: &mut [u8], at: usize) {
     let head = Head::decode(bytes[at..].first_chunk().unwrap());
     let payload = &bytes[at + HEAD..at + HEAD + head.payload_len()];
-    let head = Head {
-        checksum: checksum(head.len, head.previous, payload),
-        ..head
-    };
+    let head = Head { checksum: checksum(head.len, head.previous, payload), ..head };
     bytes[at..at + HEAD].copy_from_slice(&head.encode());
 }
 
 #[test]
 fn what_is_appended_is_read_back() {
-    let sample = sample(
-        0,
-        &[&[3, 0, 5], &[], &[70_000, 1], &[600_000, 5, 300_000]],
-        true,
-    );
+    let sample = sample(0, &[&[3, 0, 5], &[], &[70_000, 1], &[600_000, 5, 300_000]], true);
     let (result, seen) = open(&sample.bytes, sample.end());
     let scan = result.unwrap();
     assert_eq!(seen, sample.entries);
-    let expected = Scan {
-        base: 0,
-        end: sample.end(),
-        entries: 8,
-        groups: 4,
-        last_time: Some(time(3)),
-        cut: None,
-    };
+    let expected = Scan { base: 0, end: sample.end(), entries: 8, groups: 4, last_time: Some(time(3)), cut: None };
     assert_eq!(scan, expected);
 }
 
 #[test]
 fn journal_without_groups_is_empty() {
     let (result, seen) = open(&sample(5, &[], true).bytes, 5);
-    let expected = Scan {
-        base: 5,
-        end: 5,
-        entries: 0,
-        groups: 0,
-        last_time: None,
-        cut: None,
-    };
+    let expected = Scan { base: 5, end: 5, entries: 0, groups: 0, last_time: None, cut: None };
     assert_eq!((result.unwrap(), seen), (expected, vec![]));
 }
 
@@ -242,18 +180,12 @@ fn layout_is_the_documented_one() {
     let header_crc = crc32fast::hash(&expected).to_be_bytes();
     expected.extend_from_slice(&header_crc);
     let mut payload = b"\x01\x00\0\0\0\0".to_vec();
-    payload.extend_from_slice(
-        b"\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x03\xe8\xff\xff\xff\xff\xff\xff\xff\xfb\x03",
-    );
-    let group_crc =
-        crc32fast::hash(&[b"\0\0\0\x1f".as_slice(), &header_crc, &payload].concat()).to_be_bytes();
-    expected
-        .extend_from_slice(&[b"\0\0\0\x1f".as_slice(), &header_crc, &group_crc, &payload].concat());
+    payload.extend_from_slice(b"\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x03\xe8\xff\xff\xff\xff\xff\xff\xff\xfb\x03");
+    let group_crc = crc32fast::hash(&[b"\0\0\0\x1f".as_slice(), &header_crc, &payload].concat()).to_be_bytes();
+    expected.extend_from_slice(&[b"\0\0\0\x1f".as_slice(), &header_crc, &group_crc, &payload].concat());
     let payload = b"\x01\x01\0\0\0\x09AB";
-    let entry_crc =
-        crc32fast::hash(&[b"\0\0\0\x08".as_slice(), &group_crc, payload].concat()).to_be_bytes();
-    expected
-        .extend_from_slice(&[b"\0\0\0\x08".as_slice(), &group_crc, &entry_crc, payload].concat());
+    let entry_crc = crc32fast::hash(&[b"\0\0\0\x08".as_slice(), &group_crc, payload].concat()).to_be_bytes();
+    expected.extend_from_slice(&[b"\0\0\0\x08".as_slice(), &group_crc, &entry_crc, payload].concat());
     assert_eq!(bytes, expected);
 }
 
@@ -265,15 +197,8 @@ fn offsets_in_a_group_are_positions_from_its_start() {
     append(&mut journal, &mut group);
     group.begin(time(1), 0);
     assert!(group.is_empty());
-    let offsets = [1, 2, 3].map(|kind| {
-        group
-            .push(kind, 4, |buf| buf.resize(buf.len() + 10, kind))
-            .unwrap()
-    });
-    assert_eq!(
-        (group.is_empty(), group.frames(), group.bytes()),
-        (false, 4, 43 + 3 * 28)
-    );
+    let offsets = [1, 2, 3].map(|kind| group.push(kind, 4, |buf| buf.resize(buf.len() + 10, kind)).unwrap());
+    assert_eq!((group.is_empty(), group.frames(), group.bytes()), (false, 4, 43 + 3 * 28));
     let (start, end) = append(&mut journal, &mut group);
     assert_eq!((start, end), (1043, 1043 + 43 + 3 * 28));
     let (opened, seen) = open_device(&device, 0, 0);
@@ -292,31 +217,15 @@ fn entry_longer_than_the_limit_leaves_the_group_as_it_was() {
             buf.resize(buf.len() + FRAME_MAX - PREFIX + 1, 1);
         })
         .unwrap_err();
-    assert_eq!(
-        error,
-        FrameTooLong {
-            bytes: FRAME_MAX + 1,
-            limit: FRAME_MAX
-        }
-    );
+    assert_eq!(error, FrameTooLong { bytes: FRAME_MAX + 1, limit: FRAME_MAX });
     assert_eq!((group.frames(), group.bytes()), (2, bytes));
-    group
-        .push(2, 0, |buf| buf.resize(buf.len() + FRAME_MAX - PREFIX, 1))
-        .unwrap();
+    group.push(2, 0, |buf| buf.resize(buf.len() + FRAME_MAX - PREFIX, 1)).unwrap();
 
     let device = MemoryDevice::new();
-    append(
-        &mut Journal::create(Box::new(device.clone()), 0, 0).unwrap(),
-        &mut group,
-    );
+    append(&mut Journal::create(Box::new(device.clone()), 0, 0).unwrap(), &mut group);
     let (opened, seen) = open_device(&device, 0, 0);
     opened.unwrap();
-    assert_eq!(
-        seen.iter()
-            .map(|entry| entry.body.len())
-            .collect::<Vec<_>>(),
-        [6, FRAME_MAX - PREFIX]
-    );
+    assert_eq!(seen.iter().map(|entry| entry.body.len()).collect::<Vec<_>>(), [6, FRAME_MAX - PREFIX]);
 }
 
 #[test]
@@ -392,10 +301,7 @@ fn removed_group_is_corruption_where_it_was() {
 #[test]
 fn duplicated_frame_is_corruption_at_the_second() {
     let sample = small();
-    let (start, end) = (
-        sample.offset(sample.frames[1]),
-        sample.offset(sample.frames[2]),
-    );
+    let (start, end) = (sample.offset(sample.frames[1]), sample.offset(sample.frames[2]));
     let mut bytes = sample.bytes.clone();
     bytes.splice(end..end, sample.bytes[start..end].to_vec());
     assert_corrupt_at(&open(&bytes, 0).0, sample.frames[2]);
@@ -407,21 +313,14 @@ fn file_truncated_at_any_byte_keeps_its_whole_frames() {
     for len in 0..=sample.bytes.len() {
         let (result, seen) = open(&sample.bytes[..len], 0);
         if len < HEADER {
-            assert!(
-                matches!(result, Err(JournalError::Headless)),
-                "{len}: {result:?}"
-            );
+            assert!(matches!(result, Err(JournalError::Headless)), "{len}: {result:?}");
             continue;
         }
         let scan = result.unwrap();
         assert_eq!(seen, sample.whole(len), "{len}");
         assert_eq!(scan.end, sample.first_broken(len), "{len}");
         let bytes = (len - sample.offset(scan.end)) as u64;
-        let cut = Some(Cut {
-            position: scan.end,
-            bytes,
-            valid_after: 0,
-        });
+        let cut = Some(Cut { position: scan.end, bytes, valid_after: 0 });
         assert_eq!(scan.cut, cut.filter(|cut| cut.bytes > 0), "{len}");
     }
 }
@@ -453,26 +352,17 @@ fn file_zeroed_from_any_byte_keeps_its_whole_frames() {
         let mut bytes = sample.bytes.clone();
         bytes[from..].fill(0);
         // Zeros that were there before change nothing.
-        let changed = (0..bytes.len())
-            .find(|&at| bytes[at] != sample.bytes[at])
-            .unwrap_or(bytes.len());
+        let changed = (0..bytes.len()).find(|&at| bytes[at] != sample.bytes[at]).unwrap_or(bytes.len());
         let (result, seen) = open(&bytes, 0);
         if changed < HEADER {
-            let expected = matches!(
-                result,
-                Err(JournalError::Corrupt { position: 0, .. } | JournalError::NotAJournal)
-            );
+            let expected = matches!(result, Err(JournalError::Corrupt { position: 0, .. } | JournalError::NotAJournal));
             assert!(expected && seen.is_empty(), "{from}: {result:?}");
             continue;
         }
         let scan = result.unwrap();
         assert_eq!(seen, sample.whole(changed), "{from}");
         assert_eq!(scan.end, sample.first_broken(changed), "{from}");
-        let cut = Cut {
-            position: scan.end,
-            bytes: sample.end() - scan.end,
-            valid_after: 0,
-        };
+        let cut = Cut { position: scan.end, bytes: sample.end() - scan.end, valid_after: 0 };
         assert_eq!(scan.cut, Some(cut).filter(|cut| cut.bytes > 0), "{from}");
     }
 }
@@ -497,11 +387,7 @@ fn flipped_bit_never_delivers_a_wrong_entry() {
             Err(error) => panic!("bit {bit}: {error}"),
             Ok(scan) => {
                 assert!(at >= last, "bit {bit}");
-                assert_eq!(
-                    scan.cut.unwrap().position,
-                    sample.first_broken(at),
-                    "bit {bit}"
-                );
+                assert_eq!(scan.cut.unwrap().position, sample.first_broken(at), "bit {bit}");
             }
         }
         if at >= HEADER {
@@ -517,14 +403,7 @@ fn good_frames_behind_a_cut_are_counted() {
     bytes[sample.offset(sample.frames[3]) + HEAD + PREFIX] ^= 1;
     let scan = open(&bytes, 0).0.unwrap();
     let position = sample.frames[3];
-    assert_eq!(
-        scan.cut,
-        Some(Cut {
-            position,
-            bytes: sample.end() - position,
-            valid_after: 3
-        })
-    );
+    assert_eq!(scan.cut, Some(Cut { position, bytes: sample.end() - position, valid_after: 3 }));
 }
 
 #[test]
@@ -566,12 +445,7 @@ fn power_cut_after_any_append_keeps_what_was_synced() {
     device.lose_power();
     let (opened, seen) = open_device(&device, 0, synced);
     assert_eq!(opened.unwrap().1.cut, None);
-    assert_eq!(
-        seen.iter()
-            .map(|entry| entry.body.as_slice())
-            .collect::<Vec<_>>(),
-        [b"synced"]
-    );
+    assert_eq!(seen.iter().map(|entry| entry.body.as_slice()).collect::<Vec<_>>(), [b"synced"]);
 }
 
 #[test]
@@ -584,14 +458,10 @@ fn append_failing_after_any_byte_poisons_and_reopening_recovers() {
         journal.sync().unwrap();
         device.fail_append_after(room);
         let outcome = journal.append(&mut group);
-        assert!(
-            matches!(&outcome, Outcome::Unknown(error) if error.kind() == io::ErrorKind::StorageFull)
-        );
+        assert!(matches!(&outcome, Outcome::Unknown(error) if error.kind() == io::ErrorKind::StorageFull));
         device.heal();
         let outcome = journal.append(&mut group);
-        assert!(
-            matches!(&outcome, Outcome::Refused(error) if error.kind() == io::ErrorKind::StorageFull)
-        );
+        assert!(matches!(&outcome, Outcome::Refused(error) if error.kind() == io::ErrorKind::StorageFull));
         assert!(journal.sync().is_err());
         assert_eq!(journal.end(), journal.synced());
 
@@ -600,18 +470,13 @@ fn append_failing_after_any_byte_poisons_and_reopening_recovers() {
         let (mut journal, scan) = opened.unwrap();
         // A whole group frame without its entry is good, and stays.
         let torn = if room < 43 { room } else { room - 43 };
-        assert_eq!(
-            (seen.len(), scan.cut.map_or(0, |cut| cut.bytes)),
-            (1, torn as u64)
-        );
+        assert_eq!((seen.len(), scan.cut.map_or(0, |cut| cut.bytes)), (1, torn as u64));
         append(&mut journal, &mut group);
         journal.sync().unwrap();
         let (opened, seen) = open_device(&device, 0, journal.synced());
         opened.unwrap();
         assert_eq!(
-            seen.iter()
-                .map(|entry| entry.body.as_slice())
-                .collect::<Vec<_>>(),
+            seen.iter().map(|entry| entry.body.as_slice()).collect::<Vec<_>>(),
             [b"first".as_slice(), b"second"]
         );
     }
@@ -629,14 +494,8 @@ fn failed_sync_poisons() {
     journal.sync().unwrap_err();
     device.heal();
     let error = journal.sync().unwrap_err();
-    assert!(
-        error.to_string().contains("the device failed to sync"),
-        "{error}"
-    );
-    assert!(matches!(
-        journal.append(&mut one_entry(b"third")),
-        Outcome::Refused(_)
-    ));
+    assert!(error.to_string().contains("the device failed to sync"), "{error}");
+    assert!(matches!(journal.append(&mut one_entry(b"third")), Outcome::Refused(_)));
     assert_eq!(journal.synced(), synced);
     device.lose_power();
     let (opened, seen) = open_device(&device, 0, synced);
@@ -650,10 +509,7 @@ fn opening_fails_when_it_cannot_sync() {
     device.set_bytes(&small().bytes);
     device.fail_sync_after(0);
     let (opened, _) = open_device(&device, 0, 0);
-    assert!(matches!(
-        opened,
-        Err(ReplayError::Journal(JournalError::Io(_)))
-    ));
+    assert!(matches!(opened, Err(ReplayError::Journal(JournalError::Io(_)))));
 }
 
 #[test]
@@ -661,18 +517,12 @@ fn positions_start_at_the_base() {
     let base = 1 << 40;
     let sample = sample(base, &[&[3], &[4, 5]], true);
     let (result, seen) = open(&sample.bytes, sample.end());
-    assert_eq!(
-        (result.unwrap().base, seen.first().unwrap().position),
-        (base, base + 43)
-    );
+    assert_eq!((result.unwrap().base, seen.first().unwrap().position), (base, base + 43));
     assert_eq!(seen, sample.entries);
     let mut bytes = sample.bytes.clone();
     *bytes.last_mut().unwrap() ^= 1;
     assert_corrupt_at(&open(&bytes, sample.end()).0, sample.frames[4]);
-    assert_eq!(
-        open(&bytes, sample.frames[4]).0.unwrap().end,
-        sample.frames[4]
-    );
+    assert_eq!(open(&bytes, sample.frames[4]).0.unwrap().end, sample.frames[4]);
 }
 
 #[test]
@@ -680,10 +530,7 @@ fn base_without_room_for_the_file_is_corruption() {
     let sample = sample(u64::MAX - 10, &[], true);
     assert_corrupt_at(&open(&sample.bytes, 0).0, 0);
     let mut journal = Journal::create(Box::new(MemoryDevice::new()), u64::MAX - 10, 0).unwrap();
-    assert!(matches!(
-        journal.append(&mut one_entry(b"")),
-        Outcome::Refused(_)
-    ));
+    assert!(matches!(journal.append(&mut one_entry(b"")), Outcome::Refused(_)));
 }
 
 #[test]
@@ -696,13 +543,7 @@ fn reopening_twice_finds_the_same() {
     assert!(first_scan.cut.is_some());
     for _ in 0..2 {
         let (opened, seen) = open_device(&device, 0, first_scan.end);
-        assert_eq!(
-            opened.unwrap().1,
-            Scan {
-                cut: None,
-                ..first_scan.clone()
-            }
-        );
+        assert_eq!(opened.unwrap().1, Scan { cut: None, ..first_scan.clone() });
         assert_eq!(seen, first);
     }
 }
@@ -725,10 +566,7 @@ fn creating_over_something_is_refused() {
     let device = MemoryDevice::new();
     device.set_bytes(b"x");
     let error = Journal::create(Box::new(device.clone()), 0, 0).unwrap_err();
-    assert!(
-        matches!(error, JournalError::NotEmpty { bytes: 1 }),
-        "{error}"
-    );
+    assert!(matches!(error, JournalError::NotEmpty { bytes: 1 }), "{error}");
     assert_eq!(device.bytes(), b"x");
 }
 
@@ -742,14 +580,8 @@ fn file_of_somebody_else_is_not_a_journal() {
 #[test]
 fn torn_creation_is_headless_and_zeros_before_something_are_corruption() {
     for len in [0, 1, 31, 32] {
-        assert!(matches!(
-            open(&vec![0; len], 0).0,
-            Err(JournalError::Headless)
-        ));
-        assert!(matches!(
-            open(&vec![0; len], 9).0,
-            Err(JournalError::Truncated { end: 0, proven: 9 })
-        ));
+        assert!(matches!(open(&vec![0; len], 0).0, Err(JournalError::Headless)));
+        assert!(matches!(open(&vec![0; len], 9).0, Err(JournalError::Truncated { end: 0, proven: 9 })));
     }
     assert_corrupt_at(&open(&[0; 33], 0).0, 0);
 }
@@ -762,17 +594,7 @@ fn newer_versions_are_named() {
     let crc = crc32fast::hash(&bytes[..HEADER - 4]).to_be_bytes();
     bytes[HEADER - 4..HEADER].copy_from_slice(&crc);
     let error = open(&bytes, 0).0.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            JournalError::Version {
-                found: 2,
-                supported: 1,
-                position: 0
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, JournalError::Version { found: 2, supported: 1, position: 0 }), "{error}");
 
     let mut bytes = sample.bytes.clone();
     let at = sample.offset(sample.frames[1]);
@@ -780,9 +602,7 @@ fn newer_versions_are_named() {
     reseal(&mut bytes, at);
     let (result, seen) = open(&bytes, 0);
     let expected = sample.frames[1];
-    assert!(
-        matches!(result, Err(JournalError::Version { found: 7, supported: 1, position }) if position == expected)
-    );
+    assert!(matches!(result, Err(JournalError::Version { found: 7, supported: 1, position }) if position == expected));
     assert!(seen.is_empty());
 }
 
@@ -815,10 +635,7 @@ fn length_past_the_end_allocates_no_more_than_the_file_holds() {
     let mut device = MemoryDevice::new();
     device.append(&bytes).unwrap();
     let mut window = Window::new(&mut device).unwrap();
-    assert!(matches!(
-        window.frame(last as u64).unwrap(),
-        Sight::Bad("the file ends within a frame")
-    ));
+    assert!(matches!(window.frame(last as u64).unwrap(), Sight::Bad("the file ends within a frame")));
     assert!(window.bytes.capacity() <= bytes.len());
 }
 
@@ -832,10 +649,7 @@ fn search_of_made_up_frames_is_bounded_and_still_finds_groups() {
     let mut device = MemoryDevice::new();
     device.append(&bytes).unwrap();
     let mut reader = Reader::open(&mut device, 0).unwrap();
-    reader
-        .walk::<Infallible>(0, &mut |_| Ok(()))
-        .unwrap()
-        .unwrap();
+    reader.walk::<Infallible>(0, &mut |_| Ok(())).unwrap().unwrap();
     assert_eq!(reader.position(), sample.groups[1]);
     // The last group claims no more than what stands before the bad bytes. It and its small entry are still counted.
     let search = reader.search(sample.groups[1]).unwrap();
@@ -863,41 +677,19 @@ fn journal_in_a_file_is_locked_and_lasts() {
         Ok::<(), Infallible>(())
     };
     let (_, scan) = Journal::open(Box::new(torn), 0, end, &mut visit).unwrap();
-    assert_eq!(
-        scan.cut,
-        Some(Cut {
-            position: end,
-            bytes: 4,
-            valid_after: 0
-        })
-    );
+    assert_eq!(scan.cut, Some(Cut { position: end, bytes: 4, valid_after: 0 }));
     assert_eq!(bodies, [b"lasting"]);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), end + HEADER as u64);
 }
 
 #[test]
 fn errors_name_positions_and_limits() {
-    let error = JournalError::Corrupt {
-        position: 12,
-        what: "a frame's checksum does not match",
-    };
-    assert_eq!(
-        error.to_string(),
-        "journal is corrupt at position 12: a frame's checksum does not match"
-    );
+    let error = JournalError::Corrupt { position: 12, what: "a frame's checksum does not match" };
+    assert_eq!(error.to_string(), "journal is corrupt at position 12: a frame's checksum does not match");
     let error = ReplayError::<Infallible>::from(JournalError::Truncated { end: 3, proven: 9 });
-    assert_eq!(
-        error.to_string(),
-        "journal ends at position 3, and was durable up to 9"
-    );
-    let error = FrameTooLong {
-        bytes: 20,
-        limit: 10,
-    };
-    assert_eq!(
-        error.to_string(),
-        "entry of 20 bytes is longer than the journal's limit of 10"
-    );
+    assert_eq!(error.to_string(), "journal ends at position 3, and was durable up to 9");
+    let error = FrameTooLong { bytes: 20, limit: 10 };
+    assert_eq!(error.to_string(), "entry of 20 bytes is longer than the journal's limit of 10");
 }
 
 proptest! {

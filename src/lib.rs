@@ -1,18 +1,53 @@
-//! Hands out work in pre-made buckets.
-#![cfg_attr(
-    not(test),
-    warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
-)]
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the store's callers are written beside it and arrive with their own branches"
-    )
-)]
+//! Hands out work the way a good ration shop hands out rations: from baskets packed before the queue forms.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod apply;
+mod builder;
+mod client;
+mod clock;
+mod commit;
+mod cursor;
 mod device;
+mod error;
+mod house;
+mod hub;
+mod id;
+mod intake;
 mod journal;
+mod json;
+mod lease;
+mod limits;
+mod link;
+mod permits;
+mod pool;
+mod record;
+mod registry;
+mod results;
+mod service;
+pub mod services;
+mod slot;
+mod stack;
+mod stats;
+mod steward;
 mod store;
+mod sync;
+mod throttle;
+mod ticket;
+mod writer;
 
-pub use store::StoreError;
+pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
+pub use client::{Ask, Capability, Claim, Client, Empty, EmptyReason, Grant, Leases, Registered, Registration, Seat};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use error::*;
+pub use hub::{CloseError, Hub, KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use id::{ClientId, LeaseToken, ParseTokenError};
+pub use journal::JournalError;
+pub use json::{NamedSeat, NamedService};
+pub use lease::{Lease, LeaseView, Outcome, Submitted};
+pub use limits::Limits;
+pub use record::SeatState;
+pub use results::{Finding, SubjectState};
+pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Verdict};
+pub use slot::Cause;
+pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
+pub use ticket::{Durability, Intake, Progress, Ticket};

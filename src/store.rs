@@ -3,8 +3,11 @@
 //! The store is an index of the journal, never the acknowledgement: a write is acknowledged by the journal's own sync, and a store that
 //! cannot be opened is set aside and rebuilt from there. One writer, the commit thread, applies batches; any thread may read.
 
-pub(crate) mod memory;
-pub(crate) mod sled;
+mod memory;
+mod sled;
+
+pub(crate) use self::memory::MemoryStore;
+pub(crate) use self::sled::{open_or_set_aside, set_aside};
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -42,8 +45,7 @@ pub(crate) trait Store: Send + Sync + Debug {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Up to `limit` pairs with `start <= key < end` (`end` of `None` = to the end), in key order.
-    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize)
-    -> Result<Vec<Pair>, StoreError>;
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError>;
 
     /// The last pair with `start <= key <= last`, if any.
     fn last(&self, start: &[u8], last: &[u8]) -> Result<Option<Pair>, StoreError>;
@@ -109,10 +111,7 @@ pub enum StoreError {
 
 /// Stops a batch that would overwrite the engine's own key: a mistake in our code, not a condition.
 fn assert_unreserved(batch: &Batch) {
-    assert!(
-        !batch.contains_key(VERSION_KEY),
-        "the batch holds the key reserved for the format version"
-    );
+    assert!(!batch.contains_key(VERSION_KEY), "the batch holds the key reserved for the format version");
 }
 
 #[cfg(test)]
@@ -120,10 +119,7 @@ pub(crate) mod conformance {
     use super::{Batch, Pair, Store, VERSION_KEY};
 
     pub(crate) fn batch<const N: usize>(writes: [(&[u8], Option<&[u8]>); N]) -> Batch {
-        writes
-            .into_iter()
-            .map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec)))
-            .collect()
+        writes.into_iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect()
     }
 
     fn pair(key: &[u8], value: &[u8]) -> Pair {
@@ -160,33 +156,12 @@ pub(crate) mod conformance {
     }
 
     fn pairs_come_in_key_order(store: &dyn Store) {
-        for key in [
-            &b"b"[..],
-            b"\xff",
-            b"a\0",
-            b"",
-            b"a",
-            b"\0",
-            b"ab",
-            b"\0\0",
-            b"\xff\xff",
-            b"\0versioo",
-        ] {
+        for key in [&b"b"[..], b"\xff", b"a\0", b"", b"a", b"\0", b"ab", b"\0\0", b"\xff\xff", b"\0versioo"] {
             store.apply(batch([(key, Some(key))])).unwrap();
         }
         let all = store.scan(b"", None, usize::MAX).unwrap();
-        let expected: [&[u8]; 10] = [
-            b"",
-            b"\0",
-            b"\0\0",
-            b"\0versioo",
-            b"a",
-            b"a\0",
-            b"ab",
-            b"b",
-            b"\xff",
-            b"\xff\xff",
-        ];
+        let expected: [&[u8]; 10] =
+            [b"", b"\0", b"\0\0", b"\0versioo", b"a", b"a\0", b"ab", b"b", b"\xff", b"\xff\xff"];
         assert_eq!(keys(&all), expected);
         for (key, value) in &all {
             assert_eq!(key, value);
@@ -215,28 +190,15 @@ pub(crate) mod conformance {
         assert_eq!(scan(b"b", Some(b"d"), 1), [b"b"]);
         assert!(scan(b"a", None, 0).is_empty());
         assert!(scan(b"b", Some(b"b"), 9).is_empty());
-        assert!(
-            scan(b"c", Some(b"b"), 9).is_empty(),
-            "an inverted range is empty, not an error"
-        );
+        assert!(scan(b"c", Some(b"b"), 9).is_empty(), "an inverted range is empty, not an error");
         assert!(scan(b"e", None, 9).is_empty());
         assert!(scan(b"", Some(b""), 9).is_empty());
     }
 
     fn last_finds_the_greatest(store: &dyn Store) {
-        store
-            .apply(batch([
-                (b"a", Some(b"1")),
-                (b"b", Some(b"2")),
-                (b"d", Some(b"3")),
-            ]))
-            .unwrap();
+        store.apply(batch([(b"a", Some(b"1")), (b"b", Some(b"2")), (b"d", Some(b"3"))])).unwrap();
         assert_eq!(store.last(b"", b"z").unwrap(), Some(pair(b"d", b"3")));
-        assert_eq!(
-            store.last(b"a", b"b").unwrap(),
-            Some(pair(b"b", b"2")),
-            "the upper bound is included"
-        );
+        assert_eq!(store.last(b"a", b"b").unwrap(), Some(pair(b"b", b"2")), "the upper bound is included");
         assert_eq!(store.last(b"a", b"c").unwrap(), Some(pair(b"b", b"2")));
         assert_eq!(store.last(b"a", b"a").unwrap(), Some(pair(b"a", b"1")));
         assert_eq!(store.last(b"c", b"c\xff").unwrap(), None);
@@ -246,21 +208,8 @@ pub(crate) mod conformance {
     }
 
     fn batches_put_and_remove(store: &dyn Store) {
-        store
-            .apply(batch([
-                (b"a", Some(b"1")),
-                (b"b", Some(b"2")),
-                (b"c", Some(b"3")),
-            ]))
-            .unwrap();
-        store
-            .apply(batch([
-                (b"a", Some(b"one")),
-                (b"b", None),
-                (b"d", Some(b"4")),
-                (b"none", None),
-            ]))
-            .unwrap();
+        store.apply(batch([(b"a", Some(b"1")), (b"b", Some(b"2")), (b"c", Some(b"3"))])).unwrap();
+        store.apply(batch([(b"a", Some(b"one")), (b"b", None), (b"d", Some(b"4")), (b"none", None)])).unwrap();
         let expected = [pair(b"a", b"one"), pair(b"c", b"3"), pair(b"d", b"4")];
         assert_eq!(store.scan(b"", None, usize::MAX).unwrap(), expected);
         assert_eq!(store.get(b"b").unwrap(), None);
@@ -280,25 +229,12 @@ pub(crate) mod conformance {
         let big: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_be_bytes).collect();
         assert_eq!(big.len(), 1 << 20);
         let long_key = vec![7; 1_000];
-        store
-            .apply(batch([
-                (b"big", Some(&big)),
-                (b"empty", Some(b"")),
-                (&long_key, Some(b"k")),
-            ]))
-            .unwrap();
+        store.apply(batch([(b"big", Some(&big)), (b"empty", Some(b"")), (&long_key, Some(b"k"))])).unwrap();
         store.checkpoint().unwrap();
         assert_eq!(store.get(b"big").unwrap().unwrap(), big);
-        assert_eq!(
-            store.get(b"empty").unwrap().unwrap(),
-            b"",
-            "an empty value is there, not absent"
-        );
+        assert_eq!(store.get(b"empty").unwrap().unwrap(), b"", "an empty value is there, not absent");
         assert_eq!(store.get(&long_key).unwrap().unwrap(), b"k");
-        assert_eq!(
-            store.last(b"b", b"c").unwrap(),
-            Some((b"big".to_vec(), big))
-        );
+        assert_eq!(store.last(b"b", b"c").unwrap(), Some((b"big".to_vec(), big)));
         store.apply(batch([(b"big", Some(b"small"))])).unwrap();
         assert_eq!(store.get(b"big").unwrap().unwrap(), b"small");
     }
@@ -309,9 +245,7 @@ pub(crate) mod conformance {
         for round in 0..40_u32 {
             let mut writes = Batch::new();
             for _ in 0..50 {
-                seed = seed
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let key = ((seed >> 33) % 700).to_be_bytes().to_vec();
                 let value = (seed >> 60 != 0).then(|| round.to_be_bytes().to_vec());
                 writes.insert(key, value);
@@ -324,10 +258,7 @@ pub(crate) mod conformance {
             }
             store.apply(writes).unwrap();
         }
-        let expected: Vec<Pair> = model
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
+        let expected: Vec<Pair> = model.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         assert_eq!(store.scan(b"", None, usize::MAX).unwrap(), expected);
         // Pages of a walk join without a gap or a repeat.
         let mut walked = Vec::new();
@@ -345,22 +276,16 @@ pub(crate) mod conformance {
     /// One value holds the round for two keys; a reader must never find the second key behind the first.
     fn batches_are_seen_whole(store: &dyn Store) {
         const ROUNDS: u32 = 300;
-        store
-            .apply(batch([(b"x", Some(&[0; 4])), (b"y", Some(&[0; 4]))]))
-            .unwrap();
+        store.apply(batch([(b"x", Some(&[0; 4])), (b"y", Some(&[0; 4]))])).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 1..=ROUNDS {
                     let round = round.to_be_bytes();
-                    store
-                        .apply(batch([(b"x", Some(&round)), (b"y", Some(&round))]))
-                        .unwrap();
+                    store.apply(batch([(b"x", Some(&round)), (b"y", Some(&round))])).unwrap();
                 }
             });
             scope.spawn(|| {
-                let read = |key: &[u8]| {
-                    u32::from_be_bytes(store.get(key).unwrap().unwrap().try_into().unwrap())
-                };
+                let read = |key: &[u8]| u32::from_be_bytes(store.get(key).unwrap().unwrap().try_into().unwrap());
                 while read(b"y") < ROUNDS {
                     let x = read(b"x");
                     let y = read(b"y");
@@ -376,8 +301,7 @@ pub(crate) mod conformance {
         assert_eq!(keys(&store.scan(b"", None, 1).unwrap()), [b"a"]);
         assert_eq!(store.last(b"", b"\0z").unwrap(), None);
         let reserved = batch([(VERSION_KEY, None)]);
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.apply(reserved)))
-            .unwrap_err();
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.apply(reserved))).unwrap_err();
         assert_eq!(store.get(b"a").unwrap().unwrap(), b"1");
     }
 }
@@ -389,19 +313,8 @@ mod tests {
     #[test]
     fn errors_say_what_and_the_limit() {
         let says = |error: StoreError, words: &str| assert_eq!(error.to_string(), words);
-        says(
-            StoreError::Version {
-                found: 9,
-                supported: 1,
-            },
-            "the store has format version 9; this build supports 1",
-        );
-        says(
-            StoreError::Corrupted {
-                what: "no magic".to_owned(),
-            },
-            "the store is damaged: no magic",
-        );
+        says(StoreError::Version { found: 9, supported: 1 }, "the store has format version 9; this build supports 1");
+        says(StoreError::Corrupted { what: "no magic".to_owned() }, "the store is damaged: no magic");
         let full = StoreError::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
         assert!(std::error::Error::source(&full).is_some());
         says(full, "store i/o failed: no storage space");

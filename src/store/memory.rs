@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 
-/// A store that lives and dies with the process, and can lose power before that.
+/// A store that lives and dies with the process.
 ///
 /// Cloning clones the handle, never the data: tests keep a clone to cut the power under the owner of the other.
 ///
@@ -32,19 +32,30 @@ struct State {
 
 impl MemoryStore {
     /// An empty store.
+    #[cfg(test)]
     pub(crate) fn new() -> MemoryStore {
         MemoryStore::default()
     }
 
-    /// Reverts everything applied since the last checkpoint, as a power cut at its worst would.
-    pub(crate) fn lose_power(&self) {
-        let state = &mut *self.write();
-        for (key, before) in std::mem::take(&mut state.undo) {
-            match before {
-                Some(value) => state.pairs.insert(key, value),
-                None => state.pairs.remove(&key),
-            };
+    /// A store of its own with what is there, or with what a power cut at its worst would leave: the last checkpoint.
+    pub(crate) fn copy(&self, checkpointed_only: bool) -> MemoryStore {
+        let state = self.read();
+        let mut pairs = state.pairs.clone();
+        if checkpointed_only {
+            for (key, before) in &state.undo {
+                match before {
+                    Some(value) => pairs.insert(key.clone(), value.clone()),
+                    None => pairs.remove(key),
+                };
+            }
         }
+        let state = State { pairs, ..State::default() };
+        MemoryStore { state: Arc::new(RwLock::new(state)) }
+    }
+
+    /// Removes everything.
+    pub(crate) fn clear(&self) {
+        *self.write() = State::default();
     }
 
     /// Makes the `n`-th apply from here on (1 = the next) fail once, as on a full disk, with nothing of its batch applied; 0 disarms.
@@ -78,25 +89,15 @@ impl Store for MemoryStore {
         Ok(self.read().pairs.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, StoreError> {
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
         // A map's range panics when it is inverted; ours is empty.
         if end.is_some_and(|end| end <= start) {
             return Ok(Vec::new());
         }
         let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.read();
-        let range = state
-            .pairs
-            .range::<[u8], _>((Bound::Included(start), upper));
-        Ok(range
-            .take(limit)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect())
+        let range = state.pairs.range::<[u8], _>((Bound::Included(start), upper));
+        Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn last(&self, start: &[u8], last: &[u8]) -> Result<Option<Pair>, StoreError> {
@@ -104,12 +105,8 @@ impl Store for MemoryStore {
             return Ok(None);
         }
         let state = self.read();
-        let mut range = state
-            .pairs
-            .range::<[u8], _>((Bound::Included(start), Bound::Included(last)));
-        Ok(range
-            .next_back()
-            .map(|(key, value)| (key.clone(), value.clone())))
+        let mut range = state.pairs.range::<[u8], _>((Bound::Included(start), Bound::Included(last)));
+        Ok(range.next_back().map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
@@ -118,9 +115,7 @@ impl Store for MemoryStore {
         if let Some(left) = state.applies_before_fault {
             state.applies_before_fault = left.checked_sub(1);
             if left == 0 {
-                return Err(StoreError::Io {
-                    source: io::ErrorKind::StorageFull.into(),
-                });
+                return Err(StoreError::Io { source: io::ErrorKind::StorageFull.into() });
             }
         }
         for (key, value) in batch {
@@ -131,10 +126,7 @@ impl Store for MemoryStore {
             // Only the first write since the checkpoint knows what was there at the checkpoint.
             state.undo.entry(key).or_insert(before);
         }
-        debug_assert!(
-            !state.pairs.contains_key(VERSION_KEY),
-            "the map took the reserved key"
-        );
+        debug_assert!(!state.pairs.contains_key(VERSION_KEY), "the map took the reserved key");
         Ok(())
     }
 
@@ -161,49 +153,23 @@ mod tests {
     #[test]
     fn power_cut_returns_to_the_last_checkpoint() {
         let store = MemoryStore::new();
-        store
-            .apply(batch([
-                (b"kept", Some(b"1")),
-                (b"changed", Some(b"1")),
-                (b"removed", Some(b"1")),
-            ]))
-            .unwrap();
+        store.apply(batch([(b"kept", Some(b"1")), (b"changed", Some(b"1")), (b"removed", Some(b"1"))])).unwrap();
         store.checkpoint().unwrap();
         let saved = store.scan(b"", None, usize::MAX).unwrap();
-        store
-            .apply(batch([
-                (b"changed", Some(b"2")),
-                (b"removed", None),
-                (b"new", Some(b"2")),
-            ]))
-            .unwrap();
-        store
-            .apply(batch([
-                (b"changed", None),
-                (b"removed", Some(b"3")),
-                (b"new", Some(b"3")),
-            ]))
-            .unwrap();
-        store.clone().lose_power();
-        assert_eq!(
-            store.scan(b"", None, usize::MAX).unwrap(),
-            saved,
-            "a clone is a handle to the same data"
-        );
-        store.lose_power();
-        assert_eq!(
-            store.scan(b"", None, usize::MAX).unwrap(),
-            saved,
-            "a second cut loses nothing more"
-        );
+        store.apply(batch([(b"changed", Some(b"2")), (b"removed", None), (b"new", Some(b"2"))])).unwrap();
+        store.apply(batch([(b"changed", None), (b"removed", Some(b"3")), (b"new", Some(b"3"))])).unwrap();
+        let left = store.clone().copy(true);
+        assert_eq!(left.scan(b"", None, usize::MAX).unwrap(), saved, "a clone is a handle to the same data");
+        let left = left.copy(true);
+        assert_eq!(left.scan(b"", None, usize::MAX).unwrap(), saved, "a second cut loses nothing more");
     }
 
     #[test]
     fn power_cut_before_any_checkpoint_leaves_nothing() {
         let store = MemoryStore::new();
         store.apply(batch([(b"a", Some(b"1"))])).unwrap();
-        store.lose_power();
-        assert_eq!(store.get(b"a").unwrap(), None);
+        assert_eq!(store.copy(true).get(b"a").unwrap(), None);
+        assert_eq!(store.copy(false).get(b"a").unwrap().unwrap(), b"1");
     }
 
     #[test]
@@ -211,17 +177,9 @@ mod tests {
         let store = MemoryStore::new();
         store.fail_apply_after(2);
         store.apply(batch([(b"a", Some(b"1"))])).unwrap();
-        let refused = store
-            .apply(batch([(b"b", Some(b"1")), (b"a", None)]))
-            .unwrap_err();
-        assert!(
-            matches!(refused, StoreError::Io { source } if source.kind() == io::ErrorKind::StorageFull)
-        );
-        assert_eq!(
-            store.get(b"a").unwrap().unwrap(),
-            b"1",
-            "a refused batch leaves no part behind"
-        );
+        let refused = store.apply(batch([(b"b", Some(b"1")), (b"a", None)])).unwrap_err();
+        assert!(matches!(refused, StoreError::Io { source } if source.kind() == io::ErrorKind::StorageFull));
+        assert_eq!(store.get(b"a").unwrap().unwrap(), b"1", "a refused batch leaves no part behind");
         assert_eq!(store.get(b"b").unwrap(), None);
         store.apply(batch([(b"b", Some(b"1"))])).unwrap();
         store.fail_apply_after(1);
@@ -233,9 +191,6 @@ mod tests {
     fn debug_counts_and_shows_no_data() {
         let store = MemoryStore::new();
         store.apply(batch([(b"secret", Some(b"value"))])).unwrap();
-        assert_eq!(
-            format!("{store:?}"),
-            "MemoryStore { pairs: 1, unsaved_keys: 1 }"
-        );
+        assert_eq!(format!("{store:?}"), "MemoryStore { pairs: 1, unsaved_keys: 1 }");
     }
 }

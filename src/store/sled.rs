@@ -82,10 +82,7 @@ pub(crate) struct SetAside {
 ///
 /// A store that is locked, or of another version, and a system that refuses (permission, space, open files) are not damage and are
 /// returned as errors, with nothing moved. Nor is a directory moved that never was a store.
-pub(crate) fn open_or_set_aside(
-    dir: &Path,
-    cache_bytes: u64,
-) -> Result<(SledStore, Option<SetAside>), StoreError> {
+pub(crate) fn open_or_set_aside(dir: &Path, cache_bytes: u64) -> Result<(SledStore, Option<SetAside>), StoreError> {
     let reason = match SledStore::open(dir, cache_bytes) {
         Ok(store) => return Ok((store, None)),
         Err(error) if is_damage(&error) => error,
@@ -129,24 +126,17 @@ impl SledStore {
     fn admit_version(&self) -> Result<(), StoreError> {
         let Some(found) = self.call(|db| db.get(VERSION_KEY))? else {
             if self.call(|db| db.first())?.is_some() {
-                return Err(StoreError::Corrupted {
-                    what: "it holds pairs but no format version".to_owned(),
-                });
+                return Err(StoreError::Corrupted { what: "it holds pairs but no format version".to_owned() });
             }
             let version = FORMAT_VERSION.to_be_bytes();
             return self.write(|db| db.insert(VERSION_KEY, &version[..]).map(|_| ()));
         };
         let Ok(found) = <[u8; 4]>::try_from(&*found) else {
-            return Err(StoreError::Corrupted {
-                what: format!("its format version has {} bytes, not 4", found.len()),
-            });
+            return Err(StoreError::Corrupted { what: format!("its format version has {} bytes, not 4", found.len()) });
         };
         match u32::from_be_bytes(found) {
             FORMAT_VERSION => Ok(()),
-            found => Err(StoreError::Version {
-                found,
-                supported: FORMAT_VERSION,
-            }),
+            found => Err(StoreError::Version { found, supported: FORMAT_VERSION }),
         }
     }
 
@@ -174,10 +164,7 @@ impl SledStore {
     }
 
     /// As `call`, for writes: any failure closes the store, because sled may hold part of what was being written.
-    fn write<T>(
-        &self,
-        ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>,
-    ) -> Result<T, StoreError> {
+    fn write<T>(&self, ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
         let answer = self.call(ask);
         if answer.is_err() {
             self.failed.store(true, Ordering::Relaxed);
@@ -195,22 +182,13 @@ impl Store for SledStore {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, StoreError> {
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(Vec::new());
         }
         let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
         self.call(|db| {
-            db.range::<&[u8], _>((Bound::Included(start), upper))
-                .filter(is_callers)
-                .map(owned)
-                .take(limit)
-                .collect()
+            db.range::<&[u8], _>((Bound::Included(start), upper)).filter(is_callers).map(owned).take(limit).collect()
         })
     }
 
@@ -218,14 +196,7 @@ impl Store for SledStore {
         if last < start {
             return Ok(None);
         }
-        self.call(|db| {
-            db.range(start..=last)
-                .rev()
-                .filter(is_callers)
-                .map(owned)
-                .next()
-                .transpose()
-        })
+        self.call(|db| db.range(start..=last).rev().filter(is_callers).map(owned).next().transpose())
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
@@ -299,18 +270,13 @@ fn caught<T>(ask: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
     // Unwind safe because a store that panicked is never asked again, and what the closures borrow is not written by them.
     match catch_unwind(AssertUnwindSafe(ask)) {
         Ok(answer) => answer.map_err(translated),
-        Err(payload) => Err(StoreError::Panicked {
-            message: words(&*payload).to_owned(),
-        }),
+        Err(payload) => Err(StoreError::Panicked { message: words(&*payload).to_owned() }),
     }
 }
 
 /// What a panic said.
 fn words(payload: &(dyn Any + Send)) -> &str {
-    match (
-        payload.downcast_ref::<&str>(),
-        payload.downcast_ref::<String>(),
-    ) {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
         (Some(words), _) => words,
         (_, Some(words)) => words,
         (None, None) => "(not in words)",
@@ -326,27 +292,18 @@ fn translated(error: ::sled::Error) -> StoreError {
             }
             StoreError::Io { source }
         }
-        ::sled::Error::Corruption { at, .. } => StoreError::Corrupted {
-            what: format!("sled's checks failed at {at:?}"),
-        },
-        other => StoreError::Corrupted {
-            what: other.to_string(),
-        },
+        ::sled::Error::Corruption { at, .. } => {
+            StoreError::Corrupted { what: format!("sled's checks failed at {at:?}") }
+        }
+        other => StoreError::Corrupted { what: other.to_string() },
     }
 }
 
 /// About what a batch adds to sled's file, if every record is written once.
 fn bytes_of(batch: &Batch) -> u64 {
-    batch
-        .iter()
-        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
-        .fold(0, |sum, bytes| {
-            u64::try_from(bytes).map_or(u64::MAX, |bytes| {
-                bytes
-                    .saturating_add(sum)
-                    .saturating_add(RECORD_OVERHEAD_BYTES)
-            })
-        })
+    batch.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).fold(0, |sum, bytes| {
+        u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.saturating_add(sum).saturating_add(RECORD_OVERHEAD_BYTES))
+    })
 }
 
 /// Whether an entry is the callers', not the store's own; errors pass.
@@ -407,9 +364,7 @@ fn prepare(dir: &Path) -> Result<(), StoreError> {
     if let (Some(name), false) = (foreign, ours) {
         // Neither opened, which would mix the two, nor set aside, which would move what was never a store's.
         let words = format!("{} is not a store: it holds {name:?}", dir.display());
-        return Err(StoreError::Io {
-            source: io::Error::new(io::ErrorKind::DirectoryNotEmpty, words),
-        });
+        return Err(StoreError::Io { source: io::Error::new(io::ErrorKind::DirectoryNotEmpty, words) });
     }
     // Under the lock, or a snapshot that a living process is just writing would be pulled from under it.
     let held = lock(dir)?;
@@ -447,17 +402,12 @@ fn lock(dir: &Path) -> Result<Option<File>, StoreError> {
 }
 
 fn open_log(dir: &Path) -> io::Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(dir.join(LOG_FILE))
+    File::options().read(true).write(true).open(dir.join(LOG_FILE))
 }
 
 /// Renames `dir` to the first free `<name>.damaged-<n>` beside it.
-fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
-    let name = dir
-        .file_name()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
+    let name = dir.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     // Held over the rename, so that of two processes that found the damage one moves it and the other does not move the new store.
     let held = match lock(dir) {
         Err(StoreError::Locked) => return Err(StoreError::Locked),
@@ -487,11 +437,7 @@ fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
 /// Syncs every file of a store just opened, and the directories that name them.
 fn sync_all_files(dir: &Path) -> io::Result<()> {
     for name in ["conf", LOG_FILE] {
-        File::options()
-            .read(true)
-            .write(true)
-            .open(dir.join(name))?
-            .sync_all()?;
+        File::options().read(true).write(true).open(dir.join(name))?.sync_all()?;
     }
     sync_dir(&dir.join("blobs"))?;
     sync_dir(dir)?;
@@ -509,11 +455,7 @@ fn parent(dir: &Path) -> &Path {
 
 /// Puts the names in `dir` on disk; elsewhere than on Unix directories cannot be opened, and the file system sees to it.
 fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
 /// The sum of the lengths of the files under `dir`; one removed meanwhile counts nothing.
@@ -553,17 +495,9 @@ mod tests {
         for generation in 0..3_u8 {
             let store = SledStore::open(dir, CACHE).unwrap();
             for group in 0..20_u8 {
-                store
-                    .apply(
-                        (0..50_u8)
-                            .map(|i| (vec![1, group, i], Some(vec![generation; 600])))
-                            .collect(),
-                    )
-                    .unwrap();
+                store.apply((0..50_u8).map(|i| (vec![1, group, i], Some(vec![generation; 600]))).collect()).unwrap();
             }
-            store
-                .apply(batch([(b"big", Some(&vec![generation; 1 << 20]))]))
-                .unwrap();
+            store.apply(batch([(b"big", Some(&vec![generation; 1 << 20]))])).unwrap();
             store.checkpoint().unwrap();
             pairs = everything(&store);
         }
@@ -585,9 +519,7 @@ mod tests {
 
     /// The repeatable noise the damage is made of.
     fn next(seed: &mut u64) -> u64 {
-        *seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *seed >> 33
     }
 
@@ -622,24 +554,12 @@ mod tests {
         let store = SledStore::open(&dir, CACHE).unwrap();
         let generating = dir.join("snap.00.generating");
         fs::write(&generating, b"").unwrap();
-        assert!(matches!(
-            SledStore::open(&dir, CACHE),
-            Err(StoreError::Locked)
-        ));
-        assert!(matches!(
-            open_or_set_aside(&dir, CACHE),
-            Err(StoreError::Locked)
-        ));
-        assert!(
-            generating.exists(),
-            "the files of a living store are not touched"
-        );
+        assert!(matches!(SledStore::open(&dir, CACHE), Err(StoreError::Locked)));
+        assert!(matches!(open_or_set_aside(&dir, CACHE), Err(StoreError::Locked)));
+        assert!(generating.exists(), "the files of a living store are not touched");
         assert!(
             matches!(
-                caught(|| ::sled::Config::new()
-                    .path(&dir)
-                    .segment_size(SEGMENT_BYTES)
-                    .open()),
+                caught(|| ::sled::Config::new().path(&dir).segment_size(SEGMENT_BYTES).open()),
                 Err(StoreError::Locked)
             ),
             "sled's own refusal is known"
@@ -667,18 +587,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("store");
         let store = SledStore::open(&dir, CACHE).unwrap();
-        store
-            .write(|db| db.insert(VERSION_KEY, &[0, 0, 0, 7]))
-            .unwrap();
+        store.write(|db| db.insert(VERSION_KEY, &[0, 0, 0, 7])).unwrap();
         drop(store);
         let refusal = open_or_set_aside(&dir, CACHE).unwrap_err();
-        assert!(matches!(
-            refusal,
-            StoreError::Version {
-                found: 7,
-                supported: FORMAT_VERSION
-            }
-        ));
+        assert!(matches!(refusal, StoreError::Version { found: 7, supported: FORMAT_VERSION }));
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
     }
 
@@ -690,22 +602,14 @@ mod tests {
             let store = SledStore::open(&dir, CACHE).unwrap();
             store.apply(batch([(b"a", Some(b"1"))])).unwrap();
             match version {
-                Some(version) => store
-                    .write(|db| db.insert(VERSION_KEY, &version[..]))
-                    .unwrap(),
+                Some(version) => store.write(|db| db.insert(VERSION_KEY, &version[..])).unwrap(),
                 None => store.write(|db| db.remove(VERSION_KEY)).unwrap(),
             };
             drop(store);
             let (store, aside) = open_or_set_aside(&dir, CACHE).unwrap();
             let aside = aside.unwrap();
-            assert!(
-                matches!(aside.reason, StoreError::Corrupted { .. }),
-                "{aside:?}"
-            );
-            assert_eq!(
-                aside.damaged,
-                base.path().join(format!("store.damaged-{n}"))
-            );
+            assert!(matches!(aside.reason, StoreError::Corrupted { .. }), "{aside:?}");
+            assert_eq!(aside.damaged, base.path().join(format!("store.damaged-{n}")));
             assert!(everything(&store).is_empty());
         }
     }
@@ -728,10 +632,7 @@ mod tests {
         let dir = base.path().join("store");
         fs::write(&dir, b"not a directory").unwrap();
         let (store, aside) = open_or_set_aside(&dir, CACHE).unwrap();
-        assert_eq!(
-            fs::read(aside.unwrap().damaged).unwrap(),
-            b"not a directory"
-        );
+        assert_eq!(fs::read(aside.unwrap().damaged).unwrap(), b"not a directory");
         assert!(everything(&store).is_empty());
     }
 
@@ -740,9 +641,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("store");
         let store = SledStore::open(&dir, CACHE).unwrap();
-        let error = store
-            .call(|_| -> ::sled::Result<()> { panic!("page {}", 7) })
-            .unwrap_err();
+        let error = store.call(|_| -> ::sled::Result<()> { panic!("page {}", 7) }).unwrap_err();
         assert!(matches!(error, StoreError::Panicked { message } if message == "page 7"));
         assert!(matches!(store.get(b"a"), Err(StoreError::Closed)));
         assert!(matches!(store.apply(Batch::new()), Err(StoreError::Closed)));
@@ -751,13 +650,8 @@ mod tests {
         let (store, aside) = open_or_set_aside(&dir, CACHE).unwrap();
         assert!(aside.is_none());
         store.apply(batch([(b"a", Some(b"1"))])).unwrap();
-        store
-            .write(|_| Err::<(), _>(::sled::Error::Io(io::ErrorKind::StorageFull.into())))
-            .unwrap_err();
-        assert!(
-            matches!(store.get(b"a"), Err(StoreError::Closed)),
-            "a failed write closes too"
-        );
+        store.write(|_| Err::<(), _>(::sled::Error::Io(io::ErrorKind::StorageFull.into()))).unwrap_err();
+        assert!(matches!(store.get(b"a"), Err(StoreError::Closed)), "a failed write closes too");
     }
 
     #[test]
@@ -773,10 +667,7 @@ mod tests {
     fn open_and_use(dir: &Path) -> bool {
         let (store, aside) = open_or_set_aside(dir, CACHE).unwrap();
         if let Some(aside) = &aside {
-            assert!(
-                everything(&store).is_empty(),
-                "a store that took another's place is empty"
-            );
+            assert!(everything(&store).is_empty(), "a store that took another's place is empty");
             assert!(aside.damaged.exists());
             store.apply(batch([(b"a", Some(b"1"))])).unwrap();
             store.checkpoint().unwrap();
@@ -793,8 +684,7 @@ mod tests {
 
     #[test]
     fn damaged_store_opens_or_is_set_aside() {
-        let rounds =
-            std::env::var("COMMISSARY_DAMAGE_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
+        let rounds = std::env::var("COMMISSARY_DAMAGE_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
         let base = tempfile::tempdir().unwrap();
         let whole = base.path().join("whole");
         populated(&whole);
@@ -803,18 +693,11 @@ mod tests {
         for round in 0..rounds {
             let dir = base.path().join("store");
             copy(&whole, &dir);
-            let mut files: Vec<PathBuf> = fs::read_dir(&dir)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .collect();
+            let mut files: Vec<PathBuf> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
             files.sort();
             files.retain(|path| path.is_file());
             let pick = usize::try_from(next(&mut seed)).unwrap() % files.len();
-            let file = if round % 3 == 0 {
-                &files[pick]
-            } else {
-                &dir.join(LOG_FILE)
-            };
+            let file = if round % 3 == 0 { &files[pick] } else { &dir.join(LOG_FILE) };
             let mut bytes = fs::read(file).unwrap();
             let at = |seed: &mut u64, len: usize| usize::try_from(next(seed)).unwrap() % len.max(1);
             if round % 5 == 0 {
@@ -826,9 +709,7 @@ mod tests {
             }
             match round % 4 {
                 0 => bytes.truncate(at(&mut seed, bytes.len())),
-                1 => bytes
-                    .iter_mut()
-                    .for_each(|byte| *byte = next(&mut seed).to_be_bytes()[7]),
+                1 => bytes.iter_mut().for_each(|byte| *byte = next(&mut seed).to_be_bytes()[7]),
                 2 => {
                     for _ in 0..200 {
                         let i = at(&mut seed, bytes.len());
@@ -837,10 +718,7 @@ mod tests {
                 }
                 _ => {
                     let from = at(&mut seed, bytes.len());
-                    bytes[from..]
-                        .iter_mut()
-                        .take(4_096)
-                        .for_each(|byte| *byte = 0);
+                    bytes[from..].iter_mut().take(4_096).for_each(|byte| *byte = 0);
                 }
             }
             fs::write(file, bytes).unwrap();
@@ -875,8 +753,7 @@ mod tests {
 
     #[test]
     fn power_cut_keeps_whole_batches_and_the_last_sync() {
-        let rounds =
-            std::env::var("COMMISSARY_CUT_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+        let rounds = std::env::var("COMMISSARY_CUT_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
         let mut seed = 11;
         for round in 0..rounds {
             let base = tempfile::tempdir().unwrap();
@@ -887,9 +764,8 @@ mod tests {
             let (batches, records) = [(400, 20), (20, 700)][round % 2];
             for n in 0..=(next(&mut seed) % batches) {
                 let key = |seed: &mut u64| (next(seed) % (25 * records)).to_be_bytes().to_vec();
-                let mut writes: Batch = (0..records)
-                    .map(|_| (key(&mut seed), Some(n.to_be_bytes().repeat(38))))
-                    .collect();
+                let mut writes: Batch =
+                    (0..records).map(|_| (key(&mut seed), Some(n.to_be_bytes().repeat(38)))).collect();
                 writes.insert(b"position".to_vec(), Some(n.to_be_bytes().to_vec()));
                 let unsynced = store.unsynced_bytes.load(Ordering::Relaxed);
                 store.make_room(bytes_of(&writes)).unwrap();

@@ -1,0 +1,606 @@
+//! Options, and the opening of a hub: journal, store, replay, threads.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use serde::Serialize;
+
+use crate::apply::{self, Applier, ApplyError, At};
+use crate::client::{ClientCore, People};
+use crate::clock::{Clock, HubClock, SystemClock};
+use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice};
+use crate::error::{OpenError, StoreError};
+use crate::house::{Caretakers, House, Shelf};
+use crate::hub::{Hub, Threads};
+use crate::id::{ClientId, Secret};
+use crate::journal::{Entry, GroupTime, Journal, JournalError, ReplayError, Scan};
+use crate::limits::Limits;
+use crate::link::Link;
+use crate::record::{self, ClientValue, Standing, key};
+use crate::registry::{Generations, Registry};
+use crate::stack::Stack;
+use crate::steward::Steward;
+use crate::store::{MemoryStore, Store, open_or_set_aside, set_aside};
+use crate::sync::Arc;
+use crate::ticket::{CLASS_SYNC, Durability};
+use crate::writer::Writer;
+
+/// Records applied in one batch while replaying.
+const REPLAY_BATCH: usize = 4_096;
+
+/// Sets options and opens a hub.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Builder {
+    durability: Durability,
+    limits: Limits,
+    clock: Arc<dyn Clock>,
+    seed: Option<u64>,
+    manual: bool,
+    cache_bytes: u64,
+    accept_missing_journal: bool,
+    rebuild_store: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Sync,
+            limits: Limits::default(),
+            clock: Arc::new(SystemClock::default()),
+            seed: None,
+            manual: false,
+            cache_bytes: 32 << 20,
+            accept_missing_journal: false,
+            rebuild_store: false,
+        }
+    }
+}
+
+/// What opening found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// Times that the hub was opened, this one included.
+    pub boots: u32,
+    /// The journal's first position.
+    pub journal_base: u64,
+    /// The journal's end, after a torn tail was cut.
+    pub journal_end: u64,
+    /// Up to where the store reflected the journal when it was opened.
+    pub store_position: u64,
+    /// Records replayed into the store.
+    pub replayed: u64,
+    /// A torn tail that was cut off the journal: nothing in it had been acknowledged as synced.
+    pub cut: Option<CutTail>,
+    /// The store was rebuilt from the journal, and why.
+    pub rebuilt: Option<String>,
+    /// Where the damaged store was put.
+    pub damaged: Option<PathBuf>,
+    /// The secret was missing: tokens given out before are void, `Seat::leases` gives new ones.
+    pub secret_renewed: bool,
+}
+
+/// A torn tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CutTail {
+    /// Where it began.
+    pub position: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Frames in it that were whole by themselves: of a group that was not synced as a whole.
+    pub whole_frames: u64,
+}
+
+/// A disk in memory, for hubs that need no durability and for tests. Cloning clones the handle.
+///
+/// It outlives the hub: opening a hub on it again goes on where the last one was.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDisk {
+    journal: MemoryDevice,
+    store: MemoryStore,
+    /// A named exception to "no lock": taken when a hub is opened.
+    secret: Arc<Mutex<Option<[u8; Secret::BYTES]>>>,
+}
+
+/// How a disk is left behind; see [`MemoryDisk::after`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// The process was killed: everything written is there.
+    Process,
+    /// The machine lost power: what was not synced is gone.
+    Power,
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A copy of the disk as it would be found after a crash at this moment.
+    #[must_use]
+    pub fn after(&self, crash: Crash) -> Self {
+        let secret = *self.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            journal: self.journal.copy(crash == Crash::Power),
+            store: self.store.copy(crash == Crash::Power),
+            secret: Arc::new(Mutex::new(secret)),
+        }
+    }
+
+    /// A copy of the disk without its store: what is left when only the journal was kept.
+    #[must_use]
+    pub fn without_store(&self) -> Self {
+        Self { store: MemoryStore::default(), ..self.after(Crash::Process) }
+    }
+
+    /// Bytes in the journal.
+    #[must_use]
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.size()
+    }
+}
+
+/// Where a hub lives.
+enum Place {
+    Directory(PathBuf),
+    Memory(MemoryDisk),
+}
+
+impl Builder {
+    /// How far the disk is trusted before a ticket resolves durable. Default [`Durability::Sync`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The hard limits. Default [`Limits::default`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The source of time. Default [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes the shuffling of subjects, and a new hub's secret, reproducible. Default: from the system's entropy.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Starts no threads: [`Hub::tick`] does their work. With a [`ManualClock`](crate::ManualClock) and a seed, a whole
+    /// system runs single-threaded and reproducibly. Default: two threads.
+    pub fn manual(mut self) -> Self {
+        self.manual = true;
+        self
+    }
+
+    /// Memory for the store's cache. Default 32 MiB; at least 1 MiB.
+    pub fn cache_bytes(mut self, bytes: u64) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// If the journal is gone but the store is there, goes on from the store and begins a new journal; what came after
+    /// the store's position is lost. Default: refuse, saying so.
+    pub fn accept_missing_journal(mut self) -> Self {
+        self.accept_missing_journal = true;
+        self
+    }
+
+    /// Sets the store aside and rebuilds it from the journal. Default: only when it cannot be opened.
+    pub fn rebuild_store(mut self) -> Self {
+        self.rebuild_store = true;
+        self
+    }
+
+    /// Opens the hub that lives in a directory; makes it if there is none. Reads and checks the whole journal, and replays
+    /// what the store does not reflect yet.
+    ///
+    /// The directory holds `journal` (the truth), `store/` (its index) and `secret` (what tokens are made from).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open(self, directory: impl AsRef<Path>) -> Result<Hub, OpenError> {
+        let directory = directory.as_ref().to_path_buf();
+        fs::create_dir_all(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
+        self.open_at(&Place::Directory(directory))
+    }
+
+    /// Opens the hub that lives on a disk in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open_in_memory(self, disk: &MemoryDisk) -> Result<Hub, OpenError> {
+        self.open_at(&Place::Memory(disk.clone()))
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let limits = &self.limits;
+        let rules = [
+            (self.cache_bytes >= 1 << 20, "cache_bytes", "1 MiB or more"),
+            (limits.seats < crate::slot::OWNERS_MAX, "limits.seats", "at most 67,108,863"),
+            ((1..=4_096).contains(&limits.key_bytes), "limits.key_bytes", "1 to 4,096"),
+            (limits.body_bytes <= 1 << 20, "limits.body_bytes", "at most 1 MiB"),
+            (limits.submit_bytes <= 15 << 20, "limits.submit_bytes", "at most 15 MiB"),
+            (limits.report_bytes <= limits.submit_bytes, "limits.report_bytes", "at most limits.submit_bytes"),
+            (limits.queue_bytes >= 4_096, "limits.queue_bytes", "4,096 or more"),
+        ];
+        match rules.into_iter().find(|(holds, _, _)| !holds) {
+            Some((_, option, range)) => Err(OpenError::Option { option, range }),
+            None => Ok(()),
+        }
+    }
+
+    fn open_at(self, place: &Place) -> Result<Hub, OpenError> {
+        self.check()?;
+        let mut rng = match self.seed {
+            Some(seed) => ChaCha12Rng::seed_from_u64(seed),
+            None => ChaCha12Rng::try_from_rng(&mut rand::rngs::SysRng)
+                .map_err(|error| OpenError::Entropy(error.to_string()))?,
+        };
+        let mut report = OpenReport::default();
+        let state = self.open_state(place, &mut report)?;
+        let secret = place.secret(&mut rng, &mut report)?;
+        self.start(state, secret, rng, report)
+    }
+
+    /// Journal and store, agreeing with each other. A store that turns out damaged is rebuilt, once.
+    fn open_state(&self, place: &Place, report: &mut OpenReport) -> Result<State, OpenError> {
+        // The journal's lock is the hub's lock: before anything is touched.
+        let device = place.journal()?;
+        if self.rebuild_store {
+            place.set_store_aside(report, "asked for")?;
+        }
+        let store = place.store(self.cache_bytes, report)?;
+        let cause = match self.replay(device, &store, report) {
+            Ok(state) => return Ok(state),
+            Err(Failure::Open(error)) => return Err(error),
+            Err(Failure::Store(cause)) => cause,
+        };
+        drop(store);
+        place.set_store_aside(report, &cause)?;
+        let store = place.store(self.cache_bytes, report)?;
+        self.replay(place.journal()?, &store, report).map_err(|failure| match failure {
+            Failure::Open(error) => error,
+            Failure::Store(what) => OpenError::Store(StoreError::Corrupted { what }),
+        })
+    }
+
+    fn replay(
+        &self,
+        mut device: Box<dyn Device>,
+        store: &Arc<dyn Store>,
+        report: &mut OpenReport,
+    ) -> Result<State, Failure> {
+        let standing = apply::standing(store.as_ref())?.unwrap_or_default();
+        report.store_position = standing.position;
+        let mut applier = Applier::load(Arc::clone(store))?;
+        let bytes = device.len().map_err(JournalError::Io)?;
+        if bytes == 0 {
+            if standing.position > 0 && !self.accept_missing_journal {
+                return Err(OpenError::JournalMissing { store_position: standing.position }.into());
+            }
+            let journal = Journal::create(device, standing.position, self.clock.wall_ms())?;
+            (report.journal_base, report.journal_end) = (standing.position, standing.position);
+            return Ok(State { journal, applier, store: Arc::clone(store), resume_at: standing.hub_ms });
+        }
+        // Only a sync proves that what the store reflects is on the device.
+        let proven = if standing.class == CLASS_SYNC { standing.position } else { 0 };
+        let mut replayed = Replayed { applier: &mut applier, last: None, class: standing.class, records: 0 };
+        let opened = Journal::open(device, standing.position, proven, &mut |entry| replayed.entry(&entry));
+        let (journal, scan) = match opened {
+            Ok(opened) => opened,
+            Err(ReplayError::Journal(JournalError::Headless)) if standing.position == 0 => {
+                // The creation was torn; nothing was ever acknowledged.
+                return Err(Failure::Open(OpenError::Journal(JournalError::Headless)));
+            }
+            Err(ReplayError::Journal(error)) => return Err(error.into()),
+            Err(ReplayError::Visit(error)) => return Err(error.into()),
+        };
+        let (last, class, records) = (replayed.last, replayed.class, replayed.records);
+        Self::agree(standing, &scan)?;
+        report.replayed = records;
+        (report.journal_base, report.journal_end) = (scan.base, scan.end);
+        report.cut = scan.cut.as_ref().map(|cut| CutTail {
+            position: cut.position,
+            bytes: cut.bytes,
+            whole_frames: cut.valid_after,
+        });
+        if let Some((next, time)) = last {
+            applier.flush(next, time, class)?;
+        }
+        let resume_at = scan.last_time.map_or(0, |time| time.hub_ms).max(standing.hub_ms);
+        Ok(State { journal, applier, store: Arc::clone(store), resume_at })
+    }
+
+    /// Does the journal begin and end where the store says?
+    fn agree(standing: Standing, scan: &Scan) -> Result<(), Failure> {
+        if standing.position < scan.base {
+            let what = format!(
+                "the journal begins here, but the store reflects it only up to {}: what lies between is missing",
+                standing.position
+            );
+            return Err(OpenError::Frame { position: scan.base, what }.into());
+        }
+        if standing.position > scan.end {
+            // Not synced, and lost with the machine's power: the journal is the truth.
+            return Err(Failure::Store(format!(
+                "it reflects the journal up to {}, but without syncs only {} survived",
+                standing.position, scan.end
+            )));
+        }
+        Ok(())
+    }
+
+    fn start(self, state: State, secret: Secret, rng: ChaCha12Rng, mut report: OpenReport) -> Result<Hub, OpenError> {
+        let State { journal, applier, store, resume_at } = state;
+        let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
+        let link = Arc::new(Link::new(clock, self.limits, secret, self.manual));
+        let (registry, people) = (Arc::new(Registry::default()), Arc::new(People::new()));
+        load_clients(store.as_ref(), &people)?;
+        let boot = applier.standing().boot + 1;
+        report.boots = boot;
+        let generations = Arc::new(Generations::of_boot(boot));
+        let mut shelf = Shelf { stored: Vec::new(), next: 1 };
+        for (service, value) in applier.services() {
+            shelf.next = shelf.next.max(service + 1);
+            shelf.stored.push((service, value.clone()));
+        }
+        let inbox = Arc::new(Stack::default());
+        let mut writer = Writer::new(
+            Arc::clone(&link),
+            Arc::clone(&registry),
+            Arc::clone(&people),
+            Arc::clone(&inbox),
+            Box::new(journal),
+            applier,
+            self.durability,
+        );
+        writer.boot(boot).map_err(|what| OpenError::Journal(JournalError::Io(io::Error::other(what))))?;
+        let steward = Steward::new(
+            Arc::clone(&link),
+            Arc::clone(&registry),
+            Arc::clone(&people),
+            Arc::clone(&store),
+            inbox,
+            Arc::clone(&generations),
+            rng,
+        );
+        let house = Arc::new(House::new(link, registry, people, store, generations, shelf));
+        let caretakers = Caretakers { writer, steward };
+        let threads = if self.manual {
+            house.keep(caretakers);
+            None
+        } else {
+            Some(spawn(&house.link, caretakers)?)
+        };
+        tracing::info!(boots = boot, replayed = report.replayed, "hub opened");
+        Ok(Hub::new(house, report, threads))
+    }
+}
+
+fn spawn(link: &Arc<Link>, caretakers: Caretakers) -> Result<Threads, OpenError> {
+    let Caretakers { mut writer, mut steward } = caretakers;
+    let of_writer = Arc::clone(link);
+    let writer = thread::Builder::new()
+        .name("commissary-writer".to_owned())
+        .spawn(move || {
+            of_writer.writer.adopt();
+            run_writer(&of_writer, &mut writer);
+            writer.finish()
+        })
+        .map_err(OpenError::Thread)?;
+    let of_steward = Arc::clone(link);
+    let steward = thread::Builder::new()
+        .name("commissary-steward".to_owned())
+        .spawn(move || {
+            of_steward.steward.adopt();
+            while !of_steward.is_closed() {
+                if !steward.turn() {
+                    of_steward.steward.wait(steward.sleep());
+                }
+            }
+        })
+        .map_err(|error| {
+            // The writer's thread is running: it must not outlive the failed opening.
+            link.close();
+            link.writer.raise();
+            OpenError::Thread(error)
+        })?;
+    Ok(Threads { writer, steward })
+}
+
+fn run_writer(link: &Link, writer: &mut Writer) {
+    loop {
+        let journaled = writer.turn();
+        if link.is_closed() {
+            return;
+        }
+        if journaled && !writer.is_behind() {
+            continue;
+        }
+        if !writer.apply_some() && !journaled {
+            link.writer.wait(writer.sleep().unwrap_or(crate::steward::PERIOD));
+        }
+    }
+}
+
+fn load_clients(store: &dyn Store, people: &People) -> Result<(), StoreError> {
+    apply::each(store, 0, key::CLIENT, |rest, value| {
+        let value: ClientValue = apply::stored(record::decode("client", value))?;
+        if let Some(id) = key::number(rest) {
+            let ClientValue { name, registered, first_wall_ms, last_wall_ms } = value;
+            people.restore(ClientCore::new(ClientId::known(id), &name, registered, first_wall_ms, last_wall_ms));
+        }
+        Ok(())
+    })
+}
+
+/// Journal and store, opened and agreeing.
+struct State {
+    journal: Journal,
+    applier: Applier,
+    store: Arc<dyn Store>,
+    resume_at: u64,
+}
+
+/// Why they could not be opened.
+enum Failure {
+    Open(OpenError),
+    /// The store is no use; the journal may be.
+    Store(String),
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Corrupted { .. } | StoreError::Panicked { .. } => Self::Store(error.to_string()),
+            other => Self::Open(other.into()),
+        }
+    }
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Store(error) => error.into(),
+            ApplyError::Frame { position, what } => Self::Open(OpenError::Frame { position, what }),
+        }
+    }
+}
+
+/// The replay under way.
+struct Replayed<'a> {
+    applier: &'a mut Applier,
+    last: Option<(u64, GroupTime)>,
+    class: u8,
+    records: u64,
+}
+
+impl Replayed<'_> {
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), ApplyError> {
+        let at = At { position: entry.position, time: entry.time };
+        self.applier.apply(at, entry.kind, entry.body)?;
+        self.records += 1;
+        self.class = entry.class;
+        self.last = Some((entry.next, entry.time));
+        if self.applier.changes() >= REPLAY_BATCH {
+            self.applier.flush(entry.next, entry.time, entry.class)?;
+            self.last = None;
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn journal(&self) -> Result<Box<dyn Device>, OpenError> {
+        match self {
+            Self::Memory(disk) => Ok(Box::new(disk.journal.clone())),
+            Self::Directory(directory) => match FileDevice::open(&directory.join("journal")) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(FileDeviceError::Locked { .. }) => Err(OpenError::Locked { path: directory.clone() }),
+                Err(FileDeviceError::Io { path, source }) => Err(OpenError::Io { path, source }),
+            },
+        }
+    }
+
+    fn store(&self, cache_bytes: u64, report: &mut OpenReport) -> Result<Arc<dyn Store>, OpenError> {
+        match self {
+            Self::Memory(disk) => Ok(Arc::new(disk.store.clone())),
+            Self::Directory(directory) => {
+                let (store, aside) =
+                    open_or_set_aside(&directory.join("store"), cache_bytes).map_err(|error| match error {
+                        StoreError::Locked => OpenError::Locked { path: directory.clone() },
+                        other => OpenError::Store(other),
+                    })?;
+                if let Some(aside) = aside {
+                    tracing::error!(reason = %aside.reason, damaged = ?aside.damaged, "store set aside");
+                    report.rebuilt = Some(aside.reason.to_string());
+                    report.damaged = Some(aside.damaged);
+                }
+                Ok(Arc::new(store))
+            }
+        }
+    }
+
+    fn set_store_aside(&self, report: &mut OpenReport, reason: &str) -> Result<(), OpenError> {
+        tracing::error!(reason, "store set aside, to be rebuilt from the journal");
+        report.rebuilt = Some(reason.to_owned());
+        match self {
+            Self::Memory(disk) => disk.store.clear(),
+            Self::Directory(directory) => {
+                let store = directory.join("store");
+                let moved = if store.exists() { set_aside(&store).map(Some)? } else { None };
+                report.damaged = moved.or(report.damaged.take());
+            }
+        }
+        Ok(())
+    }
+
+    /// The hub's secret; a new one if there is none.
+    fn secret(&self, rng: &mut ChaCha12Rng, report: &mut OpenReport) -> Result<Secret, OpenError> {
+        match self {
+            Self::Memory(disk) => {
+                let mut kept = disk.secret.lock().unwrap_or_else(PoisonError::into_inner);
+                let bytes = kept.get_or_insert_with(|| *Secret::generate(rng).bytes());
+                Ok(Secret::from_bytes(*bytes))
+            }
+            Self::Directory(directory) => {
+                let path = directory.join("secret");
+                if let Ok(bytes) = fs::read(&path) {
+                    if let Ok(bytes) = <[u8; Secret::BYTES]>::try_from(bytes.as_slice()) {
+                        return Ok(Secret::from_bytes(bytes));
+                    }
+                }
+                report.secret_renewed = report.journal_end > report.journal_base;
+                let secret = Secret::generate(rng);
+                keep_secret(&path, &secret).map_err(|source| OpenError::Io { path, source })?;
+                Ok(secret)
+            }
+        }
+    }
+}
+
+/// Writes the secret so that it is there whole, or not at all, and readable by its owner alone.
+fn keep_secret(path: &Path, secret: &Secret) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&fresh)?;
+    file.write_all(secret.bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

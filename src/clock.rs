@@ -1,0 +1,128 @@
+//! Time: read here and nowhere else, so that a test can bring its own.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use chrono::{DateTime, Utc};
+
+use crate::sync::{Arc, AtomicI64, AtomicU64, Ordering};
+
+/// A source of time. Deadlines use the monotonic reading, history the wall reading; neither is ever derived from the other.
+pub trait Clock: Send + Sync + Debug + 'static {
+    /// Time since some fixed moment; never goes back.
+    fn monotonic(&self) -> Duration;
+    /// Milliseconds since 1970-01-01 UTC; may jump.
+    fn wall_ms(&self) -> i64;
+}
+
+/// The machine's clocks.
+#[derive(Debug, Clone)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn wall_ms(&self) -> i64 {
+        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => ms(since),
+            Err(before) => -ms(before.duration()),
+        }
+    }
+}
+
+/// A clock that moves when told to. Cloning clones the handle: all clones show the same time.
+///
+/// ```
+/// use std::time::Duration;
+/// use commissary::{Clock, ManualClock};
+///
+/// let clock = ManualClock::default();
+/// let shared = clock.clone();
+/// clock.advance(Duration::from_secs(5));
+/// assert_eq!(shared.monotonic(), Duration::from_secs(5));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct ManualClock {
+    monotonic_ms: Arc<AtomicU64>,
+    wall_ms: Arc<AtomicI64>,
+}
+
+impl ManualClock {
+    /// Moves both readings forward.
+    pub fn advance(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        // ordering: Relaxed; a test's clock, read as a number.
+        self.monotonic_ms.fetch_add(ms, Ordering::Relaxed);
+        self.wall_ms.fetch_add(i64::try_from(ms).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Sets the wall reading alone, as an administrator or a time server might.
+    pub fn set_wall_ms(&self, wall_ms: i64) {
+        // ordering: Relaxed; see `advance`.
+        self.wall_ms.store(wall_ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for ManualClock {
+    fn monotonic(&self) -> Duration {
+        // ordering: Relaxed; see `advance`.
+        Duration::from_millis(self.monotonic_ms.load(Ordering::Relaxed))
+    }
+
+    fn wall_ms(&self) -> i64 {
+        // ordering: Relaxed; see `advance`.
+        self.wall_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// The hub's own time: ms during which the hub was open, since its journal began. It stands still while the hub is
+/// closed, so time down never counts against a lease.
+#[derive(Debug)]
+pub(crate) struct HubClock {
+    clock: Arc<dyn Clock>,
+    /// Hub time minus the clock's monotonic reading, in ms; wraps.
+    offset: u64,
+}
+
+impl HubClock {
+    /// Goes on from `resume_at`, the hub time last seen in the journal.
+    pub(crate) fn new(clock: Arc<dyn Clock>, resume_at: u64) -> Self {
+        let offset = resume_at.wrapping_sub(millis(clock.monotonic()));
+        Self { clock, offset }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        millis(self.clock.monotonic()).wrapping_add(self.offset)
+    }
+
+    pub(crate) fn wall_ms(&self) -> i64 {
+        self.clock.wall_ms()
+    }
+}
+
+/// The machine's moment at which a parked thread gives up; `None` if that is out of range. Only for parking: nothing of
+/// the hub's state depends on it.
+pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// Whole milliseconds, saturating.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Wall milliseconds as the surface shows them; the epoch if they are out of chrono's range.
+pub(crate) fn utc(wall_ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(wall_ms).unwrap_or_default()
+}

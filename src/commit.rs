@@ -1,0 +1,66 @@
+//! What waits for the writer.
+
+use crate::pool::Pool;
+use crate::record::SeatState;
+use crate::service::ServiceState;
+use crate::slot::Mask;
+use crate::sync::Arc;
+use crate::ticket::Resolution;
+
+/// One change of state, applied in memory or decided, and to be journaled.
+#[derive(Debug)]
+pub(crate) enum Change {
+    Service {
+        service: u32,
+        name: Arc<str>,
+        state: ServiceState,
+        max_subjects: u64,
+    },
+    Client {
+        client: u64,
+        name: Arc<str>,
+        registered: bool,
+    },
+    Seat {
+        service: u32,
+        client: u64,
+        state: SeatState,
+    },
+    /// A list of `SubjectRecord`.
+    Added {
+        service: u32,
+        subjects: Vec<u8>,
+    },
+    Reported(Reports),
+    Conflict(Reports),
+}
+
+/// Reports on one lease: a list of `Item`, of which those in `accepted` took effect.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) index: usize,
+    pub(crate) client: u64,
+    pub(crate) items: Vec<u8>,
+    pub(crate) accepted: Mask,
+    /// `accepted` holds every item: the list can be taken as it is.
+    pub(crate) whole: bool,
+}
+
+/// A change in the queue, with its caller's ticket.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) change: Change,
+    /// Bytes reserved for it.
+    pub(crate) permits: usize,
+    pub(crate) resolution: Resolution,
+}
+
+impl Pending {
+    /// What a change takes beside its payload, about.
+    pub(crate) const OVERHEAD: usize = 256;
+
+    pub(crate) fn new(change: Change, permits: usize) -> Self {
+        Self { change, permits, resolution: Resolution::default() }
+    }
+}

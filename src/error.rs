@@ -1,0 +1,493 @@
+//! Errors: one type per operation, holding what that call can do; [`Error`] collects them for `?` in applications.
+//!
+//! Expected results (nothing to claim, a stale report) are values, not errors: see [`Claim`](crate::Claim) and
+//! [`Outcome`](crate::Outcome).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::journal::JournalError;
+use crate::service::ServiceState;
+pub use crate::store::StoreError;
+
+/// Why the hub takes no new work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// A write or a sync failed. Reads go on; reopening recovers.
+    #[error("the hub is poisoned: {cause}; reopen it to recover")]
+    Poisoned {
+        /// What failed.
+        cause: String,
+    },
+    /// The hub was closed.
+    #[error("the hub is closed")]
+    Closed,
+    /// The bound on what waits for the writer is reached. Nothing was changed; try again.
+    #[error("busy: {queued} bytes wait for the writer, the limit is {limit} (queue_bytes)")]
+    Busy {
+        /// Bytes that wait.
+        queued: u64,
+        /// `Limits::queue_bytes`.
+        limit: u64,
+        /// When trying again is likely to succeed.
+        retry_after: Duration,
+    },
+}
+
+impl HubError {
+    /// True if the same call may succeed later without anyone's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+}
+
+/// Why a hub could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The directory could not be made, read or written.
+    #[error("cannot use {path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another hub, in this process or another, has the directory open.
+    #[error("{path} is open in another hub")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The journal is damaged, truncated or of another version.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalError),
+    /// The store could not be opened, and setting it aside did not help.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The store is there and reflects a journal that is not: what came after `store_position` is lost.
+    /// [`Builder::accept_missing_journal`](crate::Builder::accept_missing_journal) goes on from the store.
+    #[error("the journal is missing; the store reflects it up to position {store_position}, what came after is lost")]
+    JournalMissing {
+        /// Up to where the store is right.
+        store_position: u64,
+    },
+    /// A frame is intact but says something that cannot be.
+    #[error("journal position {position}: {what}")]
+    Frame {
+        /// Where the frame starts.
+        position: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The system gave no random bytes for the hub's secret.
+    #[error("no entropy: {0}")]
+    Entropy(String),
+    /// A limit or option is outside its range.
+    #[error("option {option} must be {range}")]
+    Option {
+        /// The field or method.
+        option: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A caretaker thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What is wrong with a client's details.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetailError {
+    /// The id is missing.
+    #[error("client id must not be zero")]
+    ZeroId,
+    /// The name is missing.
+    #[error("screen name must not be empty")]
+    NoName,
+    /// The name is too long.
+    #[error("screen name has {chars} characters, the limit is {limit}")]
+    LongName {
+        /// Characters given.
+        chars: usize,
+        /// Characters allowed.
+        limit: usize,
+    },
+    /// The name has a character outside `A-Z a-z 0-9 _`.
+    #[error("screen name contains {found:?}; only A-Z a-z 0-9 _ are allowed")]
+    NameCharacter {
+        /// The first such character.
+        found: char,
+    },
+    /// The id is known under another name.
+    #[error("client {id} is known under another screen name")]
+    OtherName {
+        /// The id.
+        id: u64,
+    },
+}
+
+/// Why a client was not registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterClientError {
+    /// A detail is missing or wrong. Nothing was changed.
+    #[error("invalid detail: {0}")]
+    Detail(#[from] DetailError),
+    /// A budget of registrations is exhausted. Nothing was changed; a server should close the connection.
+    #[error("throttled by {limit}; retry after {retry_after:?}")]
+    Throttled {
+        /// The limit's field in [`Limits`](crate::Limits).
+        limit: &'static str,
+        /// When the budget has room again.
+        retry_after: Duration,
+        /// A server should end the connection.
+        disconnect: bool,
+    },
+    /// The table of clients is full.
+    #[error("{limit} clients are known already (clients)")]
+    TooMany {
+        /// `Limits::clients`.
+        limit: u64,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why a client was not deregistered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeregisterError {
+    /// No such client is registered.
+    #[error("client {id} is not registered")]
+    NotRegistered {
+        /// The id given.
+        id: u64,
+    },
+    /// The details do not fit the id. Nothing was changed.
+    #[error("invalid detail: {0}")]
+    Detail(#[from] DetailError),
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why a service was not registered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterServiceError {
+    /// The id is not 1 to 64 of `a-z A-Z 0-9 - _ .`.
+    #[error("service id {id:?} is not 1 to 64 of a-z A-Z 0-9 - _ .")]
+    Id {
+        /// The id given.
+        id: String,
+    },
+    /// A field of the policy is outside its range.
+    #[error("policy of service {service:?}: {field} must be {range}")]
+    Policy {
+        /// The service.
+        service: String,
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A plugin of another type is registered under this id.
+    #[error("service {service:?} is registered with another plugin type")]
+    OtherType {
+        /// The service.
+        service: String,
+    },
+    /// The table of services is full.
+    #[error("{limit} services are registered already (services)")]
+    TooMany {
+        /// `Limits::services`.
+        limit: u32,
+    },
+    /// What the store holds of the service could not be read.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why an administrator's change of a service or seat was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// A field of the policy is outside its range.
+    #[error("policy: {field} must be {range}")]
+    Policy {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// The client is not known.
+    #[error("client {id} is not known")]
+    UnknownClient {
+        /// The id given.
+        id: u64,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why a client was not activated for a service. No record was made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ActivateError {
+    /// The client is not registered (any more).
+    #[error("the client is not registered")]
+    NotRegistered,
+    /// The service is not ready.
+    #[error("the service is not ready: it is {state}")]
+    NotReady {
+        /// What it is instead.
+        state: ServiceState,
+    },
+    /// An administrator suspended the client for this service.
+    #[error("the client is suspended for this service")]
+    Suspended,
+    /// No service of that name is registered.
+    #[error("no service {name:?} is registered")]
+    UnknownService {
+        /// The name given.
+        name: String,
+    },
+    /// The table of seats is full.
+    #[error("{limit} seats are known already (seats)")]
+    TooMany {
+        /// `Limits::seats`.
+        limit: u32,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why a claim was refused. No bucket moved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The client is not registered (any more).
+    #[error("the client is not registered")]
+    NotRegistered,
+    /// The seat is not active: it was idle for too long, or never activated since the client registered.
+    #[error("the seat is inactive; activate it again")]
+    Inactive,
+    /// An administrator suspended the client for this service.
+    #[error("the client is suspended for this service")]
+    Suspended,
+    /// The service is not ready.
+    #[error("the service is not ready: it is {state}")]
+    NotReady {
+        /// What it is instead.
+        state: ServiceState,
+    },
+    /// The ask was for no bucket at all.
+    #[error("a claim asks for at least one bucket and one subject")]
+    Nothing,
+    /// The ask exceeds the cap and the policy is to refuse.
+    #[error("asked for {asked} buckets, the limit is {limit} (buckets_per_claim)")]
+    TooMany {
+        /// Buckets asked for.
+        asked: u32,
+        /// What the policy or the seat's own declaration allows.
+        limit: u32,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why a call on a lease was refused. Nothing was stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// The client is not registered (any more).
+    #[error("the client is not registered")]
+    NotRegistered,
+    /// The token is not of this client and service, or was never given out. Counted as a fault.
+    #[error("the token does not prove a lease of this client")]
+    NotOwner,
+    /// The lease is over: finished, released or expired long ago. Whatever was left is somebody else's.
+    #[error("the lease is over")]
+    Over,
+    /// The lease was not renewed in time. Finished work is still taken until the grace is over.
+    #[error("the lease is dead; only reports are still taken")]
+    Dead,
+    /// The service was revoked at once: finished work is not taken either.
+    #[error("the service is not ready: it is {state}")]
+    NotReady {
+        /// What it is.
+        state: ServiceState,
+    },
+    /// The reports of one call are too large together.
+    #[error("the reports take {bytes} bytes, the limit is {limit} (submit_bytes)")]
+    TooLarge {
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::submit_bytes`.
+        limit: usize,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why subjects were not taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// A key is empty or too long.
+    #[error("subject {place}: the key has {bytes} bytes, allowed are 1 to {limit} (key_bytes)")]
+    Key {
+        /// Which subject of the call, from 0. Those before it were taken in.
+        place: u64,
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::key_bytes`.
+        limit: usize,
+    },
+    /// A body is too long.
+    #[error("subject {place}: the body has {bytes} bytes, the limit is {limit} (body_bytes)")]
+    Body {
+        /// Which subject of the call, from 0. Those before it were taken in.
+        place: u64,
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::body_bytes`.
+        limit: usize,
+    },
+    /// A subject could not be encoded.
+    #[error("subject {place}: {what}")]
+    Encode {
+        /// Which subject of the call, from 0. Those before it were taken in.
+        place: u64,
+        /// What its serialization said.
+        what: String,
+    },
+    /// The hub takes no new work. The first `taken` subjects of the call were taken in.
+    #[error("after {taken} subjects: {source}")]
+    Hub {
+        /// Subjects taken in before.
+        taken: u64,
+        /// Why not more.
+        source: HubError,
+    },
+}
+
+/// Why a ticket will not resolve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TicketError {
+    /// Nothing of the change is in the journal.
+    #[error("the change was refused by the journal; nothing of it was written")]
+    Refused,
+    /// The write or the sync failed: the change may be in the journal or not. It must not be assumed undone; reopening tells.
+    #[error("the change's outcome is unknown until the hub is reopened")]
+    Unknown,
+    /// The change is durable, but the store failed before reads could see it. Reopening replays it.
+    #[error("the change is durable but not visible until the hub is reopened")]
+    NotVisible,
+    /// The hub was closed before the change was written.
+    #[error("the hub was closed before the change was written")]
+    Closed,
+    /// Another owner took over the journal. A file never answers so.
+    #[error("the journal belongs to another owner now")]
+    Fenced,
+    /// The hub is manual and nobody has called `tick`: waiting would never end.
+    #[error("pending, and no thread works on it: call tick")]
+    Manual,
+}
+
+/// Why something stored could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The plugin's type does not fit what was stored (it changed, or the value is damaged). The bytes can be read raw.
+    #[error("stored value of {key} does not decode: {what}")]
+    Decode {
+        /// The subject's key, as bytes in hexadecimal.
+        key: String,
+        /// What the decoder said.
+        what: String,
+    },
+}
+
+/// Why a call by name with a JSON body was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JsonError {
+    /// The body is too large.
+    #[error("the body has {bytes} bytes, the limit is {limit} (json_bytes)")]
+    TooLarge {
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::json_bytes`.
+        limit: usize,
+    },
+    /// The body is not JSON, or not of the shape that the call takes.
+    #[error("malformed body: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Subjects were not taken in.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// The claim was refused.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The call on a lease was refused.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The activation was refused.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    /// The result could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Any error of the crate, for `?` in applications.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant wraps the operation's error of the same name")]
+pub enum Error {
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Detail(#[from] DetailError),
+    #[error(transparent)]
+    RegisterClient(#[from] RegisterClientError),
+    #[error(transparent)]
+    Deregister(#[from] DeregisterError),
+    #[error(transparent)]
+    RegisterService(#[from] RegisterServiceError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Add(#[from] AddError),
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Json(#[from] JsonError),
+}

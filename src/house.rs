@@ -1,0 +1,108 @@
+//! What the handles share: the registry, the people, the store, and the caretakers of a manual hub.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::client::People;
+use crate::commit::Change;
+use crate::error::HubError;
+use crate::link::Link;
+use crate::record::ServiceValue;
+use crate::registry::{Generations, Registry};
+use crate::steward::Steward;
+use crate::store::Store;
+use crate::sync::Arc;
+use crate::writer::Writer;
+
+/// The two caretakers.
+#[derive(Debug)]
+pub(crate) struct Caretakers {
+    pub(crate) writer: Writer,
+    pub(crate) steward: Steward,
+}
+
+/// Everything but the threads.
+#[derive(Debug)]
+pub(crate) struct House {
+    pub(crate) link: Arc<Link>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) people: Arc<People>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) generations: Arc<Generations>,
+    /// Services that the store knew when the hub was opened. A named exception to "no lock": registering a service is a
+    /// cold call, and one at a time.
+    pub(crate) shelf: Mutex<Shelf>,
+    /// The caretakers, in a manual hub. A named exception: only `tick`, and what works for it, takes it.
+    manual: Mutex<Option<Caretakers>>,
+}
+
+/// Services known to the store, and the next free number.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    pub(crate) stored: Vec<(u32, ServiceValue)>,
+    pub(crate) next: u32,
+}
+
+impl House {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        registry: Arc<Registry>,
+        people: Arc<People>,
+        store: Arc<dyn Store>,
+        generations: Arc<Generations>,
+        shelf: Shelf,
+    ) -> Self {
+        Self { link, registry, people, store, generations, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
+    }
+
+    /// Keeps the caretakers of a manual hub.
+    pub(crate) fn keep(&self, caretakers: Caretakers) {
+        *self.caretakers() = Some(caretakers);
+    }
+
+    /// Gives the caretakers of a manual hub away, at its end.
+    pub(crate) fn dismiss(&self) -> Option<Caretakers> {
+        self.caretakers().take()
+    }
+
+    fn caretakers(&self) -> MutexGuard<'_, Option<Caretakers>> {
+        // A panic in a caretaker is a bug; its state is still whole enough to be closed.
+        self.manual.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does the caretakers' work until there is nothing left to do now. Only in a manual hub.
+    pub(crate) fn tick(&self) {
+        let mut guard = self.caretakers();
+        let Some(caretakers) = guard.as_mut() else { return };
+        // What is put back in one round is offered in the next; each round settles what the one before it began.
+        for _ in 0..8 {
+            let wrote = caretakers.writer.turn();
+            caretakers.writer.apply_all();
+            let cared = caretakers.steward.turn();
+            if !wrote && !cared {
+                break;
+            }
+        }
+    }
+
+    /// In a manual hub, does the writer's work, so that the queue has room again.
+    pub(crate) fn make_room(&self) {
+        if let Some(caretakers) = self.caretakers().as_mut() {
+            caretakers.writer.turn();
+            caretakers.writer.apply_all();
+        }
+    }
+
+    /// Journals the state of a service as it is now.
+    pub(crate) fn send_service(
+        &self,
+        service: &crate::registry::ServiceCore,
+    ) -> Result<crate::ticket::Ticket, HubError> {
+        let change = Change::Service {
+            service: service.id,
+            name: Arc::clone(&service.name),
+            state: service.state(),
+            max_subjects: service.policy().max_subjects,
+        };
+        self.link.send(change, service.name.len())
+    }
+}

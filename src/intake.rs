@@ -1,0 +1,247 @@
+//! Subjects in: encoded and sent to the writer here; then read back, block by block, and cut into buckets.
+
+use std::collections::{HashSet, VecDeque};
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha12Rng;
+
+use crate::apply::stored;
+use crate::commit::{Change, Pending};
+use crate::error::{AddError, HubError, StoreError, TicketError};
+use crate::house::House;
+use crate::lease::{SubjectError, encode_subject};
+use crate::pool::{SubjectBuf, SubjectRef};
+use crate::record::{self, BlockItem, Owed, key};
+use crate::registry::ServiceCore;
+use crate::service::Subject;
+use crate::store::Store;
+use crate::sync::Arc;
+use crate::ticket::{Intake, Ticket};
+
+/// Subjects in one journal record, at most.
+const RECORD_SUBJECTS: usize = 1_024;
+/// Bytes of subjects in one journal record, about at most.
+const RECORD_BYTES: usize = 256 << 10;
+/// Records under way for one call.
+const UNDER_WAY: usize = 16;
+
+fn at(place: u64) -> impl FnOnce(SubjectError) -> AddError {
+    move |error| match error {
+        SubjectError::Key { bytes, limit } => AddError::Key { place, bytes, limit },
+        SubjectError::Body { bytes, limit } => AddError::Body { place, bytes, limit },
+        SubjectError::Encode(what) => AddError::Encode { place, what },
+    }
+}
+
+fn send_encoded(service: &ServiceCore, subjects: Vec<u8>, taken: u64) -> Result<Ticket, AddError> {
+    let bytes = subjects.len();
+    let change = Change::Added { service: service.id, subjects };
+    service.link.send(change, bytes).map_err(|source| AddError::Hub { taken, source })
+}
+
+/// Sends subjects as one change: all of them are taken in, or none.
+pub(crate) fn send<T: Subject>(service: &ServiceCore, subjects: &[T]) -> Result<Ticket, AddError> {
+    let limits = &service.link.limits;
+    let mut bytes = Vec::new();
+    for (place, subject) in subjects.iter().enumerate() {
+        encode_subject(subject, limits.key_bytes, limits.body_bytes, &mut bytes).map_err(at(place as u64))?;
+        if bytes.len() > limits.submit_bytes {
+            return Err(AddError::Body { place: place as u64, bytes: bytes.len(), limit: limits.submit_bytes });
+        }
+    }
+    send_encoded(service, bytes, 0)
+}
+
+/// Sends any number of subjects, record by record, and waits until all are visible.
+pub(crate) fn send_all<T: Subject>(
+    house: &House,
+    service: &ServiceCore,
+    subjects: impl IntoIterator<Item = T>,
+) -> Result<Intake, AddError> {
+    let limits = &service.link.limits;
+    let mut sending = Sending { house, service, under_way: VecDeque::new(), taken: 0, intake: Intake::default() };
+    let (mut bytes, mut count) = (Vec::new(), 0);
+    for (place, subject) in subjects.into_iter().enumerate() {
+        let place = place as u64;
+        let whole = bytes.len();
+        if let Err(error) = encode_subject(&subject, limits.key_bytes, limits.body_bytes, &mut bytes) {
+            // Those before it are taken in.
+            bytes.truncate(whole);
+            sending.record(bytes, count)?;
+            sending.finish()?;
+            return Err(at(place)(error));
+        }
+        count += 1;
+        if count >= RECORD_SUBJECTS || bytes.len() >= RECORD_BYTES {
+            sending.record(std::mem::take(&mut bytes), count)?;
+            count = 0;
+        }
+    }
+    sending.record(bytes, count)?;
+    sending.finish()
+}
+
+struct Sending<'a> {
+    house: &'a House,
+    service: &'a ServiceCore,
+    under_way: VecDeque<(u64, Ticket)>,
+    /// Subjects known to be taken in.
+    taken: u64,
+    intake: Intake,
+}
+
+impl Sending<'_> {
+    fn record(&mut self, bytes: Vec<u8>, count: usize) -> Result<(), AddError> {
+        if count == 0 {
+            return Ok(());
+        }
+        while self.under_way.len() >= UNDER_WAY {
+            self.wait()?;
+        }
+        let link = &self.house.link;
+        let needed = bytes.len() + Pending::OVERHEAD;
+        loop {
+            link.check().map_err(|source| self.failed(source))?;
+            match link.reserve(needed) {
+                Ok(()) => break,
+                // Our own records hold the room, or others' do.
+                Err(_) if !self.under_way.is_empty() => self.wait()?,
+                Err(_) if link.manual => self.house.make_room(),
+                Err(HubError::Busy { retry_after, .. }) => std::thread::park_timeout(retry_after),
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+        let change = Change::Added { service: self.service.id, subjects: bytes };
+        let node = Arc::new(crate::stack::Node::new(Pending::new(change, needed)));
+        self.under_way.push_back((count as u64, Ticket::new(Arc::clone(&node), false)));
+        link.push(node);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), AddError> {
+        let Some((count, ticket)) = self.under_way.pop_front() else { return Ok(()) };
+        if self.house.link.manual {
+            self.house.make_room();
+        }
+        match ticket.wait_visible() {
+            Ok(intake) => {
+                self.taken += count;
+                self.intake = self.intake.plus(intake);
+                Ok(())
+            }
+            Err(TicketError::Closed) => Err(self.failed(HubError::Closed)),
+            Err(error) => {
+                let cause = self.house.link.check().err();
+                Err(self.failed(cause.unwrap_or(HubError::Poisoned { cause: error.to_string() })))
+            }
+        }
+    }
+
+    fn failed(&self, source: HubError) -> AddError {
+        AddError::Hub { taken: self.taken, source }
+    }
+
+    fn finish(mut self) -> Result<Intake, AddError> {
+        while !self.under_way.is_empty() {
+            self.wait()?;
+        }
+        Ok(self.intake)
+    }
+}
+
+/// Reads the pending subjects of one service, oldest first, and hands them out in windows. The steward's.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    service: u32,
+    /// Where reading goes on.
+    next_rank: u64,
+    /// Ranks leased since before the hub was opened: their bits are still set, but they do not wait.
+    leased: HashSet<u64>,
+    /// Read but not cut yet, oldest first.
+    tail: VecDeque<SubjectBuf>,
+    /// Hub time, ms, since when the tail has waited; meaningless while it is empty.
+    tail_since: u64,
+}
+
+impl Reader {
+    pub(crate) fn new(service: u32, leased: HashSet<u64>) -> Self {
+        Self { service, next_rank: 0, leased, tail: VecDeque::new(), tail_since: 0 }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.tail.len()
+    }
+
+    pub(crate) fn waiting_since(&self) -> Option<u64> {
+        (!self.tail.is_empty()).then_some(self.tail_since)
+    }
+
+    /// The rank from which on nothing was read yet.
+    pub(crate) fn next_rank(&self) -> u64 {
+        self.next_rank
+    }
+
+    /// Reads blocks until `wanted` subjects wait or there are no more; returns how many were unreadable.
+    pub(crate) fn fill(
+        &mut self,
+        store: &dyn Store,
+        service: &ServiceCore,
+        wanted: usize,
+        now: u64,
+    ) -> Result<u64, StoreError> {
+        let mut unreadable = 0;
+        while self.tail.len() < wanted {
+            let (start, end) = key::range(self.service, key::OWED, &self.next_rank.to_be_bytes());
+            let blocks = store.scan(&start, Some(&end), 4)?;
+            if blocks.is_empty() {
+                break;
+            }
+            for (owed_key, owed) in blocks {
+                let owed: Owed = stored(record::decode("block state", &owed))?;
+                let first = key::number(key::rest(&owed_key)).unwrap_or(0);
+                let Some(block) = store.get(&key::of(self.service, key::BLOCK, &first.to_be_bytes()))? else {
+                    // Finished between the two reads.
+                    self.next_rank = first + u64::from(owed.len);
+                    continue;
+                };
+                if self.tail.is_empty() {
+                    self.tail_since = now;
+                }
+                unreadable += self.read_block(service, first, &owed, &block)?;
+                self.next_rank = first + u64::from(owed.len);
+            }
+        }
+        Ok(unreadable)
+    }
+
+    fn read_block(&mut self, service: &ServiceCore, first: u64, owed: &Owed, block: &[u8]) -> Result<u64, StoreError> {
+        let mut unreadable = 0;
+        for (place, item) in record::list::<BlockItem<'_>>("block", block).enumerate() {
+            let item = stored(item)?;
+            let rank = first + place as u64;
+            if !owed.has(place as u64) || self.leased.remove(&rank) {
+                continue;
+            }
+            if service.plugin.reads(item.key, item.body) {
+                let subject = SubjectRef { rank, depth: item.depth, key: item.key, body: item.body };
+                self.tail.push_back(SubjectBuf::new(subject));
+            } else {
+                unreadable += 1;
+                tracing::error!(service = %service.name, rank, "stored subject does not decode: not handed out");
+            }
+        }
+        Ok(unreadable)
+    }
+
+    /// Takes a window of up to `most` of the oldest subjects, shuffled, in whole buckets; a last short bucket only if
+    /// `short` allows it.
+    pub(crate) fn window(&mut self, most: usize, bucket: usize, short: bool, rng: &mut ChaCha12Rng) -> Vec<SubjectBuf> {
+        let available = self.tail.len().min(most.max(1));
+        let whole = available - available % bucket.max(1);
+        // Short only if there is no more: with more waiting, whole buckets can be cut.
+        let take = if short && available == self.tail.len() { available } else { whole };
+        let mut window: Vec<SubjectBuf> = self.tail.drain(..take).collect();
+        window.shuffle(rng);
+        window
+    }
+}

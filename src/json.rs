@@ -1,0 +1,337 @@
+//! The erased twin of a plugin, and access by name with JSON bodies, for applications that put a network in front.
+
+use std::any::{Any, TypeId};
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::client::{Ask, Capability, Claim, Client, Empty, EmptyReason, Seat, SeatCore};
+use crate::error::{ActivateError, AddError, ClaimError, JsonError, LeaseError};
+use crate::house::House;
+use crate::id::LeaseToken;
+use crate::intake;
+use crate::lease::{LeaseView, Submitted};
+use crate::registry::ServiceCore;
+use crate::results;
+use crate::service::{Service, ServiceState, Subject, contain};
+use crate::sync::Arc;
+use crate::ticket::Ticket;
+
+/// What the hub can ask of a plugin without knowing its types. Implemented for every [`Service`].
+pub(crate) trait Plugin: Send + Sync {
+    /// True if the stored subject decodes; those that do not are not handed out.
+    fn reads(&self, key: &[u8], body: &[u8]) -> bool;
+    fn plugin_type(&self) -> TypeId;
+    fn as_any(&self) -> &(dyn Any + Send + Sync);
+    fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError>;
+    fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError>;
+    fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError>;
+    fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError>;
+}
+
+/// `{"token": "...", "reports": [[key, report], ...]}`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubmitBody<K, R> {
+    token: LeaseToken,
+    reports: Vec<(K, R)>,
+}
+
+/// `{"buckets": 2, "subjects": 100, "time_ms": 60000}`, all optional
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskBody {
+    buckets: Option<u32>,
+    subjects: Option<usize>,
+    time_ms: Option<u64>,
+}
+
+/// `{"token": "..."}`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenBody {
+    token: LeaseToken,
+}
+
+impl<S: Service> Plugin for S {
+    fn reads(&self, key: &[u8], body: &[u8]) -> bool {
+        contain(|| S::Subject::read(key, body).is_ok()).unwrap_or(false)
+    }
+
+    fn plugin_type(&self) -> TypeId {
+        TypeId::of::<S>()
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        self
+    }
+
+    fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError> {
+        let subjects: Vec<S::Subject> = serde_json::from_slice(body)?;
+        Ok(intake::send(service, &subjects)?)
+    }
+
+    fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError> {
+        let key: <S::Subject as Subject>::Key = serde_json::from_slice(key)?;
+        let finding = results::one::<S>(house.store.as_ref(), service, &key)?;
+        Ok(finding.map(serde_json::to_value).transpose()?)
+    }
+
+    fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError> {
+        let grant = match seat.typed::<S>().claim(ask)? {
+            Claim::Empty(empty) => return Ok(json!({ "empty": empty_json(empty) })),
+            Claim::Leased(grant) => grant,
+        };
+        let (limit, clamped) = (grant.limit, grant.clamped);
+        let mut leases = Vec::new();
+        for lease in grant {
+            // Encoded while the guard still holds the bucket: a subject that breaks the encoder gives it back.
+            let subjects = serde_json::to_value(lease.subjects().collect::<Vec<_>>())?;
+            leases.push(json!({ "token": lease.into_token(), "subjects": subjects }));
+        }
+        Ok(json!({ "leases": leases, "limit": limit, "clamped": clamped }))
+    }
+
+    fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError> {
+        let body: SubmitBody<<S::Subject as Subject>::Key, S::Report> = serde_json::from_slice(body)?;
+        let seat = seat.typed::<S>();
+        let submitted =
+            if last { seat.submit(&body.token, body.reports)? } else { seat.report(&body.token, body.reports)? };
+        let Submitted { outcomes, ticket, put_back, kept } = submitted;
+        Ok((json!({ "outcomes": outcomes, "put_back": put_back, "kept": kept }), ticket))
+    }
+
+    fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError> {
+        let views: Vec<LeaseView<S>> = seat.typed::<S>().leases()?;
+        let mut leases = Vec::new();
+        for view in views {
+            let time_left_ms = u64::try_from(view.time_left.as_millis()).unwrap_or(u64::MAX);
+            let subjects = serde_json::to_value(view.subjects)?;
+            let lease = json!({
+                "token": view.token, "subjects": subjects, "time_left_ms": time_left_ms, "dead": view.dead
+            });
+            leases.push(lease);
+        }
+        Ok(json!({ "leases": leases }))
+    }
+}
+
+fn empty_json(empty: Empty) -> Value {
+    let retry_after_ms = u64::try_from(empty.retry_after.as_millis()).unwrap_or(u64::MAX);
+    let reason = match empty.reason {
+        EmptyReason::NothingPending => "nothing_pending",
+        EmptyReason::AllLeased { .. } => "all_leased",
+        EmptyReason::NotYetFormed => "not_yet_formed",
+        EmptyReason::QuotaFull => "quota_full",
+        EmptyReason::Paused => "paused",
+    };
+    json!({ "reason": reason, "retry_after_ms": retry_after_ms })
+}
+
+/// A service found by its name. All bodies are JSON; what they hold is the plugin's subject, key and report types as
+/// serde writes them.
+///
+/// # Concurrency
+///
+/// As the typed handles: the calls on leases are lock-free but for the parsing and building of JSON.
+#[derive(Clone)]
+pub struct NamedService {
+    house: Arc<House>,
+    core: Arc<ServiceCore>,
+}
+
+impl fmt::Debug for NamedService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NamedService").field(&self.core.name).finish()
+    }
+}
+
+impl NamedService {
+    pub(crate) fn new(house: Arc<House>, core: Arc<ServiceCore>) -> Self {
+        Self { house, core }
+    }
+
+    /// The service's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Where the service is in its life; a hint, each call looks again.
+    #[must_use]
+    pub fn state(&self) -> ServiceState {
+        self.core.state()
+    }
+
+    /// Takes in subjects: a JSON array of them, as one change.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; nothing was taken in.
+    pub fn add(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.add_json(&self.core, body)
+    }
+
+    /// The result of one subject, given its key as JSON: `{"key", "report", "client", "at", "version", "position"}`.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn result(&self, key: &[u8]) -> Result<Option<Value>, JsonError> {
+        self.measure(key)?;
+        self.core.plugin.result_json(&self.house, self.core.id, key)
+    }
+
+    /// Activates a client for the service.
+    ///
+    /// # Errors
+    ///
+    /// [`ActivateError`]; no record was made.
+    pub fn activate(&self, client: &Client, capability: Capability) -> Result<NamedSeat, ActivateError> {
+        let core = client.activate_core(&self.core, capability)?;
+        Ok(NamedSeat { house: Arc::clone(&self.house), core })
+    }
+
+    fn measure(&self, body: &[u8]) -> Result<(), JsonError> {
+        measure(&self.core, body)
+    }
+}
+
+fn measure(core: &ServiceCore, body: &[u8]) -> Result<(), JsonError> {
+    let limit = core.link.limits.json_bytes;
+    if body.len() > limit { Err(JsonError::TooLarge { bytes: body.len(), limit }) } else { Ok(()) }
+}
+
+/// A seat at a service found by its name. Leases are known by their tokens alone.
+#[derive(Clone)]
+pub struct NamedSeat {
+    house: Arc<House>,
+    core: Arc<SeatCore>,
+}
+
+impl fmt::Debug for NamedSeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
+
+impl NamedSeat {
+    fn typed<S: Service>(&self) -> Seat<S> {
+        Seat::new(&self.house, Arc::clone(&self.core))
+    }
+
+    fn parse<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, JsonError> {
+        measure(&self.core.service, body)?;
+        Ok(serde_json::from_slice(body)?)
+    }
+
+    /// Claims buckets: `{"buckets": 2, "subjects": 100, "time_ms": 60000}`, each optional. Answers
+    /// `{"leases": [{"token", "subjects"}], "limit", "clamped"}` or `{"empty": {"reason", "retry_after_ms"}}`.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; no bucket moved.
+    pub fn claim(&self, body: &[u8]) -> Result<Value, JsonError> {
+        let body: AskBody = self.parse(body)?;
+        let mut ask = Ask::buckets(body.buckets.unwrap_or(1));
+        if let Some(subjects) = body.subjects {
+            ask = ask.subjects(subjects);
+        }
+        if let Some(time_ms) = body.time_ms {
+            ask = ask.time(Duration::from_millis(time_ms));
+        }
+        self.core.service.plugin.claim_json(self, ask)
+    }
+
+    /// Reports and gives back the rest: `{"token", "reports": [[key, report], ...]}`. Answers
+    /// `{"outcomes", "put_back", "kept"}`, and the ticket.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; nothing was stored.
+    pub fn submit(&self, body: &[u8]) -> Result<(Value, Ticket), JsonError> {
+        measure(&self.core.service, body)?;
+        self.core.service.plugin.submit_json(self, body, true)
+    }
+
+    /// Reports and keeps the rest; otherwise as [`submit`](Self::submit).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; nothing was stored.
+    pub fn report(&self, body: &[u8]) -> Result<(Value, Ticket), JsonError> {
+        measure(&self.core.service, body)?;
+        self.core.service.plugin.submit_json(self, body, false)
+    }
+
+    /// Renews a lease: `{"token"}`. Answers `{"time_left_ms"}`.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn renew(&self, body: &[u8]) -> Result<Value, JsonError> {
+        let body: TokenBody = self.parse(body)?;
+        let seat: Seat<Untyped> = self.typed();
+        let left = seat.renew(&body.token)?;
+        Ok(json!({ "time_left_ms": u64::try_from(left.as_millis()).unwrap_or(u64::MAX) }))
+    }
+
+    /// Gives a lease back: `{"token"}`. Answers `{"put_back"}`.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn release(&self, body: &[u8]) -> Result<Value, JsonError> {
+        let body: TokenBody = self.parse(body)?;
+        let seat: Seat<Untyped> = self.typed();
+        let put_back = seat.release(&body.token)?;
+        Ok(json!({ "put_back": put_back }))
+    }
+
+    /// What the client holds: `{"leases": [{"token", "subjects", "time_left_ms", "dead"}]}`.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn leases(&self) -> Result<Value, JsonError> {
+        self.core.service.plugin.leases_json(self)
+    }
+}
+
+/// Stands in for the plugin's types where none of them is touched.
+enum Untyped {}
+
+impl Service for Untyped {
+    type Subject = u64;
+    type Report = ();
+
+    fn id(&self) -> &str {
+        match *self {}
+    }
+
+    fn policy(&self) -> crate::service::Policy {
+        match *self {}
+    }
+
+    fn judge(&self, _: &u64, (): &(), _: crate::service::Reporter) -> crate::service::Verdict {
+        match *self {}
+    }
+}
+
+impl JsonError {
+    /// True if the same call may succeed later without anyone's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let hub = match self {
+            Self::Add(AddError::Hub { source, .. }) => Some(source),
+            Self::Claim(ClaimError::Hub(hub)) | Self::Lease(LeaseError::Hub(hub)) => Some(hub),
+            Self::Activate(ActivateError::Hub(hub)) => Some(hub),
+            _ => None,
+        };
+        hub.is_some_and(crate::error::HubError::is_transient)
+    }
+}

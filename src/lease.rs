@@ -1,0 +1,653 @@
+//! One client's exclusive hold on one bucket: submit, renew, release, drop.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::client::SeatCore;
+use crate::commit::{Change, Pending, Reports};
+use crate::error::LeaseError;
+use crate::id::LeaseToken;
+use crate::pool::{Pool, SubjectRef};
+use crate::record::{self, Item, SubjectRecord};
+use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};
+use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
+use crate::stack::Node;
+use crate::sync::Arc;
+use crate::ticket::Ticket;
+
+/// A lease held by a worker in this process. Dropping it gives its bucket back.
+///
+/// For a worker elsewhere, [`into_token`](Self::into_token) turns it into its proof; the [`Seat`](crate::Seat) then
+/// takes the token.
+///
+/// # Concurrency
+///
+/// `report`, `submit`, `renew`, `release` and drop are lock-free and never touch the disk. When a report and the lease's
+/// end race, each subject is either reported or put back, never both.
+#[must_use = "dropping a lease gives its bucket back"]
+pub struct Lease<S: Service> {
+    /// None once it was taken apart.
+    hold: Option<Hold>,
+    service: PhantomData<fn() -> S>,
+}
+
+impl<S: Service> fmt::Debug for Lease<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lease").field(&self.hold.as_ref().and_then(Hold::token)).finish()
+    }
+}
+
+/// What a lease is made of.
+pub(crate) struct Hold {
+    seat: Arc<SeatCore>,
+    pool: Arc<Pool>,
+    index: usize,
+}
+
+impl Hold {
+    fn token(&self) -> Option<LeaseToken> {
+        self.pool.token(self.index)
+    }
+
+    /// Moves the deadline to a full term from now.
+    pub(crate) fn renew_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
+        let link = &seat.service.link;
+        link.check()?;
+        if !seat.client.is_registered() {
+            return Err(LeaseError::NotRegistered);
+        }
+        let now = link.clock.now();
+        let since_birth = now.saturating_sub(pool.born);
+        let slot = pool.slot(index).ok_or(LeaseError::NotOwner)?;
+        match slot.renew(seat.index, since_birth + pool.terms.lease_ms) {
+            ToRenewed::Renewed { deadline } => {
+                seat.touch(now);
+                Ok(Duration::from_millis(deadline.saturating_sub(since_birth)))
+            }
+            ToRenewed::Dead => Err(LeaseError::Dead),
+            ToRenewed::Over => Err(LeaseError::Over),
+            ToRenewed::NotOwner => Err(LeaseError::NotOwner),
+        }
+    }
+
+    /// Ends a lease: what is left is put back, and the writer is asked to journal that. `None` if it was over, or if
+    /// another caller ended it.
+    pub(crate) fn end_slot(
+        seat: &SeatCore,
+        pool: &Pool,
+        index: usize,
+        owner: Option<u32>,
+        cause: Cause,
+    ) -> Option<Ended> {
+        let ended = pool.slot(index)?.end(owner, cause)?;
+        Self::ended(seat, pool, index, &ended, cause);
+        Some(ended)
+    }
+
+    /// Finishes a bucket in which nothing is owed any more.
+    pub(crate) fn finish_slot(seat: &SeatCore, pool: &Pool, index: usize) {
+        if let Some(ended) = pool.slot(index).and_then(Slot::finish) {
+            Self::ended(seat, pool, index, &ended, Cause::Client);
+        }
+    }
+
+    fn ended(seat: &SeatCore, pool: &Pool, index: usize, ended: &Ended, cause: Cause) {
+        seat.account(ended, cause, seat.service.link.clock.now());
+        pool.mark(index);
+        seat.service.link.writer.raise();
+        tracing::trace!(
+            client = %seat.client.id,
+            service = %seat.service.name,
+            left = ended.left.count(),
+            ?cause,
+            was_dead = ended.was_dead,
+            "lease ended"
+        );
+    }
+}
+
+impl<S: Service> Lease<S> {
+    pub(crate) fn new(seat: Arc<SeatCore>, pool: Arc<Pool>, index: usize) -> Self {
+        Self { hold: Some(Hold { seat, pool, index }), service: PhantomData }
+    }
+
+    /// Ends the lease for another reason than the client's wish.
+    pub(crate) fn end(mut self, cause: Cause) {
+        if let Some(hold) = self.hold.take() {
+            Hold::end_slot(&hold.seat, &hold.pool, hold.index, Some(hold.seat.index), cause);
+        }
+    }
+
+    fn hold(&self) -> Result<&Hold, LeaseError> {
+        // Taken apart only by methods that consume the lease.
+        self.hold.as_ref().ok_or(LeaseError::Over)
+    }
+
+    /// The subjects of the bucket, in its order, reported or not.
+    pub fn subjects(&self) -> impl Iterator<Item = S::Subject> + '_ {
+        let hold = self.hold.as_ref();
+        let bucket = hold.into_iter().flat_map(|hold| hold.pool.bucket(hold.index));
+        // The steward hands out only subjects that this plugin's type reads.
+        bucket.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
+    }
+
+    /// How many subjects the bucket has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hold.as_ref().and_then(|hold| hold.pool.slot(hold.index)).map_or(0, Slot::len)
+    }
+
+    /// Never true.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The lease's proof, for whoever reports in this worker's stead. The lease stays a guard.
+    ///
+    /// # Panics
+    ///
+    /// Never: a lease has a slot.
+    #[must_use]
+    pub fn token(&self) -> LeaseToken {
+        let token = self.hold.as_ref().and_then(Hold::token);
+        #[expect(
+            clippy::expect_used,
+            reason = "a lease is made with a slot of its pool, and loses it only when consumed"
+        )]
+        token.expect("a lease has a slot")
+    }
+
+    /// Lets go of the guard: the lease goes on until it is submitted or released by token, or expires.
+    #[must_use = "the token is the only way to this lease, but for `Seat::leases`"]
+    pub fn into_token(mut self) -> LeaseToken {
+        let token = self.token();
+        self.hold = None;
+        token
+    }
+
+    /// Reports on some subjects and keeps the rest. Each report is answered on its own; see [`Outcome`].
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Takes effect at one compare-and-swap per 63 subjects; calls [`Service::judge`] before that.
+    ///
+    /// # Durability
+    ///
+    /// The ticket tells. What was accepted is done at once for everyone, but a crash before the ticket is durable undoes it.
+    pub fn report(
+        &self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+    ) -> Result<Submitted, LeaseError> {
+        let hold = self.hold()?;
+        Reporting::new(&hold.seat, &hold.pool, hold.index).run::<S>(reports, false)
+    }
+
+    /// Reports on the bucket and gives back what was not reported: the lease is over.
+    ///
+    /// If a report was rejected, too large or broke the plugin, nothing is given back and the lease goes on
+    /// ([`Submitted::kept`]): the report can be mended and sent again. So it is when the call fails.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored, and the lease is as before.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`report`](Self::report).
+    pub fn submit(
+        &self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+    ) -> Result<Submitted, LeaseError> {
+        let hold = self.hold()?;
+        Reporting::new(&hold.seat, &hold.pool, hold.index).run::<S>(reports, true)
+    }
+
+    /// Extends the lease to a full term from now; returns the time left. Lock-free, no allocation.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError::Dead`] once the deadline has passed and the steward has seen it; [`LeaseError::Over`] after the end.
+    pub fn renew(&self) -> Result<Duration, LeaseError> {
+        let hold = self.hold()?;
+        Hold::renew_slot(&hold.seat, &hold.pool, hold.index)
+    }
+
+    /// Gives the bucket back; the same as dropping the lease.
+    pub fn release(self) {
+        drop(self);
+    }
+}
+
+impl<S: Service> Drop for Lease<S> {
+    /// Gives back what is left. Never blocks, writes to the disk or panics.
+    fn drop(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            Hold::end_slot(&hold.seat, &hold.pool, hold.index, Some(hold.seat.index), Cause::Client);
+        }
+    }
+}
+
+/// A lease as its holder finds it again.
+#[derive(Debug, Clone, Serialize)]
+#[serde(bound(serialize = ""))]
+#[non_exhaustive]
+pub struct LeaseView<S: Service> {
+    /// Its proof.
+    pub token: LeaseToken,
+    /// The subjects still owed.
+    pub subjects: Vec<S::Subject>,
+    /// Time until the deadline; zero if it has passed.
+    pub time_left: Duration,
+    /// The deadline passed and the steward saw it: only reports are taken, until the grace is over.
+    pub dead: bool,
+}
+
+impl<S: Service> LeaseView<S> {
+    pub(crate) fn of(pool: &Pool, index: usize, now: u64) -> Option<Self> {
+        let slot = pool.slot(index)?;
+        let (seen, open) = (slot.snapshot(), slot.open());
+        let owed = pool.bucket(index).enumerate().filter(|(place, _)| open.has(*place));
+        let subjects = owed.filter_map(|(_, subject)| S::Subject::read(subject.key, subject.body).ok()).collect();
+        let dead = seen.phase() == Phase::Dead;
+        let deadline = if dead { 0 } else { pool.born + seen.time() };
+        Some(Self {
+            token: pool.token(index)?,
+            subjects,
+            time_left: Duration::from_millis(deadline.saturating_sub(now)),
+            dead,
+        })
+    }
+}
+
+/// What became of one report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Taken: it is the subject's result. (If the subject was deleted meanwhile: taken, with nothing to do.)
+    Accepted,
+    /// The subject was reported before, with the same content so far as is known: nothing changed, no fault.
+    AlreadyDone,
+    /// The subject was reported before, with another content: the first stays, this one is kept as evidence.
+    Conflict,
+    /// The plugin rejected it; the subject stays with the lease. Counted as a fault.
+    Rejected {
+        /// The plugin's reason.
+        reason: String,
+    },
+    /// The subject is not in this bucket. Counted as a fault.
+    NotInBucket,
+    /// The lease was over for this subject: it was put back, and may be somebody else's.
+    Stale,
+    /// The encoded report is too long; the subject stays with the lease.
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// `Limits::report_bytes`.
+        limit: usize,
+    },
+    /// The plugin panicked on it; the subject stays with the lease.
+    PluginPanicked,
+}
+
+/// The answer to a submit.
+#[derive(Debug)]
+#[must_use]
+#[non_exhaustive]
+pub struct Submitted {
+    /// One outcome a report, in the order of the reports.
+    pub outcomes: Vec<Outcome>,
+    /// Resolves when what was accepted is durable, then visible; at once if nothing was.
+    pub ticket: Ticket,
+    /// Subjects that were not reported and were given back.
+    pub put_back: u32,
+    /// The lease goes on: it was not a final submit, or a report was refused that can be mended.
+    pub kept: bool,
+}
+
+impl Submitted {
+    /// How many reports were accepted.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count()
+    }
+}
+
+/// A report ready to take effect: where it stands among the outcomes, and its fingerprint.
+struct Ready {
+    outcome: usize,
+    place: usize,
+    print: u32,
+    /// Its bytes in the list of items.
+    start: usize,
+    end: usize,
+}
+
+/// One submit on one slot.
+pub(crate) struct Reporting<'a> {
+    seat: &'a SeatCore,
+    pool: &'a Arc<Pool>,
+    index: usize,
+    outcomes: Vec<Outcome>,
+    items: Vec<u8>,
+    ready: Vec<Ready>,
+    wanted: Mask,
+}
+
+impl<'a> Reporting<'a> {
+    pub(crate) fn new(seat: &'a SeatCore, pool: &'a Arc<Pool>, index: usize) -> Self {
+        Self { seat, pool, index, outcomes: Vec::new(), items: Vec::new(), ready: Vec::new(), wanted: Mask::default() }
+    }
+
+    /// Judges and encodes the reports, makes them take effect at once, and hands them to the writer.
+    pub(crate) fn run<S: Service>(
+        mut self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        last: bool,
+    ) -> Result<Submitted, LeaseError> {
+        let slot = self.admit()?;
+        self.prepare::<S>(reports)?;
+        let ticket = self.take_effect(slot)?;
+        let refused = self.outcomes.iter().any(|outcome| {
+            matches!(outcome, Outcome::Rejected { .. } | Outcome::TooLarge { .. } | Outcome::PluginPanicked)
+        });
+        let mut put_back = 0;
+        if last && !refused {
+            let ended = Hold::end_slot(self.seat, self.pool, self.index, Some(self.seat.index), Cause::Client);
+            put_back = ended.map_or(0, |ended| ended.left.count());
+        }
+        let kept = slot.snapshot().is_held();
+        Ok(Submitted { outcomes: self.outcomes, ticket, put_back, kept })
+    }
+
+    fn admit(&self) -> Result<&'a Slot, LeaseError> {
+        let service = &self.seat.service;
+        service.link.check()?;
+        if !self.seat.client.is_registered() {
+            return Err(LeaseError::NotRegistered);
+        }
+        if service.state() == ServiceState::Revoked {
+            return Err(LeaseError::NotReady { state: ServiceState::Revoked });
+        }
+        let slot = self.pool.slot(self.index).ok_or(LeaseError::NotOwner)?;
+        let seen = slot.snapshot();
+        let mine = seen.phase() > Phase::Ready && seen.owner() == self.seat.index;
+        if mine { Ok(slot) } else { Err(LeaseError::NotOwner) }
+    }
+
+    /// Everything that can fail, allocate or run foreign code: before anything is changed.
+    fn prepare<S: Service>(
+        &mut self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+    ) -> Result<(), LeaseError> {
+        let plugin = self.seat.service.plugin::<S>().ok_or(LeaseError::NotOwner)?;
+        let limit = self.seat.service.link.limits.submit_bytes;
+        let mut key = Vec::new();
+        let mut hint = 0;
+        for (name, report) in reports {
+            key.clear();
+            name.write(&mut key);
+            let place = self.place_of(&key, hint);
+            hint = place.map_or(hint, |place| place + 1);
+            let outcome = match place {
+                None => Outcome::NotInBucket,
+                Some(place) => self.prepare_one(plugin, place, &report),
+            };
+            self.outcomes.push(outcome);
+            if self.items.len() > limit {
+                return Err(LeaseError::TooLarge { bytes: self.items.len(), limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a key stands in the bucket. Reports usually come in the bucket's order: `hint` is looked at first.
+    fn place_of(&self, key: &[u8], hint: usize) -> Option<usize> {
+        if self.pool.subject(self.index, hint).is_some_and(|subject| subject.key == key) {
+            return Some(hint);
+        }
+        self.pool.bucket(self.index).position(|subject| subject.key == key)
+    }
+
+    fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report) -> Outcome {
+        let link = &self.seat.service.link;
+        let Some(stored) = self.pool.subject(self.index, place) else { return Outcome::NotInBucket };
+        let encoded = match contain(|| postcard::to_stdvec(report)) {
+            Ok(Ok(encoded)) => encoded,
+            Ok(Err(error)) => return Outcome::Rejected { reason: format!("not encodable: {error}") },
+            Err(panic) => return self.panicked(&panic),
+        };
+        let limit = link.limits.report_bytes;
+        if encoded.len() > limit {
+            return Outcome::TooLarge { bytes: encoded.len(), limit };
+        }
+        // Never 0, which stands for "not known".
+        let print = crc32fast::hash(&encoded) | 1;
+        let owed = self.pool.slot(self.index).is_some_and(|slot| slot.open().has(place));
+        let done_or_twice = !owed || self.wanted.has(place);
+        let mut found = Vec::new();
+        let mut too_deep = 0;
+        if !done_or_twice {
+            match self.judge(plugin, stored, report) {
+                Ok(Ok(subjects)) => match self.encode_found(stored.depth, &subjects) {
+                    Ok(encoded) => (found, too_deep) = encoded,
+                    Err(reason) => return Outcome::Rejected { reason },
+                },
+                Ok(Err(reason)) => return Outcome::Rejected { reason },
+                Err(panic) => return self.panicked(&panic),
+            }
+        } else if self.wanted.has(place) {
+            return Outcome::AlreadyDone;
+        }
+        let item = Item {
+            place: u16::try_from(place).unwrap_or(u16::MAX),
+            rank: stored.rank,
+            depth: stored.depth,
+            key: stored.key,
+            report: &encoded,
+            found: &found,
+            too_deep,
+        };
+        let start = self.items.len();
+        record::append(&mut self.items, &item);
+        self.wanted.insert(place);
+        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, start, end: self.items.len() });
+        Outcome::Accepted
+    }
+
+    fn panicked(&self, message: &str) -> Outcome {
+        self.seat.service.note_panic(message);
+        Outcome::PluginPanicked
+    }
+
+    /// The subjects revealed, or the reason of a rejection; `Err` if the plugin panicked.
+    #[expect(clippy::type_complexity, reason = "a panic, a rejection, or subjects: each handled at the one caller")]
+    fn judge<S: Service>(
+        &self,
+        plugin: &S,
+        stored: SubjectRef<'_>,
+        report: &S::Report,
+    ) -> Result<Result<Vec<S::Subject>, String>, String> {
+        let reporter = Reporter::new(self.seat.client.id);
+        contain(|| {
+            let subject = S::Subject::read(stored.key, stored.body)?;
+            match plugin.judge(&subject, report, reporter) {
+                Verdict::Accept => {
+                    let mut found = Vec::new();
+                    plugin.discover(&subject, report, &mut found);
+                    Ok(found)
+                }
+                Verdict::Reject(reason) => Err(reason),
+            }
+        })
+    }
+
+    /// Encodes what was discovered; only counts it if it lies too deep.
+    fn encode_found<T: Subject>(&self, depth: u16, found: &[T]) -> Result<(Vec<u8>, u32), String> {
+        let mut bytes = Vec::new();
+        if depth >= self.pool.terms.max_depth {
+            return Ok((bytes, u32::try_from(found.len()).unwrap_or(u32::MAX)));
+        }
+        let limits = &self.seat.service.link.limits;
+        for subject in found {
+            encode_subject(subject, limits.key_bytes, limits.body_bytes, &mut bytes)
+                .map_err(|error| format!("a discovered subject: {error}"))?;
+        }
+        Ok((bytes, 0))
+    }
+
+    /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer.
+    fn take_effect(&mut self, slot: &Slot) -> Result<Ticket, LeaseError> {
+        if self.ready.is_empty() {
+            self.count(&Taken::default());
+            return Ok(Ticket::nothing());
+        }
+        let link = &self.seat.service.link;
+        let bytes = self.items.len() + Pending::OVERHEAD;
+        link.reserve(bytes)?;
+        let reports = Reports {
+            pool: Arc::clone(self.pool),
+            index: self.index,
+            client: self.seat.client.id.value(),
+            items: std::mem::take(&mut self.items),
+            accepted: Mask::default(),
+            whole: false,
+        };
+        let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
+        // From here to the push: no plugin code, no allocation, no clock, no guard.
+        let taken = slot.report(self.wanted);
+        if !taken.accepted.is_empty() {
+            set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
+            link.push(Arc::clone(&node));
+        }
+        self.settle(&node, &taken);
+        if taken.accepted.is_empty() {
+            link.give_back(bytes);
+            return if self.seat.client.is_registered() {
+                Ok(Ticket::nothing())
+            } else {
+                Err(LeaseError::NotRegistered)
+            };
+        }
+        if taken.emptied {
+            Hold::finish_slot(self.seat, self.pool, self.index);
+        }
+        Ok(Ticket::new(node, link.manual))
+    }
+
+    /// Puts the outcomes right, counts, and keeps conflicting reports as evidence.
+    fn settle(&mut self, node: &Node<Pending>, taken: &Taken) {
+        let now = self.seat.service.link.clock.now();
+        self.seat.touch(now);
+        let mut evidence = Mask::default();
+        for ready in &self.ready {
+            let outcome = if taken.accepted.has(ready.place) {
+                self.pool.note_print(self.index, ready.place, ready.print);
+                Outcome::Accepted
+            } else if taken.stale.has(ready.place) {
+                Outcome::Stale
+            } else {
+                let first = self.pool.print_of(self.index, ready.place);
+                if first == 0 || first == ready.print {
+                    Outcome::AlreadyDone
+                } else {
+                    evidence.insert(ready.place);
+                    Outcome::Conflict
+                }
+            };
+            if let Some(place) = self.outcomes.get_mut(ready.outcome) {
+                *place = outcome;
+            }
+        }
+        self.count(taken);
+        if !evidence.is_empty() {
+            self.keep(node, evidence);
+        }
+    }
+
+    /// Journals reports that contradict the first one. If the queue is full they are only counted.
+    fn keep(&self, node: &Node<Pending>, evidence: Mask) {
+        let Change::Reported(reports) = &node.value.change else { return };
+        let mut items = Vec::new();
+        for ready in self.ready.iter().filter(|ready| evidence.has(ready.place)) {
+            items.extend_from_slice(reports.items.get(ready.start..ready.end).unwrap_or_default());
+        }
+        let bytes = items.len();
+        let conflict = Reports {
+            pool: Arc::clone(self.pool),
+            index: self.index,
+            client: reports.client,
+            items,
+            accepted: evidence,
+            whole: true,
+        };
+        tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
+        drop(self.seat.service.link.send(Change::Conflict(conflict), bytes));
+    }
+
+    fn count(&self, taken: &Taken) {
+        let counts = &self.seat.counts;
+        counts.subjects_reported.add(u64::from(taken.accepted.count()));
+        for outcome in &self.outcomes {
+            match outcome {
+                Outcome::Accepted => {}
+                Outcome::AlreadyDone => counts.already_done.add(1),
+                Outcome::Conflict => counts.conflicts.add(1),
+                Outcome::Rejected { .. } => counts.rejected.add(1),
+                Outcome::NotInBucket => counts.not_in_bucket.add(1),
+                Outcome::Stale => counts.stale.add(1),
+                Outcome::TooLarge { .. } => counts.oversized.add(1),
+                Outcome::PluginPanicked => counts.plugin_panics.add(1),
+            }
+        }
+    }
+}
+
+fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {
+    // Not shared yet: it was made in this call and is pushed after this.
+    if let Some(node) = Arc::get_mut(node) {
+        if let Change::Reported(reports) = &mut node.value.change {
+            reports.accepted = accepted;
+            reports.whole = whole;
+        }
+    }
+}
+
+/// What is wrong with a subject that was to be taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SubjectError {
+    #[error("the key has {bytes} bytes, allowed are 1 to {limit} (key_bytes)")]
+    Key { bytes: usize, limit: usize },
+    #[error("the body has {bytes} bytes, the limit is {limit} (body_bytes)")]
+    Body { bytes: usize, limit: usize },
+    #[error("{0}")]
+    Encode(String),
+}
+
+/// Appends a subject to a list of `SubjectRecord`.
+pub(crate) fn encode_subject<T: Subject>(
+    subject: &T,
+    key_limit: usize,
+    body_limit: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), SubjectError> {
+    let (mut key, mut body) = (Vec::new(), Vec::new());
+    subject.key().write(&mut key);
+    if key.is_empty() || key.len() > key_limit {
+        return Err(SubjectError::Key { bytes: key.len(), limit: key_limit });
+    }
+    subject.write_body(&mut body).map_err(SubjectError::Encode)?;
+    if body.len() > body_limit {
+        return Err(SubjectError::Body { bytes: body.len(), limit: body_limit });
+    }
+    record::append(out, &SubjectRecord { key: &key, body: &body });
+    Ok(())
+}

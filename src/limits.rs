@@ -1,0 +1,82 @@
+//! Every hard limit, in one place, readable at run time.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::slot::{BUCKET_MAX, OWNERS_MAX, TIME_MAX};
+
+/// The hub's hard limits. Exceeding one is refused with an error that names the limit and the value.
+///
+/// Set them with [`Builder::limits`](crate::Builder::limits); read them with [`Hub::limits`](crate::Hub::limits).
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Services that can be registered. Default 1,024.
+    pub services: u32,
+    /// Clients that can be known, registered or not. Default 1,000,000.
+    pub clients: u64,
+    /// Seats (activations of a client for a service) that can be known. Default and most: 67,108,863.
+    pub seats: u32,
+    /// Bytes of a subject's key. Default 256.
+    pub key_bytes: usize,
+    /// Bytes of a subject's body. Default 4,096.
+    pub body_bytes: usize,
+    /// Bytes of one encoded report. Default 65,536.
+    pub report_bytes: usize,
+    /// Bytes of all reports and discoveries of one submit. Default 8 MiB; at most 15 MiB.
+    pub submit_bytes: usize,
+    /// Bytes of a JSON body given by name. Default 16 MiB.
+    pub json_bytes: usize,
+    /// Bytes that may wait for the writer before calls are answered `Busy`. Default 64 MiB.
+    pub queue_bytes: u64,
+    /// New identities that one origin may register in a burst. Default 1,000; refilled over `origin_refill`.
+    pub origin_burst: u32,
+    /// New identities that all origins together may register in a burst. Default 100,000; refilled over `origin_refill`.
+    pub newcomer_burst: u32,
+    /// Time in which an exhausted budget of new identities is full again. Default one hour.
+    pub origin_refill: Duration,
+    /// Repeated registrations of one identity in a burst. Default 100; refilled over `repeat_refill`.
+    pub repeat_burst: u32,
+    /// Time in which an exhausted budget of repeats is full again. Default one minute.
+    pub repeat_refill: Duration,
+    /// Finished slots kept in memory so that a repeated submit can be answered subject by subject (a pool counts as at
+    /// least 64). Default 16,384.
+    pub settled_slots: usize,
+    /// Slowest finished leases remembered per service, for [`ServiceHandle::slow_buckets`](crate::ServiceHandle::slow_buckets). Default 1,024.
+    pub slow_leases: usize,
+}
+
+impl Limits {
+    /// Most subjects in a bucket: fixed by the slot's chunk words.
+    pub const BUCKET_SUBJECTS: usize = BUCKET_MAX;
+    /// Longest lease, in milliseconds, renewals included (397 days): fixed by the slot's state word.
+    pub const LEASE_MS: u64 = TIME_MAX;
+    /// Characters of a screen name: 1 to this.
+    pub const NAME_CHARS: usize = 15;
+    /// Characters of a service's id: 1 to this.
+    pub const SERVICE_ID_CHARS: usize = 64;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            services: 1_024,
+            clients: 1_000_000,
+            seats: OWNERS_MAX - 1,
+            key_bytes: 256,
+            body_bytes: 4_096,
+            report_bytes: 65_536,
+            submit_bytes: 8 << 20,
+            json_bytes: 16 << 20,
+            queue_bytes: 64 << 20,
+            origin_burst: 1_000,
+            newcomer_burst: 100_000,
+            origin_refill: Duration::from_secs(3_600),
+            repeat_burst: 100,
+            repeat_refill: Duration::from_secs(60),
+            settled_slots: 16_384,
+            slow_leases: 1_024,
+        }
+    }
+}

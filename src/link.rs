@@ -1,0 +1,150 @@
+//! What a client-facing call needs of the hub: may it work, what time is it, and the way to the writer.
+
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use crate::clock::HubClock;
+use crate::commit::{Change, Pending};
+use crate::error::{HubError, TicketError};
+use crate::id::Secret;
+use crate::limits::Limits;
+use crate::permits::Permits;
+use crate::stack::{Node, Stack};
+use crate::sync::{Arc, AtomicU32, Ordering, Signal};
+use crate::ticket::Ticket;
+
+const OPEN: u32 = 0;
+const POISONED: u32 = 1;
+const CLOSED: u32 = 2;
+
+/// Shared by everything that serves clients; knows nothing of services, so that nothing refers to itself in a circle.
+#[derive(Debug)]
+pub(crate) struct Link {
+    status: AtomicU32,
+    poison: ArcSwapOption<String>,
+    queue: Stack<Pending>,
+    permits: Permits,
+    pub(crate) writer: Signal,
+    pub(crate) steward: Signal,
+    pub(crate) clock: HubClock,
+    pub(crate) limits: Limits,
+    pub(crate) secret: Secret,
+    /// No threads: `Hub::tick` does their work.
+    pub(crate) manual: bool,
+}
+
+impl Link {
+    pub(crate) fn new(clock: HubClock, limits: Limits, secret: Secret, manual: bool) -> Self {
+        Self {
+            status: AtomicU32::new(OPEN),
+            poison: ArcSwapOption::empty(),
+            queue: Stack::default(),
+            permits: Permits::new(limits.queue_bytes),
+            writer: Signal::default(),
+            steward: Signal::default(),
+            clock,
+            limits,
+            secret,
+            manual,
+        }
+    }
+
+    /// Refuses work if the hub is poisoned or closed. Wait-free.
+    pub(crate) fn check(&self) -> Result<(), HubError> {
+        // ordering: SeqCst; `push` relies on it against `close`. Otherwise a hint: the writer decides.
+        match self.status.load(Ordering::SeqCst) {
+            OPEN => Ok(()),
+            CLOSED => Err(HubError::Closed),
+            _ => Err(HubError::Poisoned { cause: self.cause() }),
+        }
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poison.load().is_some()
+    }
+
+    pub(crate) fn cause(&self) -> String {
+        self.poison.load().as_deref().cloned().unwrap_or_default()
+    }
+
+    /// Refuses new work from here on: a write, a sync or the store failed. The first cause stays.
+    pub(crate) fn poison(&self, cause: String) {
+        tracing::error!(%cause, "hub poisoned");
+        self.poison.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(cause)));
+        // ordering: SeqCst; see `check`. Only an open hub is poisoned; a closed one stays closed.
+        let _ = self.status.compare_exchange(OPEN, POISONED, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub(crate) fn close(&self) {
+        // ordering: SeqCst; see `push`.
+        self.status.store(CLOSED, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.check(), Err(HubError::Closed))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    /// Takes room in the queue before anything is changed.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), HubError> {
+        if self.permits.take(bytes as u64) {
+            return Ok(());
+        }
+        Err(HubError::Busy {
+            queued: self.permits.used(),
+            limit: self.permits.limit(),
+            retry_after: Duration::from_millis(10),
+        })
+    }
+
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.permits.give_back(bytes as u64);
+    }
+
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.permits.used()
+    }
+
+    /// Hands a change, whose room is reserved, to the writer. Lock-free.
+    pub(crate) fn push(&self, node: Arc<Node<Pending>>) {
+        self.queue.push(node);
+        // The hub may have been closed since the caller checked. Either the writer's last look at the queue, which comes
+        // after `close`, finds the node, or this check finds the hub closed.
+        if self.is_closed() {
+            self.fail_all(TicketError::Closed);
+        } else {
+            self.writer.raise();
+        }
+    }
+
+    /// Reserves room for a change of `bytes` and hands it to the writer.
+    pub(crate) fn send(&self, change: Change, bytes: usize) -> Result<Ticket, HubError> {
+        self.check()?;
+        let bytes = bytes + Pending::OVERHEAD;
+        self.reserve(bytes)?;
+        let node = Arc::new(Node::new(Pending::new(change, bytes)));
+        let ticket = Ticket::new(Arc::clone(&node), self.manual);
+        self.push(node);
+        Ok(ticket)
+    }
+
+    pub(crate) fn take_all(&self) -> Vec<Arc<Node<Pending>>> {
+        self.queue.take_all()
+    }
+
+    /// Resolves whatever waits as failed.
+    pub(crate) fn fail_all(&self, error: TicketError) {
+        for node in self.take_all() {
+            self.fail(&node.value, error);
+        }
+    }
+
+    pub(crate) fn fail(&self, pending: &Pending, error: TicketError) {
+        self.give_back(pending.permits);
+        pending.resolution.fail(error);
+    }
+}

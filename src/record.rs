@@ -1,0 +1,526 @@
+//! Journal records, store keys and store values: pure encode and decode, versioned by the frame and the store.
+//!
+//! The layouts are described in `docs/format.md`; values are postcard.
+
+use serde::{Deserialize, Serialize};
+
+use crate::service::ServiceState;
+use crate::slot::{CHUNKS, Cause, Mask};
+
+/// A record or value whose bytes say something that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("undecodable {what}: {why}")]
+pub(crate) struct DecodeError {
+    pub(crate) what: &'static str,
+    pub(crate) why: String,
+}
+
+fn undecodable(what: &'static str) -> impl FnOnce(postcard::Error) -> DecodeError {
+    move |why| DecodeError { what, why: why.to_string() }
+}
+
+/// One change, as the journal holds it. The truth: the store is what applying these, in order, makes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Record<'a> {
+    Boot(Boot),
+    Service(ServiceRecord<'a>),
+    Client(ClientRecord<'a>),
+    Seat(SeatRecord),
+    Added(Added<'a>),
+    Leased(Leased),
+    Reported(Reported<'a>),
+    Released(Released),
+    Conflict(Conflict<'a>),
+}
+
+/// The journal was opened: pool generations of this opening carry its number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Boot {
+    pub(crate) number: u32,
+}
+
+/// A service is known, or its state or bounds changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceRecord<'a> {
+    pub(crate) service: u32,
+    pub(crate) name: &'a str,
+    pub(crate) state: ServiceState,
+    pub(crate) max_subjects: u64,
+}
+
+/// A client is known, or was registered or deregistered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClientRecord<'a> {
+    pub(crate) client: u64,
+    pub(crate) name: &'a str,
+    pub(crate) registered: bool,
+}
+
+/// A client was activated or deactivated for a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatRecord {
+    pub(crate) service: u32,
+    pub(crate) client: u64,
+    pub(crate) state: SeatState,
+}
+
+/// What a client is for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum SeatState {
+    /// It may claim.
+    Active,
+    /// It was idle, or deregistered; it must activate again.
+    Inactive,
+    /// An administrator barred it; only an administrator lifts that.
+    Suspended,
+}
+
+/// Subjects came in, in this order; those known already are skipped when this is applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Added<'a> {
+    pub(crate) service: u32,
+    /// A list of [`SubjectRecord`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) subjects: &'a [u8],
+}
+
+/// A bucket was leased.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Leased {
+    pub(crate) service: u32,
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
+    pub(crate) client: u64,
+    /// Hub time, ms.
+    pub(crate) at: u64,
+    /// The subjects' ranks, in the bucket's order.
+    pub(crate) ranks: Vec<u64>,
+}
+
+/// Subjects of one lease were reported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reported<'a> {
+    pub(crate) service: u32,
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
+    pub(crate) client: u64,
+    /// A list of [`Item`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) items: &'a [u8],
+}
+
+/// What was left of a lease was put back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Released {
+    pub(crate) service: u32,
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
+    pub(crate) cause: Cause,
+    pub(crate) ranks: Vec<u64>,
+}
+
+/// A second report on a subject said something else than the first. Evidence; it changes no result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Conflict<'a> {
+    pub(crate) service: u32,
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
+    pub(crate) client: u64,
+    /// A list of [`Item`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) items: &'a [u8],
+}
+
+/// A subject as it came in.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SubjectRecord<'a> {
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
+}
+
+/// One report, with what a reader needs to understand it without asking anyone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Item<'a> {
+    /// The subject's place in the bucket.
+    pub(crate) place: u16,
+    pub(crate) rank: u64,
+    pub(crate) depth: u16,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) report: &'a [u8],
+    /// A list of [`SubjectRecord`] that the report revealed.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) found: &'a [u8],
+    /// Discoveries that were cut because they lay too deep.
+    pub(crate) too_deep: u32,
+}
+
+/// A subject waiting in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BlockItem<'a> {
+    pub(crate) depth: u16,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
+}
+
+/// Appends `value` to `out`.
+pub(crate) fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    let taken = std::mem::take(out);
+    // Writing to a Vec cannot fail; the types here have no unsupported shape. An empty Vec in the other case is caught by
+    // the decoder, which is run on every record before it is applied.
+    *out = postcard::to_extend(value, taken).unwrap_or_default();
+}
+
+/// Encodes `value` alone.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut out = Vec::new();
+    append(&mut out, value);
+    out
+}
+
+/// Decodes a whole value; bytes left over are an error.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DecodeError> {
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(undecodable(what))?;
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError { what, why: format!("{} bytes left over", rest.len()) }) }
+}
+
+/// Walks a list of values written one after the other.
+pub(crate) fn list<'a, T: Deserialize<'a> + 'a>(
+    what: &'static str,
+    bytes: &'a [u8],
+) -> impl Iterator<Item = Result<T, DecodeError>> + 'a {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        match postcard::take_from_bytes(rest) {
+            Ok((value, tail)) if tail.len() < rest.len() => {
+                rest = tail;
+                Some(Ok(value))
+            }
+            Ok(_) => {
+                rest = &[];
+                Some(Err(DecodeError { what, why: "an element of no bytes".to_owned() }))
+            }
+            Err(why) => {
+                rest = &[];
+                Some(Err(undecodable(what)(why)))
+            }
+        }
+    })
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Boot(_) => 1,
+            Self::Service(_) => 2,
+            Self::Client(_) => 3,
+            Self::Seat(_) => 4,
+            Self::Added(_) => 5,
+            Self::Leased(_) => 6,
+            Self::Reported(_) => 7,
+            Self::Released(_) => 8,
+            Self::Conflict(_) => 9,
+        }
+    }
+
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Boot(record) => append(out, record),
+            Self::Service(record) => append(out, record),
+            Self::Client(record) => append(out, record),
+            Self::Seat(record) => append(out, record),
+            Self::Added(record) => append(out, record),
+            Self::Leased(record) => append(out, record),
+            Self::Reported(record) => append(out, record),
+            Self::Released(record) => append(out, record),
+            Self::Conflict(record) => append(out, record),
+        }
+    }
+
+    pub(crate) fn decode(kind: u8, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            1 => Self::Boot(decode("boot record", bytes)?),
+            2 => Self::Service(decode("service record", bytes)?),
+            3 => Self::Client(decode("client record", bytes)?),
+            4 => Self::Seat(decode("seat record", bytes)?),
+            5 => Self::Added(decode("added record", bytes)?),
+            6 => Self::Leased(decode("leased record", bytes)?),
+            7 => Self::Reported(decode("reported record", bytes)?),
+            8 => Self::Released(decode("released record", bytes)?),
+            9 => Self::Conflict(decode("conflict record", bytes)?),
+            other => {
+                return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
+            }
+        })
+    }
+}
+
+/// Where the store stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// The journal up to here is applied.
+    pub(crate) position: u64,
+    /// Hub time of the last group applied, ms.
+    pub(crate) hub_ms: u64,
+    /// The durability class of the last group applied.
+    pub(crate) class: u8,
+    /// The number of the last boot applied.
+    pub(crate) boot: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceValue {
+    pub(crate) name: String,
+    pub(crate) state: ServiceState,
+    pub(crate) max_subjects: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClientValue {
+    pub(crate) name: String,
+    pub(crate) registered: bool,
+    pub(crate) first_wall_ms: i64,
+    pub(crate) last_wall_ms: i64,
+}
+
+/// What a seat did, so far as the journal knows: what survives a restart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatTally {
+    pub(crate) buckets_assigned: u64,
+    pub(crate) buckets_processed: u64,
+    pub(crate) buckets_put_back: u64,
+    pub(crate) buckets_expired: u64,
+    pub(crate) subjects_assigned: u64,
+    pub(crate) subjects_reported: u64,
+    pub(crate) subjects_put_back: u64,
+    pub(crate) conflicts: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatValue {
+    pub(crate) state: SeatState,
+    pub(crate) tally: SeatTally,
+}
+
+/// Counts of a service's subjects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceTally {
+    pub(crate) next_rank: u64,
+    pub(crate) known: u64,
+    pub(crate) done: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) cut_by_depth: u64,
+    pub(crate) cut_by_budget: u64,
+}
+
+/// A live lease.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LeaseValue {
+    pub(crate) client: u64,
+    pub(crate) at: u64,
+    pub(crate) ranks: Vec<u64>,
+    open: [u64; CHUNKS],
+    /// What was left was put back; only reports on their way are awaited.
+    pub(crate) put_back: Option<Cause>,
+}
+
+impl LeaseValue {
+    pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>) -> Self {
+        let open = Mask::first(ranks.len()).0;
+        Self { client, at, ranks, open, put_back: None }
+    }
+
+    pub(crate) fn open(&self) -> Mask {
+        Mask(self.open)
+    }
+
+    /// Clears the bit of `place`. False if it was clear.
+    pub(crate) fn clear(&mut self, place: usize) -> bool {
+        let mut bit = Mask::default();
+        bit.insert(place);
+        let was = self.open;
+        for (word, bits) in self.open.iter_mut().zip(bit.0) {
+            *word &= !bits;
+        }
+        was != self.open
+    }
+}
+
+/// What the store knows of one subject.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum SubjectValue<'a> {
+    /// It waits, or is being worked on.
+    Known { rank: u64, depth: u16 },
+    /// It was reported.
+    Done {
+        rank: u64,
+        depth: u16,
+        version: u32,
+        client: u64,
+        wall_ms: i64,
+        /// Of the frame that holds the report.
+        position: u64,
+        #[serde(borrow, with = "serde_bytes")]
+        report: &'a [u8],
+    },
+}
+
+/// Which subjects of a block are still owed: one bit each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owed {
+    pub(crate) len: u32,
+    words: Vec<u64>,
+}
+
+impl Owed {
+    pub(crate) fn all(len: u32) -> Self {
+        let full = len as usize / 64;
+        let mut words = vec![u64::MAX; full];
+        if len % 64 != 0 {
+            words.push((1 << (len % 64)) - 1);
+        }
+        Self { len, words }
+    }
+
+    pub(crate) fn has(&self, place: u64) -> bool {
+        let word = usize::try_from(place / 64).ok().and_then(|i| self.words.get(i));
+        word.is_some_and(|word| word & (1 << (place % 64)) != 0)
+    }
+
+    /// Clears a bit. False if it was clear.
+    pub(crate) fn clear(&mut self, place: u64) -> bool {
+        let had = self.has(place);
+        if had {
+            if let Some(word) = usize::try_from(place / 64).ok().and_then(|i| self.words.get_mut(i)) {
+                *word &= !(1 << (place % 64));
+            }
+        }
+        had
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+}
+
+/// Store keys: (service, pallet) first, so that a service, or a pallet of it, is one range. Big-endian, so byte order is
+/// numeric order. Service 0 is the hub itself.
+pub(crate) mod key {
+    /// The one pallet of a hub without a fleet.
+    pub(crate) const PALLET: u32 = 0;
+
+    pub(crate) const STANDING: u8 = b'P';
+    pub(crate) const SERVICE: u8 = b'S';
+    pub(crate) const CLIENT: u8 = b'C';
+    pub(crate) const SEAT: u8 = b'A';
+    pub(crate) const BLOCK: u8 = b'B';
+    pub(crate) const OWED: u8 = b'O';
+    pub(crate) const LEASE: u8 = b'L';
+    pub(crate) const SUBJECT: u8 = b'K';
+    pub(crate) const TALLY: u8 = b'T';
+
+    /// Length of what every key starts with.
+    pub(crate) const PREFIX: usize = 9;
+
+    pub(crate) fn of(service: u32, tag: u8, rest: &[u8]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(PREFIX + rest.len());
+        key.extend_from_slice(&service.to_be_bytes());
+        key.extend_from_slice(&PALLET.to_be_bytes());
+        key.push(tag);
+        key.extend_from_slice(rest);
+        key
+    }
+
+    /// Keys of `service` and `tag` from `rest` on: start and end of the range.
+    pub(crate) fn range(service: u32, tag: u8, rest: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        (of(service, tag, rest), of(service, tag + 1, &[]))
+    }
+
+    pub(crate) fn lease(service: u32, generation: u64, slot: u32) -> Vec<u8> {
+        let mut rest = [0; 12];
+        let (high, low) = rest.split_at_mut(8);
+        high.copy_from_slice(&generation.to_be_bytes());
+        low.copy_from_slice(&slot.to_be_bytes());
+        of(service, LEASE, &rest)
+    }
+
+    /// What follows the prefix.
+    pub(crate) fn rest(key: &[u8]) -> &[u8] {
+        key.get(PREFIX..).unwrap_or_default()
+    }
+
+    pub(crate) fn number(rest: &[u8]) -> Option<u64> {
+        Some(u64::from_be_bytes(rest.get(..8)?.try_into().ok()?))
+    }
+
+    pub(crate) fn small_number(rest: &[u8]) -> Option<u32> {
+        Some(u32::from_be_bytes(rest.get(..4)?.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_record_decodes_to_itself() {
+        let mut items = Vec::new();
+        let item = Item { place: 3, rank: 9, depth: 1, key: b"k", report: b"rr", found: b"", too_deep: 2 };
+        append(&mut items, &item);
+        let records = [
+            Record::Boot(Boot { number: 7 }),
+            Record::Service(ServiceRecord { service: 1, name: "dm", state: ServiceState::Paused, max_subjects: 5 }),
+            Record::Client(ClientRecord { client: 1, name: "n", registered: true }),
+            Record::Seat(SeatRecord { service: 1, client: 2, state: SeatState::Suspended }),
+            Record::Added(Added { service: 1, subjects: b"abc" }),
+            Record::Leased(Leased { service: 1, generation: 2, slot: 3, client: 4, at: 5, ranks: vec![6, 7] }),
+            Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+            Record::Released(Released { service: 1, generation: 2, slot: 3, cause: Cause::Expired, ranks: vec![1] }),
+            Record::Conflict(Conflict { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+        ];
+        for record in records {
+            let mut bytes = Vec::new();
+            record.append_to(&mut bytes);
+            assert_eq!(Record::decode(record.kind(), &bytes).as_ref(), Ok(&record));
+            bytes.push(0);
+            assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");
+        }
+        assert_eq!(list::<Item<'_>>("item", &items).collect::<Vec<_>>(), [Ok(item)]);
+    }
+
+    #[test]
+    fn owed_counts_every_bit_once() {
+        for len in [1, 63, 64, 65, 1024] {
+            let mut owed = Owed::all(len);
+            assert!(!owed.has(u64::from(len)));
+            for place in 0..u64::from(len) {
+                assert!(owed.clear(place) && !owed.clear(place));
+            }
+            assert!(owed.is_empty());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_to_a_record_or_an_error(kind: u8, bytes: Vec<u8>) {
+            if let Ok(record) = Record::decode(kind, &bytes) {
+                let mut again = Vec::new();
+                record.append_to(&mut again);
+                prop_assert!(again.len() <= bytes.len(), "decoding is not longer than its input");
+            }
+            for item in list::<Item<'_>>("item", &bytes).take(bytes.len() + 2) {
+                let _ = item;
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The service table, copy-on-write behind one atomic swap, and what a service is to its clients.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use event_listener::Event;
+
+use crate::apply::FinishedLease;
+use crate::id::LeaseToken;
+use crate::json::Plugin;
+use crate::link::Link;
+use crate::pool::{Birth, Pool, Terms};
+use crate::record::ServiceTally;
+use crate::service::{Policy, Service, ServiceState};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering};
+
+/// All services of a hub.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    table: ArcSwap<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_name: HashMap<Arc<str>, Arc<ServiceCore>>,
+    all: Vec<Arc<ServiceCore>>,
+}
+
+impl Registry {
+    /// Wait-free.
+    pub(crate) fn by_name(&self, name: &str) -> Option<Arc<ServiceCore>> {
+        self.table.load().by_name.get(name).cloned()
+    }
+
+    /// Wait-free.
+    pub(crate) fn by_id(&self, id: u32) -> Option<Arc<ServiceCore>> {
+        self.table.load().all.iter().find(|service| service.id == id).cloned()
+    }
+
+    /// Every service, as of now.
+    pub(crate) fn all(&self) -> Vec<Arc<ServiceCore>> {
+        self.table.load().all.clone()
+    }
+
+    /// Adds a service. The caller makes sure that only one thread adds at a time.
+    pub(crate) fn insert(&self, service: &Arc<ServiceCore>) {
+        self.table.rcu(|table| {
+            let mut by_name = table.by_name.clone();
+            let mut all = table.all.clone();
+            by_name.insert(Arc::clone(&service.name), Arc::clone(service));
+            all.push(Arc::clone(service));
+            Table { by_name, all }
+        });
+    }
+}
+
+/// One service, as everything but its plugin's types knows it.
+pub(crate) struct ServiceCore {
+    pub(crate) id: u32,
+    pub(crate) name: Arc<str>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) plugin: Arc<dyn Plugin>,
+    state: AtomicU32,
+    policy: ArcSwap<Policy>,
+    /// What ordinary claims are served from.
+    current: ArcSwap<Pool>,
+    /// What follows it, ready before it is needed.
+    next: ArcSwapOption<Pool>,
+    /// Subjects put back: offered first.
+    front: ArcSwapOption<Pool>,
+    /// A hint that spares claims the look at an empty front.
+    front_open: AtomicBool,
+    /// Every pool with a lease that may still be alive, and those not yet exhausted; ascending by generation.
+    live: ArcSwap<Vec<Arc<Pool>>>,
+    /// Notified whenever a pool is published.
+    published: Event,
+    pub(crate) active_seats: AtomicU32,
+    panics: AtomicU32,
+    pub(crate) counts: ServiceCounts,
+    /// The slowest finished leases, slowest first.
+    pub(crate) slow: ArcSwap<Vec<FinishedLease>>,
+}
+
+/// Counts of one service that are not sums over its seats.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceCounts {
+    pub(crate) known: Counter,
+    pub(crate) done: Counter,
+    pub(crate) duplicates: Counter,
+    pub(crate) cut_by_depth: Counter,
+    pub(crate) cut_by_budget: Counter,
+    /// Subjects that wait and are in no pool yet, or in one not yet claimed from.
+    pub(crate) waiting: Counter,
+    /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
+    pub(crate) earliest_free: Counter,
+    /// Hub time, ms, at which the oldest subject still waiting began to wait in memory; 0: none.
+    pub(crate) oldest_wait_since: Counter,
+    pub(crate) pools_formed: Counter,
+    pub(crate) abandoned_slots: Counter,
+    pub(crate) unreadable: Counter,
+    pub(crate) unknown_tokens: Counter,
+    /// Claims that found nothing since the last pool was formed.
+    pub(crate) starved: Counter,
+}
+
+impl ServiceCounts {
+    pub(crate) fn publish(&self, tally: ServiceTally) {
+        self.known.set(tally.known);
+        self.done.set(tally.done);
+        self.duplicates.set(tally.duplicates);
+        self.cut_by_depth.set(tally.cut_by_depth);
+        self.cut_by_budget.set(tally.cut_by_budget);
+    }
+}
+
+impl fmt::Debug for ServiceCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceCore").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Where a token leads.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// To this slot.
+    Slot(Arc<Pool>, usize),
+    /// To a lease that is over and forgotten.
+    Over,
+    /// Nowhere: no such token was ever given out.
+    Forged,
+}
+
+impl ServiceCore {
+    pub(crate) fn new(
+        id: u32,
+        name: &str,
+        state: ServiceState,
+        policy: Policy,
+        plugin: Arc<dyn Plugin>,
+        link: Arc<Link>,
+    ) -> Self {
+        let birth = Birth { service: id, generation: 0, born: link.clock.now(), terms: Terms::of(&policy) };
+        Self {
+            id,
+            name: Arc::from(name),
+            plugin,
+            state: AtomicU32::new(state as u32),
+            policy: ArcSwap::from_pointee(policy),
+            current: ArcSwap::from_pointee(Pool::empty(birth)),
+            next: ArcSwapOption::empty(),
+            front: ArcSwapOption::empty(),
+            front_open: AtomicBool::new(false),
+            live: ArcSwap::from_pointee(Vec::new()),
+            published: Event::new(),
+            active_seats: AtomicU32::new(0),
+            panics: AtomicU32::new(0),
+            counts: ServiceCounts::default(),
+            slow: ArcSwap::from_pointee(Vec::new()),
+            link,
+        }
+    }
+
+    pub(crate) fn state(&self) -> ServiceState {
+        // ordering: SeqCst; a claim looks again after it took slots, so that it is wholly before a revocation or undone.
+        ServiceState::from_u32(self.state.load(Ordering::SeqCst))
+    }
+
+    /// Sets the state; returns what it was.
+    pub(crate) fn set_state(&self, state: ServiceState) -> ServiceState {
+        // ordering: SeqCst; see `state`.
+        ServiceState::from_u32(self.state.swap(state as u32, Ordering::SeqCst))
+    }
+
+    /// Sets the state if it is `from`.
+    pub(crate) fn change_state(&self, from: ServiceState, to: ServiceState) -> bool {
+        // ordering: SeqCst; see `state`.
+        self.state.compare_exchange(from as u32, to as u32, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// The plugin, of the type that the typed handles were made for.
+    pub(crate) fn plugin<S: Service>(&self) -> Option<&S> {
+        self.plugin.as_any().downcast_ref()
+    }
+
+    /// Counts a panic of the plugin; degrades the service after too many.
+    pub(crate) fn note_panic(&self, message: &str) {
+        // ordering: Relaxed; a count.
+        let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::error!(service = %self.name, panics, message, "plugin panicked");
+        if panics >= self.policy.load().panics_tolerated
+            && self.change_state(ServiceState::Active, ServiceState::Degraded)
+        {
+            tracing::error!(service = %self.name, "service degraded");
+        }
+    }
+
+    pub(crate) fn panics(&self) -> u32 {
+        // ordering: Relaxed; a count.
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn forget_panics(&self) {
+        // ordering: Relaxed; a count.
+        self.panics.store(0, Ordering::Relaxed);
+    }
+
+    /// The terms of the pool that claims are served from.
+    pub(crate) fn terms(&self) -> Terms {
+        self.current.load().terms
+    }
+
+    /// Leases up to `n` buckets. Lock-free; never forms a bucket, never waits for one to be formed.
+    pub(crate) fn take(
+        &self,
+        n: usize,
+        owner: u32,
+        now: u64,
+        ordinary_first: bool,
+        mut took: impl FnMut(&Arc<Pool>, usize),
+    ) -> usize {
+        let mut got = 0;
+        if !ordinary_first {
+            got += self.take_front(n, owner, now, &mut took);
+        }
+        if got < n {
+            got += self.take_ordinary(n - got, owner, now, &mut took);
+        }
+        if ordinary_first && got < n {
+            got += self.take_front(n - got, owner, now, &mut took);
+        }
+        got
+    }
+
+    fn take_ordinary(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(&Arc<Pool>, usize)) -> usize {
+        let mut got = 0;
+        // A pool holds at least one bucket; each further round means that a whole pool was taken meanwhile.
+        for _ in 0..4 {
+            let pool = self.current.load();
+            got += pool.claim(n - got, owner, now, |index| took(&pool, index));
+            if got == n || !self.advance(&pool) {
+                break;
+            }
+        }
+        got
+    }
+
+    /// Replaces an exhausted pool by the next one. False if there is none.
+    fn advance(&self, pool: &Arc<Pool>) -> bool {
+        let next = self.next.load();
+        let Some(following) = next.as_ref().filter(|next| !Arc::ptr_eq(next, pool)) else {
+            // Nothing follows, unless another claimer has just been here.
+            return !Arc::ptr_eq(&self.current.load(), pool);
+        };
+        // Only from `pool`: a claimer that fell asleep here cannot bring an old pool back.
+        self.current.compare_and_swap(pool, Arc::clone(following));
+        self.next.compare_and_swap(&*next, None);
+        self.link.steward.raise();
+        true
+    }
+
+    fn take_front(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(&Arc<Pool>, usize)) -> usize {
+        // ordering: SeqCst; a hint, put right by the steward each round.
+        if !self.front_open.load(Ordering::SeqCst) {
+            return 0;
+        }
+        let front = self.front.load();
+        let Some(pool) = front.as_ref() else { return 0 };
+        let got = pool.claim(n, owner, now, |index| took(pool, index));
+        if pool.is_exhausted() {
+            self.close_front(pool);
+        }
+        got
+    }
+
+    fn close_front(&self, exhausted: &Arc<Pool>) {
+        // ordering: SeqCst, both; if the steward publishes another front in between, the second look sees it.
+        self.front_open.store(false, Ordering::SeqCst);
+        if self.front.load().as_ref().is_some_and(|front| !Arc::ptr_eq(front, exhausted)) {
+            self.front_open.store(true, Ordering::SeqCst);
+        }
+        self.link.steward.raise();
+    }
+
+    /// True if a claim made now would probably get something.
+    pub(crate) fn has_ready(&self) -> bool {
+        let front = || self.front.load().as_ref().is_some_and(|pool| !pool.is_exhausted());
+        let next = || {
+            let next = self.next.load();
+            next.as_ref().is_some_and(|pool| !pool.is_exhausted())
+        };
+        self.state().is_ready() && (!self.current.load().is_exhausted() || next() || front())
+    }
+
+    pub(crate) fn published(&self) -> &Event {
+        &self.published
+    }
+
+    /// Wakes whoever waits for work or for the hub's end.
+    pub(crate) fn notify(&self) {
+        self.published.notify(usize::MAX);
+    }
+
+    /// True if the steward should form the next ordinary pool.
+    pub(crate) fn wants_next(&self) -> bool {
+        let current = self.current.load();
+        self.next.load().as_ref().is_none_or(|next| Arc::ptr_eq(next, &current))
+    }
+
+    /// Publishes the next ordinary pool. The steward's alone.
+    pub(crate) fn publish_next(&self, pool: Arc<Pool>) {
+        self.counts.starved.set(0);
+        self.add_live(Arc::clone(&pool));
+        self.next.store(Some(pool));
+        let current = self.current.load_full();
+        if current.is_exhausted() {
+            self.advance(&current);
+        }
+        self.notify();
+    }
+
+    /// True if the steward may publish another front pool.
+    pub(crate) fn wants_front(&self) -> bool {
+        let front = self.front.load();
+        let open = front.as_ref().is_some_and(|pool| !pool.is_exhausted());
+        if open {
+            // ordering: SeqCst; see `close_front`. Puts right what a claimer that stopped in there left.
+            self.front_open.store(true, Ordering::SeqCst);
+        }
+        !open
+    }
+
+    /// Publishes a pool of subjects put back. The steward's alone.
+    pub(crate) fn publish_front(&self, pool: Arc<Pool>) {
+        self.counts.starved.set(0);
+        self.add_live(Arc::clone(&pool));
+        self.front.store(Some(pool));
+        // ordering: SeqCst; see `close_front`.
+        self.front_open.store(true, Ordering::SeqCst);
+        self.notify();
+    }
+
+    pub(crate) fn live(&self) -> Arc<Vec<Arc<Pool>>> {
+        self.live.load_full()
+    }
+
+    /// Adds a pool to those alive. Called by the steward, and once before the service is in the table.
+    pub(crate) fn add_live(&self, pool: Arc<Pool>) {
+        let mut live = Vec::clone(&self.live.load());
+        let at = live.partition_point(|other| other.generation < pool.generation);
+        live.insert(at, pool);
+        self.live.store(Arc::new(live));
+    }
+
+    /// Forgets pools. The steward's alone.
+    pub(crate) fn retain_live(&self, keep: impl FnMut(&Arc<Pool>) -> bool) {
+        let mut live = Vec::clone(&self.live.load());
+        live.retain(keep);
+        self.live.store(Arc::new(live));
+    }
+
+    /// The pools that claims are served from now: their ready slots are still to come.
+    pub(crate) fn is_serving(&self, pool: &Arc<Pool>) -> bool {
+        let is = |other: &Option<Arc<Pool>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, pool));
+        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || is(&self.front.load())
+    }
+
+    /// Finds the slot that a token names. Wait-free.
+    pub(crate) fn find(&self, token: &LeaseToken) -> Found {
+        if token.service != self.id {
+            return Found::Forged;
+        }
+        let live = self.live.load();
+        let at = live.binary_search_by_key(&token.generation, |pool| pool.generation);
+        let pool = at.ok().and_then(|at| live.get(at));
+        let slot = pool.and_then(|pool| Some((pool, pool.index_of(token.slot)?)));
+        match slot {
+            Some((pool, index)) if pool.slot(index).is_some_and(|slot| slot.nonce() == token.nonce) => {
+                Found::Slot(Arc::clone(pool), index)
+            }
+            Some(_) => Found::Forged,
+            None if self.link.secret.nonce(self.id, token.generation, token.slot) == token.nonce => Found::Over,
+            None => Found::Forged,
+        }
+    }
+
+    /// Calls `visit` with every slot that `owner` holds.
+    pub(crate) fn held_by(&self, owner: u32, mut visit: impl FnMut(&Arc<Pool>, usize)) {
+        for pool in self.live.load().iter() {
+            for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
+                let seen = slot.snapshot();
+                if seen.is_held() && seen.owner() == owner {
+                    visit(pool, index);
+                }
+            }
+        }
+    }
+}
+
+/// Counts the generations of one opening: the boot's number above, a running number below. Never reused.
+#[derive(Debug)]
+pub(crate) struct Generations(AtomicU64);
+
+impl Generations {
+    pub(crate) fn of_boot(boot: u32) -> Self {
+        Self(AtomicU64::new((u64::from(boot) << 32) | 1))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        // ordering: Relaxed; only uniqueness matters.
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,145 @@
+//! What was reported: read from the store, on the caller's thread.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::apply::stored;
+use crate::clock::utc;
+use crate::error::ReadError;
+use crate::id::ClientId;
+use crate::record::{self, SubjectValue, key};
+use crate::service::{Key, Service, Subject, contain};
+use crate::store::Store;
+
+/// The result of one subject, and where it came from.
+#[derive(Clone, Serialize)]
+#[serde(bound(serialize = ""))]
+#[non_exhaustive]
+pub struct Finding<S: Service> {
+    /// The subject.
+    pub key: <S::Subject as Subject>::Key,
+    /// What was reported.
+    pub report: S::Report,
+    /// Who reported it.
+    pub client: ClientId,
+    /// When it was journaled, by the wall clock.
+    pub at: DateTime<Utc>,
+    /// 1 for the first result of a subject.
+    pub version: u32,
+    /// Hops from a subject added by hand.
+    pub depth: u16,
+    /// The journal position of the record that holds it.
+    pub position: u64,
+}
+
+impl<S: Service> fmt::Debug for Finding<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finding").field("key", &self.key).field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum SubjectState {
+    /// Never taken in.
+    Unknown,
+    /// It waits or is being worked on.
+    Pending,
+    /// It was reported.
+    Done,
+}
+
+fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    subject.write(&mut bytes);
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn state<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    subject: &<S::Subject as Subject>::Key,
+) -> Result<SubjectState, ReadError> {
+    let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
+    let Some(bytes) = value else { return Ok(SubjectState::Unknown) };
+    Ok(match stored(record::decode("subject", &bytes))? {
+        SubjectValue::Known { .. } => SubjectState::Pending,
+        SubjectValue::Done { .. } => SubjectState::Done,
+    })
+}
+
+pub(crate) fn one<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    subject: &<S::Subject as Subject>::Key,
+) -> Result<Option<Finding<S>>, ReadError> {
+    let bytes = bytes_of::<S>(subject);
+    match store.get(&key::of(service, key::SUBJECT, &bytes))? {
+        Some(value) => decode(&bytes, &value),
+        None => Ok(None),
+    }
+}
+
+/// Up to `limit` results after `after`, in key order, skipping subjects without one; and the key to go on from.
+#[expect(clippy::type_complexity, reason = "a page and its cursor; the public caller names both")]
+pub(crate) fn page<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    after: Option<&<S::Subject as Subject>::Key>,
+    limit: usize,
+) -> Result<(Vec<Finding<S>>, Option<<S::Subject as Subject>::Key>), ReadError> {
+    let from = after.map(|after| [bytes_of::<S>(after).as_slice(), &[0]].concat()).unwrap_or_default();
+    let (mut start, end) = key::range(service, key::SUBJECT, &from);
+    let mut findings = Vec::new();
+    loop {
+        let pairs = store.scan(&start, Some(&end), limit.clamp(1, 1_024))?;
+        let Some((last, _)) = pairs.last() else { return Ok((findings, None)) };
+        start = [last.as_slice(), &[0]].concat();
+        for (name, value) in &pairs {
+            let bytes = key::rest(name);
+            findings.extend(decode(bytes, value)?);
+            if findings.len() >= limit {
+                return Ok((findings, Some(key_of::<S>(bytes)?)));
+            }
+        }
+    }
+}
+
+fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, ReadError> {
+    let undecodable = || ReadError::Decode { key: hex(bytes), what: "not a key of this service".to_owned() };
+    Key::read(bytes).ok_or_else(undecodable)
+}
+
+fn decode<S: Service>(bytes: &[u8], value: &[u8]) -> Result<Option<Finding<S>>, ReadError> {
+    match stored(record::decode("subject", value))? {
+        SubjectValue::Known { .. } => Ok(None),
+        SubjectValue::Done { depth, version, client, wall_ms, position, report, .. } => {
+            let undecodable = |what: String| ReadError::Decode { key: hex(bytes), what };
+            let report = contain(|| postcard::from_bytes(report).map_err(|error| error.to_string()))
+                .unwrap_or_else(Err)
+                .map_err(undecodable)?;
+            let (at, client) = (utc(wall_ms), ClientId::known(client));
+            Ok(Some(Finding { key: key_of::<S>(bytes)?, report, client, at, version, depth, position }))
+        }
+    }
+}
+
+/// The bytes of a subject's report, as they were stored, whatever the plugin's type is now.
+pub(crate) fn raw<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    subject: &<S::Subject as Subject>::Key,
+) -> Result<Option<Vec<u8>>, ReadError> {
+    let Some(value) = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))? else { return Ok(None) };
+    Ok(match stored(record::decode("subject", &value))? {
+        SubjectValue::Known { .. } => None,
+        SubjectValue::Done { report, .. } => Some(report.to_vec()),
+    })
+}

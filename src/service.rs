@@ -1,0 +1,332 @@
+//! The plugin trait and its contract; the containment of its panics.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::id::ClientId;
+use crate::limits::Limits;
+
+/// One kind of work: what its subjects and reports are, and what makes a report acceptable.
+///
+/// This is the whole plugin interface; a service is a value of your own type, shared between threads.
+///
+/// # Contract
+///
+/// The hub calls a plugin with nothing locked, pinned or borrowed: it may call back into the hub. It must not block for
+/// long, since whoever submits waits for it, and must not keep state that changes its answers: the hub may be closed
+/// between any two calls, and a report may be judged again after a client's retry.
+///
+/// A panic in any method is caught. The call answers as described there, the panic is counted, and after
+/// [`Policy::panics_tolerated`] of them the service is [`ServiceState::Degraded`]: it hands out nothing until an
+/// administrator activates it again. Other services are unaffected.
+///
+/// [`contract`](crate::contract) holds a test suite for implementations.
+pub trait Service: Send + Sync + 'static {
+    /// What is worked on.
+    type Subject: Subject;
+    /// What a client says about one subject.
+    type Report: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The service's lasting name: 1 to 64 of `a-z A-Z 0-9 - _ .`.
+    ///
+    /// Called once, on the thread that registers. It must always be the same: stored work is found by it.
+    fn id(&self) -> &str;
+
+    /// The settings to start with.
+    ///
+    /// Called once, on the thread that registers. They can be changed later with
+    /// [`ServiceHandle::set_policy`](crate::ServiceHandle::set_policy).
+    fn policy(&self) -> Policy;
+
+    /// Says whether one report is acceptable.
+    ///
+    /// Called on the submitting client's thread, once for each report of each submit whose subject is still owed, before
+    /// anything is stored; also for reports that lose a race afterwards. It must not assume that an accepted report is
+    /// stored. A panic counts as [`Verdict::Reject`].
+    fn judge(&self, subject: &Self::Subject, report: &Self::Report, reporter: Reporter) -> Verdict;
+
+    /// Names subjects that an accepted report reveals. The default reveals nothing.
+    ///
+    /// Called on the submitting client's thread, right after an accepting [`judge`](Self::judge). What it names enters this
+    /// service once, if it is new and within the policy's depth and budget, atomically with the report. A panic counts as
+    /// a rejection of the report.
+    fn discover(&self, subject: &Self::Subject, report: &Self::Report, found: &mut Vec<Self::Subject>) {
+        let _ = (subject, report, found);
+    }
+}
+
+/// What a service works on: a key that is its identity, and whatever else a client needs to do the work.
+///
+/// `u32`, `u64`, `u128` and `String` are subjects that are all key. For a struct, derive serde's traits and name the key:
+///
+/// ```
+/// use commissary::Subject;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Serialize, Deserialize)]
+/// struct Order { number: u64, dish: String }
+///
+/// impl Subject for Order {
+///     type Key = u64;
+///     fn key(&self) -> u64 { self.number }
+/// }
+/// ```
+pub trait Subject: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The identity: two subjects of a service with equal keys are the same.
+    type Key: Key;
+
+    /// This subject's key. Must always be the same for the same subject.
+    fn key(&self) -> Self::Key;
+
+    /// Appends what must be stored beside the key. The default stores the whole value.
+    ///
+    /// # Errors
+    ///
+    /// What the serializer says.
+    fn write_body(&self, out: &mut Vec<u8>) -> Result<(), String> {
+        let taken = std::mem::take(out);
+        *out = postcard::to_extend(self, taken).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// Restores a subject from its key and body; the inverse of [`write_body`](Self::write_body).
+    ///
+    /// # Errors
+    ///
+    /// What the deserializer says.
+    fn read(key: &[u8], body: &[u8]) -> Result<Self, String> {
+        let _ = key;
+        postcard::from_bytes(body).map_err(|error| error.to_string())
+    }
+}
+
+/// The identity of a subject: bytes in the store, a value in the application.
+pub trait Key:
+    Clone + Eq + Ord + std::hash::Hash + fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// Appends the key's bytes. Equal keys give equal bytes, different keys different ones; byte order is the order in
+    /// which results are listed.
+    fn write(&self, out: &mut Vec<u8>);
+    /// The inverse of [`write`](Self::write); `None` if the bytes are no key of this type.
+    fn read(bytes: &[u8]) -> Option<Self>;
+}
+
+macro_rules! number_keys {
+    ($($number:ty),*) => {$(
+        impl Key for $number {
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_be_bytes());
+            }
+
+            fn read(bytes: &[u8]) -> Option<Self> {
+                Some(Self::from_be_bytes(bytes.try_into().ok()?))
+            }
+        }
+        all_key!($number);
+    )*};
+}
+
+macro_rules! all_key {
+    ($key:ty) => {
+        impl Subject for $key {
+            type Key = Self;
+
+            fn key(&self) -> Self {
+                self.clone()
+            }
+
+            fn write_body(&self, _out: &mut Vec<u8>) -> Result<(), String> {
+                Ok(())
+            }
+
+            fn read(key: &[u8], _body: &[u8]) -> Result<Self, String> {
+                <Self as Key>::read(key).ok_or_else(|| format!("{} bytes are no such key", key.len()))
+            }
+        }
+    };
+}
+
+number_keys!(u32, u64, u128);
+
+impl Key for String {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.as_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        Some(std::str::from_utf8(bytes).ok()?.to_owned())
+    }
+}
+all_key!(String);
+
+/// Who reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reporter {
+    /// The client.
+    pub client: ClientId,
+}
+
+impl Reporter {
+    /// Whoever is registered as `client`.
+    #[must_use]
+    pub fn new(client: ClientId) -> Self {
+        Self { client }
+    }
+}
+
+/// A plugin's word on one report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Store it.
+    Accept,
+    /// Do not store it: counted against the client; the subject stays with the lease.
+    Reject(String),
+}
+
+/// Where a service is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ServiceState {
+    /// It hands out buckets.
+    Active,
+    /// An administrator stopped the forming of buckets; those formed are handed out.
+    Paused,
+    /// Revoked: nothing is handed out, finished work is taken until each lease's end.
+    Draining,
+    /// Revoked at once: nothing is handed out and nothing is taken.
+    Revoked,
+    /// The plugin panicked too often: nothing is handed out, finished work is taken.
+    Degraded,
+}
+
+impl ServiceState {
+    pub(crate) fn from_u32(value: u32) -> Self {
+        match value {
+            0 => Self::Active,
+            1 => Self::Paused,
+            2 => Self::Draining,
+            3 => Self::Revoked,
+            _ => Self::Degraded,
+        }
+    }
+
+    /// True if claims are served.
+    #[must_use]
+    pub fn is_ready(self) -> bool {
+        matches!(self, Self::Active | Self::Paused)
+    }
+}
+
+impl fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Revoked => "revoked",
+            Self::Degraded => "degraded",
+        })
+    }
+}
+
+/// What happens to a claim for more buckets than allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum OverAsk {
+    /// It gets what is allowed; the grant says so and it is counted.
+    Clamp,
+    /// It gets nothing but an error naming the limit; counted.
+    Reject,
+}
+
+/// A service's settings. A change takes effect with the next pool; buckets formed before keep theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Subjects in a bucket: 1 to [`Limits::BUCKET_SUBJECTS`]. Default 4.
+    pub bucket_subjects: usize,
+    /// Buckets in one claim, at most: 1 to 1,024. Default 10.
+    pub buckets_per_claim: u32,
+    /// Leases that one client may hold at a time: 1 to 1,000,000. Default 1,000.
+    pub leases_in_flight: u32,
+    /// What to do with a claim for more than `buckets_per_claim`. Default: clamp.
+    pub over_ask: OverAsk,
+    /// How long a lease lasts without renewal or report: 1 ms to 30 days. Default 2 h.
+    pub lease: Duration,
+    /// How long a dead lease's reports are still taken before what is left is put back: 0 to 30 days. Default 15 min.
+    pub grace: Duration,
+    /// A seat unused for so long is deactivated: 1 ms or more. Default 24 h.
+    pub idle: Duration,
+    /// How long subjects too few for a bucket wait for companions. Default 100 ms.
+    pub linger: Duration,
+    /// Most subjects in a pool: 1 to 1,000,000. Default 18,000.
+    pub pool_subjects: usize,
+    /// One claim in so many is served from the ordinary pool even when subjects put back are offered: 2 or more. Default 4.
+    pub ordinary_share: u32,
+    /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
+    pub max_depth: u16,
+    /// Subjects that the service takes in, at most. Default: no bound but the disk.
+    pub max_subjects: u64,
+    /// Plugin panics after which the service is degraded: 1 or more. Default 3.
+    pub panics_tolerated: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            bucket_subjects: 4,
+            buckets_per_claim: 10,
+            leases_in_flight: 1_000,
+            over_ask: OverAsk::Clamp,
+            lease: Duration::from_secs(2 * 3_600),
+            grace: Duration::from_secs(15 * 60),
+            idle: Duration::from_secs(24 * 3_600),
+            linger: Duration::from_millis(100),
+            pool_subjects: 18_000,
+            ordinary_share: 4,
+            max_depth: 0,
+            max_subjects: u64::MAX,
+            panics_tolerated: 3,
+        }
+    }
+}
+
+impl Policy {
+    /// The first field that is out of its range, with the range.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        const MONTH: Duration = Duration::from_secs(30 * 24 * 3_600);
+        let ms = Duration::from_millis(1);
+        let rules = [
+            ((1..=Limits::BUCKET_SUBJECTS).contains(&self.bucket_subjects), "bucket_subjects", "1 to 252"),
+            ((1..=1_024).contains(&self.buckets_per_claim), "buckets_per_claim", "1 to 1,024"),
+            ((1..=1_000_000).contains(&self.leases_in_flight), "leases_in_flight", "1 to 1,000,000"),
+            ((ms..=MONTH).contains(&self.lease), "lease", "1 ms to 30 days"),
+            (self.grace <= MONTH, "grace", "0 to 30 days"),
+            (self.idle >= ms, "idle", "1 ms or more"),
+            ((1..=1_000_000).contains(&self.pool_subjects), "pool_subjects", "1 to 1,000,000"),
+            (self.ordinary_share >= 2, "ordinary_share", "2 or more"),
+            (self.panics_tolerated >= 1, "panics_tolerated", "1 or more"),
+        ];
+        match rules.into_iter().find(|(holds, _, _)| !holds) {
+            Some((_, field, range)) => Err((field, range)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs plugin code; `Err` holds the panic's message.
+pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
+    // Unwind safety: the hub holds no lock and has changed nothing when it calls a plugin; what the closure borrowed is
+    // thrown away with the report.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned())
+    })
+}

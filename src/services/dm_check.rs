@@ -1,0 +1,61 @@
+use serde::{Deserialize, Serialize};
+
+use crate::service::{Policy, Reporter, Service, Verdict};
+
+/// Can a user be sent direct messages?
+///
+/// A subject is a user id. A report is what the reporting client's own account may do, so the same user may be open to
+/// one client and closed to another: a result is to be read together with its client
+/// ([`Finding::client`](crate::Finding::client)). A client cannot say anything of its own account.
+///
+/// Buckets hold 180 users, as one client checks in a quarter of an hour.
+///
+/// ```
+/// use commissary::services::{DmCheck, DmState};
+/// use commissary::{Ask, Hub, MemoryDisk, Registration};
+///
+/// let hub = Hub::builder().manual().open_in_memory(&MemoryDisk::new())?;
+/// let check = hub.register(DmCheck::default())?;
+/// check.add_all(1..=3)?;
+/// hub.tick();
+/// # let hub2 = hub.clone();
+/// # let _ = hub2;
+/// assert_eq!(check.stats().subjects_known, 3);
+/// # Ok::<(), commissary::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct DmCheck {
+    _private: (),
+}
+
+/// Whether direct messages can be sent to a user, as seen by the reporting client's account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DmState {
+    /// Messages can be sent.
+    Open,
+    /// Messages cannot be sent.
+    Closed,
+    /// The user was not found.
+    Unknown,
+}
+
+impl Service for DmCheck {
+    type Subject = u64;
+    type Report = DmState;
+
+    fn id(&self) -> &str {
+        "dm-check"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { bucket_subjects: 180, ..Policy::default() }
+    }
+
+    fn judge(&self, user: &u64, _report: &DmState, reporter: Reporter) -> Verdict {
+        if *user == reporter.client.value() {
+            return Verdict::Reject("a client cannot check its own account".to_owned());
+        }
+        Verdict::Accept
+    }
+}

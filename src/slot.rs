@@ -1,0 +1,411 @@
+//! The packed state word of a slot, its chunk words, and every transition of theirs.
+//!
+//! No I/O, no clock, no allocation. The transition table and the argument for it are in `docs/protocol.md`.
+
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
+
+/// Subjects that one chunk word holds; its last bit says that it is closed.
+pub(crate) const CHUNK_BITS: usize = 63;
+/// Chunk words in a slot.
+pub(crate) const CHUNKS: usize = 4;
+/// Most subjects that a bucket can hold.
+pub(crate) const BUCKET_MAX: usize = CHUNK_BITS * CHUNKS;
+
+const CLOSED: u64 = 1 << CHUNK_BITS;
+
+const PHASE_SHIFT: u32 = 61;
+const OWNER_BITS: u32 = 26;
+const TIME_BITS: u32 = 35;
+/// Seats that a hub can hold: the owner field of the state word.
+pub(crate) const OWNERS_MAX: u32 = 1 << OWNER_BITS;
+/// Longest time, in ms since its pool's birth, that a lease can last: the time field of the state word (397 days).
+pub(crate) const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
+
+/// A set of subjects of one bucket, by their place in it: one bit each, in chunk words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mask(pub(crate) [u64; CHUNKS]);
+
+impl Mask {
+    pub(crate) fn insert(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place / CHUNK_BITS) {
+            *word |= 1 << (place % CHUNK_BITS);
+        }
+    }
+
+    pub(crate) fn has(&self, place: usize) -> bool {
+        self.0.get(place / CHUNK_BITS).is_some_and(|word| word & (1 << (place % CHUNK_BITS)) != 0)
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// The places in it, ascending.
+    pub(crate) fn places(self) -> impl Iterator<Item = usize> {
+        self.0.into_iter().enumerate().flat_map(|(chunk, word)| {
+            (0..CHUNK_BITS).filter(move |bit| word & (1 << bit) != 0).map(move |bit| chunk * CHUNK_BITS + bit)
+        })
+    }
+
+    /// The first `count` places.
+    pub(crate) fn first(count: usize) -> Self {
+        let mut mask = Self::default();
+        for (chunk, word) in mask.0.iter_mut().enumerate() {
+            let here = count.saturating_sub(chunk * CHUNK_BITS).min(CHUNK_BITS);
+            *word = (1 << here) - 1;
+        }
+        mask
+    }
+}
+
+/// Where a slot is in its life. A slot is leased once, so it only ever moves down this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Ready,
+    Leased,
+    Dead,
+    Released,
+    Done,
+}
+
+/// Why what was left in a bucket was put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The client gave it back: a release, a drop, or a final submit that left subjects over.
+    Client,
+    /// Nobody reported before the deadline and the grace after it.
+    Expired,
+    /// Its client was deregistered.
+    Deregistered,
+    /// Its service was revoked at once, or its client suspended.
+    Revoked,
+    /// The cursor had passed it but no claim took it.
+    Abandoned,
+}
+
+impl Cause {
+    fn from_bits(bits: u64) -> Self {
+        match bits & 7 {
+            0 => Self::Client,
+            1 => Self::Expired,
+            2 => Self::Deregistered,
+            3 => Self::Revoked,
+            _ => Self::Abandoned,
+        }
+    }
+}
+
+/// One reading of a slot's state word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot(u64);
+
+impl Snapshot {
+    fn pack(phase: Phase, owner: u32, time: u64) -> Self {
+        debug_assert!(owner < OWNERS_MAX, "owner {owner} does not fit");
+        let time = time.min(TIME_MAX);
+        Self(((phase as u64) << PHASE_SHIFT) | (u64::from(owner) << TIME_BITS) | time)
+    }
+
+    pub(crate) fn phase(self) -> Phase {
+        match self.0 >> PHASE_SHIFT {
+            0 => Phase::Ready,
+            1 => Phase::Leased,
+            2 => Phase::Dead,
+            3 => Phase::Released,
+            _ => Phase::Done,
+        }
+    }
+
+    /// The seat that leased it; meaningless while `Ready`.
+    pub(crate) fn owner(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "masked to 26 bits")]
+        let owner = ((self.0 >> TIME_BITS) & u64::from(OWNERS_MAX - 1)) as u32;
+        owner
+    }
+
+    /// `Leased`: the deadline; `Dead`: when it died; in ms since the pool's birth.
+    pub(crate) fn time(self) -> u64 {
+        self.0 & TIME_MAX
+    }
+
+    /// `Released`: why.
+    pub(crate) fn cause(self) -> Cause {
+        Cause::from_bits(self.time())
+    }
+
+    /// True while a client holds it.
+    pub(crate) fn is_held(self) -> bool {
+        matches!(self.phase(), Phase::Leased | Phase::Dead)
+    }
+
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self.phase(), Phase::Released | Phase::Done)
+    }
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum ToRenewed {
+    Renewed { deadline: u64 },
+    Dead,
+    Over,
+    NotOwner,
+}
+
+/// What became of a submit, place by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Taken {
+    /// Reported by this call.
+    pub(crate) accepted: Mask,
+    /// Put back before this call: the lease was over for them.
+    pub(crate) stale: Mask,
+    /// Reported before this call.
+    pub(crate) done: Mask,
+    /// No subject is owed any more.
+    pub(crate) emptied: bool,
+}
+
+/// What ended a lease. Handed to the one caller whose compare-and-swap did it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Ended {
+    pub(crate) owner: u32,
+    pub(crate) phase: Phase,
+    /// The lease had been marked dead.
+    pub(crate) was_dead: bool,
+    pub(crate) left: Mask,
+}
+
+/// One bucket's place in a pool: a cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Slot {
+    state: AtomicU64,
+    /// One bit a subject (set: still owed), and `CLOSED`.
+    chunks: [AtomicU64; CHUNKS],
+    /// The token's secret part.
+    nonce: u128,
+    first: u32,
+    len: u16,
+    /// What the writer has put in the journal; only the writer touches it.
+    logged: AtomicU8,
+}
+
+impl Slot {
+    /// A ready slot of `len` subjects, which start at `first` in its pool.
+    pub(crate) fn new(first: u32, len: usize, nonce: u128) -> Self {
+        assert!((1..=BUCKET_MAX).contains(&len), "a bucket holds 1 to {BUCKET_MAX} subjects, not {len}");
+        Self::with(Snapshot::pack(Phase::Ready, 0, 0), first, len, nonce, Mask::first(len))
+    }
+
+    /// A slot leased before a restart, with the subjects that were still owed.
+    pub(crate) fn leased(first: u32, len: usize, nonce: u128, owner: u32, deadline: u64, open: Mask) -> Self {
+        Self::with(Snapshot::pack(Phase::Leased, owner, deadline), first, len, nonce, open)
+    }
+
+    fn with(state: Snapshot, first: u32, len: usize, nonce: u128, open: Mask) -> Self {
+        Self {
+            state: AtomicU64::new(state.0),
+            chunks: open.0.map(AtomicU64::new),
+            nonce,
+            first,
+            #[expect(clippy::cast_possible_truncation, reason = "at most BUCKET_MAX")]
+            len: len as u16,
+            logged: AtomicU8::new(0),
+        }
+    }
+
+    pub(crate) fn nonce(&self) -> u128 {
+        self.nonce
+    }
+
+    /// Where its subjects stand in the pool.
+    pub(crate) fn subjects(&self) -> std::ops::Range<usize> {
+        let first = self.first as usize;
+        first..first + usize::from(self.len)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        // ordering: SeqCst; the writer reads this after it lowered its signal (see `Signal`). Pairs with the
+        // compare-and-swaps below, which publish the owner and the deadline in the same word.
+        Snapshot(self.state.load(Ordering::SeqCst))
+    }
+
+    /// `Ready -> Leased`. False if the steward took the slot back first.
+    #[must_use]
+    pub(crate) fn claim(&self, owner: u32, deadline: u64) -> bool {
+        let ready = Snapshot::pack(Phase::Ready, 0, 0);
+        self.swap(ready, Snapshot::pack(Phase::Leased, owner, deadline))
+    }
+
+    /// Moves the deadline of a lease that is not dead. It never moves back.
+    pub(crate) fn renew(&self, owner: u32, deadline: u64) -> ToRenewed {
+        loop {
+            let seen = self.snapshot();
+            if seen.phase() == Phase::Ready || seen.owner() != owner {
+                return ToRenewed::NotOwner;
+            }
+            match seen.phase() {
+                Phase::Dead => return ToRenewed::Dead,
+                Phase::Leased if self.open().is_empty() => return ToRenewed::Over,
+                Phase::Leased => {}
+                _ => return ToRenewed::Over,
+            }
+            let deadline = deadline.min(TIME_MAX).max(seen.time());
+            // Fails only when another session's renewal, the steward or the end of the lease came between: each of
+            // these moves the word forward, so the loop ends.
+            if self.swap(seen, Snapshot::pack(Phase::Leased, owner, deadline)) {
+                return ToRenewed::Renewed { deadline };
+            }
+        }
+    }
+
+    /// `Leased -> Dead` if the deadline is at or before `now`.
+    #[must_use]
+    pub(crate) fn mark_dead(&self, now: u64) -> bool {
+        let seen = self.snapshot();
+        seen.phase() == Phase::Leased
+            && seen.time() <= now
+            && self.swap(seen, Snapshot::pack(Phase::Dead, seen.owner(), now))
+    }
+
+    /// `Ready -> Released`: takes back a slot that no claim will take any more.
+    #[must_use]
+    pub(crate) fn abandon(&self) -> bool {
+        let ready = Snapshot::pack(Phase::Ready, 0, 0);
+        let released = Snapshot::pack(Phase::Released, 0, Cause::Abandoned as u64);
+        self.swap(ready, released)
+    }
+
+    /// Reports the subjects in `wanted`: clears their bits, unless they are cleared or closed already.
+    pub(crate) fn report(&self, wanted: Mask) -> Taken {
+        let mut taken = Taken::default();
+        let words = wanted.0.iter().zip(&self.chunks).enumerate();
+        for (i, (bits, chunk)) in words.filter(|(_, (bits, _))| **bits != 0) {
+            let (accepted, stale) = Self::report_chunk(chunk, *bits);
+            put(&mut taken.accepted, i, accepted);
+            put(&mut taken.stale, i, stale);
+            put(&mut taken.done, i, bits & !accepted & !stale);
+        }
+        taken.emptied = !taken.accepted.is_empty() && self.is_emptied();
+        taken
+    }
+
+    /// The bits accepted and those found closed.
+    fn report_chunk(chunk: &AtomicU64, bits: u64) -> (u64, u64) {
+        // ordering: Acquire; pairs with the AcqRel exchanges below and in `close`.
+        let mut word = chunk.load(Ordering::Acquire);
+        loop {
+            if word & CLOSED != 0 {
+                return (0, word & bits);
+            }
+            if word & bits == 0 {
+                return (0, 0);
+            }
+            // ordering: AcqRel; a report and a close of one chunk are ordered by the chunk's own word; whoever clears the
+            // last bit acquires what the others did before theirs. Acquire on failure: as the load above.
+            match chunk.compare_exchange_weak(word, word & !bits, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return (word & bits, 0),
+                // Some other bit was cleared, or the word was closed: at most 64 times in its life.
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// True if no bit is open. Reads by read-modify-write, so that of two reports which clear the last bits of two
+    /// chunks at least one sees both cleared (a plain load could miss the other's).
+    fn is_emptied(&self) -> bool {
+        let (first, rest) = (self.chunks.first(), self.chunks.get(1..).unwrap_or_default());
+        let chunks = self.len().div_ceil(CHUNK_BITS);
+        if chunks <= 1 {
+            // ordering: Acquire; the caller's own exchange was on this word.
+            return first.is_some_and(|chunk| chunk.load(Ordering::Acquire) & !CLOSED == 0);
+        }
+        first.into_iter().chain(rest).take(chunks).all(|chunk| {
+            // ordering: AcqRel; takes a place in the word's modification order, see above.
+            chunk.fetch_or(0, Ordering::AcqRel) & !CLOSED == 0
+        })
+    }
+
+    /// The subjects still owed (or, once closed, those that were put back).
+    pub(crate) fn open(&self) -> Mask {
+        // ordering: Acquire; pairs with the AcqRel exchanges of `report_chunk` and `close`.
+        let words = self.chunks.each_ref().map(|chunk| chunk.load(Ordering::Acquire) & !CLOSED);
+        Mask(words)
+    }
+
+    /// Closes every chunk: from here on no report is accepted. What is left stays in the words as the record of what was
+    /// put back. Anyone may call it again, to finish what another began.
+    fn close(&self) -> Mask {
+        // ordering: AcqRel; the same instruction that bars reports takes what they left.
+        let words = self.chunks.each_ref().map(|chunk| chunk.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED);
+        Mask(words)
+    }
+
+    /// Ends the lease of `owner` (of anyone, if `None`): puts back what is left, or finds it done. `None` if it was not
+    /// held, or if another caller ended it.
+    pub(crate) fn end(&self, owner: Option<u32>, cause: Cause) -> Option<Ended> {
+        let seen = self.snapshot();
+        if !seen.is_held() || owner.is_some_and(|owner| owner != seen.owner()) {
+            return None;
+        }
+        let left = self.close();
+        self.settle(left, cause)
+    }
+
+    /// Finishes a bucket in which nothing is owed. `None` if another caller did, or if something is owed.
+    pub(crate) fn finish(&self) -> Option<Ended> {
+        if self.snapshot().is_held() && self.is_emptied() { self.settle(Mask::default(), Cause::Client) } else { None }
+    }
+
+    fn settle(&self, left: Mask, cause: Cause) -> Option<Ended> {
+        let phase = if left.is_empty() { Phase::Done } else { Phase::Released };
+        loop {
+            let seen = self.snapshot();
+            if !seen.is_held() {
+                return None;
+            }
+            // Fails only when a renewal or the mark of death came between: both are bounded by the lease's end.
+            if self.swap(seen, Snapshot::pack(phase, seen.owner(), cause as u64)) {
+                let was_dead = seen.phase() == Phase::Dead;
+                return Some(Ended { owner: seen.owner(), phase, was_dead, left });
+            }
+        }
+    }
+
+    fn swap(&self, from: Snapshot, to: Snapshot) -> bool {
+        self.state
+            // ordering: SeqCst; published before the caller raises the writer's signal (see `Signal`); otherwise AcqRel
+            // would do: the word carries all that its readers need. Acquire on failure: the word is read again.
+            .compare_exchange(from.0, to.0, Ordering::SeqCst, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// What the writer noted last; the writer's alone.
+    pub(crate) fn logged(&self) -> u8 {
+        // ordering: Relaxed; one thread writes it; the steward only asks whether it may forget the pool.
+        self.logged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_logged(&self, flag: u8) {
+        // ordering: Relaxed; see `logged`.
+        self.logged.store(self.logged() | flag, Ordering::Relaxed);
+    }
+}
+
+fn put(mask: &mut Mask, chunk: usize, bits: u64) {
+    if let Some(word) = mask.0.get_mut(chunk) {
+        *word = bits;
+    }
+}

@@ -1,0 +1,492 @@
+//! The one group-commit writer: takes what waits, journals it as a group, syncs once, resolves the tickets' durable half,
+//! applies the group to the store, resolves their visible half.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::apply::{Applier, At, FinishedLease};
+use crate::client::People;
+use crate::clock::millis;
+use crate::commit::{Change, Pending, Reports};
+use crate::error::TicketError;
+use crate::journal::{Group, GroupTime, Log, Outcome};
+use crate::link::Link;
+use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
+use crate::record::{
+    self, Added, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord, key,
+};
+use crate::registry::{Registry, ServiceCore};
+use crate::slot::{Cause, Mask, Phase, Slot};
+use crate::stack::{Node, Stack};
+use crate::steward::PutBack;
+use crate::sync::Arc;
+use crate::ticket::{Durability, Intake};
+
+/// Bytes of one group, about at most; what is more makes further groups, synced together.
+const GROUP_BYTES: usize = 256 << 10;
+/// Bytes journaled but not applied, beyond which applying goes before taking in more.
+const BACKLOG_BYTES: usize = 16 << 20;
+/// Milliseconds that a journaled change may wait to be applied while there is more to journal.
+const BACKLOG_MS: u64 = 10;
+/// Journal bytes between checkpoints of the store.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Changes applied in one batch, about.
+const BATCH_CHANGES: usize = 1_024;
+
+type Waiting = Arc<Node<Pending>>;
+
+/// A journaled group that is still to be applied.
+#[derive(Debug)]
+struct Journaled {
+    group: Group,
+    start: u64,
+    end: u64,
+    /// Which frame, by its offset, is whose.
+    waiting: Vec<(u64, Waiting)>,
+    put_back: Vec<PutBack>,
+}
+
+/// A group under construction.
+#[derive(Debug)]
+struct Draft {
+    group: Group,
+    waiting: Vec<(u64, Waiting)>,
+    put_back: Vec<PutBack>,
+}
+
+/// The writer. It alone touches the journal, and it alone writes to the store.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    link: Arc<Link>,
+    registry: Arc<Registry>,
+    people: Arc<People>,
+    inbox: Arc<Stack<PutBack>>,
+    log: Box<dyn Log>,
+    applier: Applier,
+    durability: Durability,
+    drafts: Vec<Draft>,
+    backlog: VecDeque<Journaled>,
+    backlog_bytes: usize,
+    /// Hub time of the last sync, ms.
+    synced_at: u64,
+    checkpoint: u64,
+    spare: Vec<Group>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        registry: Arc<Registry>,
+        people: Arc<People>,
+        inbox: Arc<Stack<PutBack>>,
+        log: Box<dyn Log>,
+        applier: Applier,
+        durability: Durability,
+    ) -> Self {
+        let checkpoint = applier.standing().position;
+        let synced_at = link.clock.now();
+        Self {
+            link,
+            registry,
+            people,
+            inbox,
+            log,
+            applier,
+            durability,
+            drafts: Vec::new(),
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            synced_at,
+            checkpoint,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Journals what waits. False if there was nothing.
+    pub(crate) fn turn(&mut self) -> bool {
+        self.link.writer.lower();
+        let waiting = self.link.take_all();
+        if self.link.is_poisoned() {
+            // Poisoned: what is on the device is unknown, nothing more is written.
+            waiting.iter().for_each(|node| self.link.fail(&node.value, TicketError::Refused));
+            return false;
+        }
+        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        self.collect(time);
+        for node in waiting {
+            self.draft_change(time, node);
+        }
+        let drafts = std::mem::take(&mut self.drafts);
+        let any = !drafts.is_empty();
+        if any {
+            self.commit(drafts);
+        } else {
+            self.sync_if_due(time.hub_ms);
+        }
+        any
+    }
+
+    /// Applies what is journaled, a batch's worth. False if there was nothing.
+    pub(crate) fn apply_some(&mut self) -> bool {
+        if self.backlog.is_empty() || self.link.is_poisoned() {
+            return false;
+        }
+        let mut applied: Vec<(Journaled, Vec<Intake>)> = Vec::new();
+        while self.applier.changes() < BATCH_CHANGES {
+            let Some(journaled) = self.backlog.pop_front() else { break };
+            self.backlog_bytes -= journaled.group.bytes();
+            match self.apply_group(&journaled) {
+                Ok(intakes) => applied.push((journaled, intakes)),
+                Err(error) => {
+                    applied.push((journaled, Vec::new()));
+                    self.fail_applied(applied, &error.to_string());
+                    return false;
+                }
+            }
+        }
+        let Some((last, _)) = applied.last() else { return false };
+        let (end, time, class) = (last.end, last.group.time(), self.durability.class());
+        if let Err(error) = self.applier.flush(end, time, class) {
+            self.fail_applied(applied, &error.to_string());
+            return false;
+        }
+        self.publish(applied);
+        self.checkpoint_if_due(end);
+        true
+    }
+
+    /// Applies everything that is journaled.
+    pub(crate) fn apply_all(&mut self) {
+        while self.apply_some() {}
+    }
+
+    /// True if applying should go before journaling more: reads are late, or too much waits in memory.
+    pub(crate) fn is_behind(&self) -> bool {
+        let oldest = self.backlog.front().map(|journaled| journaled.group.time().hub_ms);
+        let late = oldest.is_some_and(|at| self.link.clock.now() >= at + BACKLOG_MS);
+        late || self.backlog_bytes > BACKLOG_BYTES
+    }
+
+    /// Journals that the hub was opened, synced whatever the durability: no generation is used twice.
+    pub(crate) fn boot(&mut self, number: u32) -> Result<(), String> {
+        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        self.draft(time, &Record::Boot(record::Boot { number }));
+        let drafts = std::mem::take(&mut self.drafts);
+        self.commit(drafts);
+        self.log.sync().map_err(|error| format!("journal sync: {error}"))?;
+        self.apply_all();
+        if self.link.is_poisoned() { Err(self.link.cause()) } else { Ok(()) }
+    }
+
+    /// How long it may sleep if nothing wakes it; `None`: for as long as it likes.
+    pub(crate) fn sleep(&self) -> Option<Duration> {
+        match self.durability {
+            Durability::Every(every) if self.log.synced() < self.log.end() => {
+                let due = self.synced_at + millis(every);
+                Some(Duration::from_millis(due.saturating_sub(self.link.clock.now()).max(1)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        self.turn();
+        if self.link.is_poisoned() {
+            self.link.fail_all(TicketError::Closed);
+            return Err(self.link.cause());
+        }
+        self.log.sync().map_err(|error| format!("journal sync: {error}"))?;
+        self.apply_all();
+        self.link.fail_all(TicketError::Closed);
+        if self.link.is_poisoned() {
+            return Err(self.link.cause());
+        }
+        self.applier.checkpoint().map_err(|error| format!("store checkpoint: {error}"))
+    }
+
+    /// Drafts the records of leases begun, and of leases ended, since the last turn. Whether a lease's end stands before or
+    /// after its last reports does not matter: the subjects they name are different ones.
+    fn collect(&mut self, time: GroupTime) {
+        for service in self.registry.all() {
+            for pool in service.live().iter() {
+                pool.collect(|index, slot| {
+                    let seen = slot.snapshot();
+                    match seen.phase() {
+                        // Handed out by the cursor, not yet claimed: to be looked at again. Its claimer raises the signal.
+                        Phase::Ready => pool.mark(index),
+                        Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
+                        Phase::Done => {
+                            self.draft_lease(time, pool, index, slot);
+                            slot.note_logged(LOGGED_ENDED);
+                        }
+                        Phase::Released => self.draft_end(time, &service, pool, index, slot, seen.cause()),
+                    }
+                });
+            }
+        }
+    }
+
+    /// Makes sure that the lease of a slot is in the journal.
+    fn draft_lease(&mut self, time: GroupTime, pool: &Pool, index: usize, slot: &Slot) {
+        let seen = slot.snapshot();
+        let never_leased = seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
+        if slot.logged() & LOGGED_LEASED != 0 || never_leased {
+            return;
+        }
+        let Some(seat) = self.people.seats.get(seen.owner() as usize) else { return };
+        // The state word holds the deadline, or when it died; later phases no longer tell.
+        let began = match seen.phase() {
+            Phase::Leased | Phase::Dead => (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms),
+            _ => time.hub_ms,
+        };
+        let record = Record::Leased(Leased {
+            service: pool.service,
+            generation: pool.generation,
+            slot: pool.number(index),
+            client: seat.client.id.value(),
+            at: began.min(time.hub_ms),
+            ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
+        });
+        slot.note_logged(LOGGED_LEASED);
+        self.draft(time, &record);
+    }
+
+    fn draft_end(
+        &mut self,
+        time: GroupTime,
+        service: &Arc<ServiceCore>,
+        pool: &Arc<Pool>,
+        index: usize,
+        slot: &Slot,
+        cause: Cause,
+    ) {
+        if slot.logged() & LOGGED_ENDED != 0 {
+            return;
+        }
+        slot.note_logged(LOGGED_ENDED);
+        let left = slot.open();
+        if cause != Cause::Abandoned {
+            self.draft_lease(time, pool, index, slot);
+            let ranks = left.places().filter_map(|place| pool.subject(index, place)).map(|subject| subject.rank);
+            let record = Record::Released(Released {
+                service: pool.service,
+                generation: pool.generation,
+                slot: pool.number(index),
+                cause,
+                ranks: ranks.collect(),
+            });
+            self.draft(time, &record);
+        }
+        let put_back = PutBack { service: service.id, pool: Arc::clone(pool), index, left };
+        // An abandoned slot alone makes no record; it still needs a draft to travel with.
+        if self.drafts.is_empty() {
+            self.inbox.push(Arc::new(Node::new(put_back)));
+            self.link.steward.raise();
+        } else if let Some(draft) = self.drafts.last_mut() {
+            draft.put_back.push(put_back);
+        }
+    }
+
+    fn draft_change(&mut self, time: GroupTime, node: Waiting) {
+        let offset = match &node.value.change {
+            Change::Service { service, name, state, max_subjects } => {
+                let record = ServiceRecord { service: *service, name, state: *state, max_subjects: *max_subjects };
+                self.draft(time, &Record::Service(record))
+            }
+            Change::Client { client, name, registered } => {
+                self.draft(time, &Record::Client(ClientRecord { client: *client, name, registered: *registered }))
+            }
+            Change::Seat { service, client, state } => {
+                let record = SeatRecord { service: *service, client: *client, state: *state };
+                self.draft(time, &Record::Seat(record))
+            }
+            Change::Added { service, subjects } => {
+                self.draft(time, &Record::Added(Added { service: *service, subjects }))
+            }
+            Change::Reported(reports) | Change::Conflict(reports) => {
+                if let Some(slot) = reports.pool.slot(reports.index) {
+                    self.draft_lease(time, &reports.pool, reports.index, slot);
+                }
+                let kept = if reports.whole { None } else { Some(filter(&reports.items, reports.accepted)) };
+                let items = kept.as_deref().unwrap_or(&reports.items);
+                let is_evidence = matches!(node.value.change, Change::Conflict(_));
+                self.draft(time, &reported(reports, items, is_evidence))
+            }
+        };
+        match (offset, self.drafts.last_mut()) {
+            (Some(offset), Some(draft)) => draft.waiting.push((offset, node)),
+            _ => self.link.fail(&node.value, TicketError::Refused),
+        }
+    }
+
+    /// Adds a record to the last draft, or to a new one. None if it is too long for a frame.
+    fn draft(&mut self, time: GroupTime, record: &Record<'_>) -> Option<u64> {
+        let full = self.drafts.last().is_none_or(|draft| draft.group.bytes() >= GROUP_BYTES);
+        if full {
+            let mut group = self.spare.pop().unwrap_or_else(Group::new);
+            group.begin(time, self.durability.class());
+            self.drafts.push(Draft { group, waiting: Vec::new(), put_back: Vec::new() });
+        }
+        let draft = self.drafts.last_mut()?;
+        let pushed = draft.group.push(record.kind(), key::PALLET, |out| record.append_to(out));
+        pushed.inspect_err(|error| tracing::error!(%error, "record refused by the journal")).ok()
+    }
+
+    /// Writes the drafts, syncs once, resolves the durable halves.
+    fn commit(&mut self, drafts: Vec<Draft>) {
+        let mut written = Vec::new();
+        let mut failed = None;
+        for mut draft in drafts {
+            if failed.is_some() {
+                self.refuse(&draft.waiting, TicketError::Refused);
+                continue;
+            }
+            match self.log.append(&mut draft.group) {
+                Outcome::Applied { start, end } => {
+                    let Draft { group, waiting, put_back } = draft;
+                    written.push(Journaled { group, start, end, waiting, put_back });
+                }
+                Outcome::Refused(error) => {
+                    self.refuse(&draft.waiting, TicketError::Refused);
+                    failed = Some(format!("journal append: {error}"));
+                }
+                Outcome::Unknown(error) => {
+                    self.refuse(&draft.waiting, TicketError::Unknown);
+                    failed = Some(format!("journal append: {error}"));
+                }
+            }
+        }
+        if !written.is_empty() && self.durability == Durability::Sync {
+            if let Err(error) = self.log.sync() {
+                written.drain(..).for_each(|journaled| self.refuse(&journaled.waiting, TicketError::Unknown));
+                failed = Some(format!("journal sync: {error}"));
+            }
+        }
+        for journaled in written {
+            for (offset, node) in &journaled.waiting {
+                node.value.resolution.durable(journaled.start + offset);
+            }
+            self.backlog_bytes += journaled.group.bytes();
+            self.backlog.push_back(journaled);
+        }
+        if let Some(cause) = failed {
+            // What is durable is made visible before reads are all that is left.
+            self.apply_all();
+            self.link.poison(cause);
+            self.registry.all().iter().for_each(|service| service.notify());
+        }
+        self.sync_if_due(self.link.clock.now());
+    }
+
+    fn refuse(&self, waiting: &[(u64, Waiting)], error: TicketError) {
+        waiting.iter().for_each(|(_, node)| self.link.fail(&node.value, error));
+    }
+
+    fn sync_if_due(&mut self, now: u64) {
+        let Durability::Every(every) = self.durability else { return };
+        if self.log.synced() < self.log.end() && now >= self.synced_at + millis(every) {
+            self.synced_at = now;
+            if let Err(error) = self.log.sync() {
+                self.link.poison(format!("journal sync: {error}"));
+            }
+        }
+    }
+
+    /// Applies a group's records to the batch; what each took in, in the order of `waiting`.
+    fn apply_group(&mut self, journaled: &Journaled) -> Result<Vec<Intake>, crate::apply::ApplyError> {
+        let mut intakes = Vec::with_capacity(journaled.waiting.len());
+        let mut waiting = journaled.waiting.iter().map(|(offset, _)| *offset).peekable();
+        for (offset, kind, _, body) in journaled.group.entries() {
+            let at = At { position: journaled.start + offset, time: journaled.group.time() };
+            let intake = self.applier.apply(at, kind, body)?;
+            if waiting.next_if_eq(&offset).is_some() {
+                intakes.push(intake);
+            }
+        }
+        Ok(intakes)
+    }
+
+    /// The batch failed: its changes are durable but not visible, and the hub is poisoned.
+    fn fail_applied(&mut self, applied: Vec<(Journaled, Vec<Intake>)>, cause: &str) {
+        let rest = std::mem::take(&mut self.backlog);
+        self.backlog_bytes = 0;
+        for journaled in applied.into_iter().map(|(journaled, _)| journaled).chain(rest) {
+            self.refuse(&journaled.waiting, TicketError::NotVisible);
+        }
+        self.link.poison(format!("store: {cause}"));
+        self.registry.all().iter().for_each(|service| service.notify());
+    }
+
+    /// The batch is in the store: resolves tickets, hands put-back subjects to the steward, publishes the counts.
+    fn publish(&mut self, applied: Vec<(Journaled, Vec<Intake>)>) {
+        for (mut journaled, intakes) in applied {
+            for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
+                self.link.give_back(node.value.permits);
+                node.value.resolution.visible(intake);
+            }
+            for put_back in journaled.put_back.drain(..) {
+                self.inbox.push(Arc::new(Node::new(put_back)));
+            }
+            if self.spare.len() < 4 {
+                self.spare.push(journaled.group);
+            }
+        }
+        let finished = self.applier.take_finished();
+        for service in self.registry.all() {
+            service.counts.publish(self.applier.tally(service.id));
+            note_slow(&service, &finished, self.link.limits.slow_leases);
+        }
+        self.link.steward.raise();
+    }
+
+    fn checkpoint_if_due(&mut self, applied: u64) {
+        if applied.saturating_sub(self.checkpoint) < CHECKPOINT_BYTES {
+            return;
+        }
+        self.checkpoint = applied;
+        if let Err(error) = self.applier.checkpoint() {
+            self.link.poison(format!("store checkpoint: {error}"));
+        }
+    }
+}
+
+fn reported<'a>(reports: &Reports, items: &'a [u8], is_evidence: bool) -> Record<'a> {
+    let (service, generation) = (reports.pool.service, reports.pool.generation);
+    let (slot, client) = (reports.pool.number(reports.index), reports.client);
+    if is_evidence {
+        Record::Conflict(Conflict { service, generation, slot, client, items })
+    } else {
+        Record::Reported(Reported { service, generation, slot, client, items })
+    }
+}
+
+/// Those of a list of items that took effect.
+fn filter(items: &[u8], accepted: Mask) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for item in record::list::<Item<'_>>("item", items).flatten() {
+        if accepted.has(usize::from(item.place)) {
+            record::append(&mut kept, &item);
+        }
+    }
+    kept
+}
+
+/// Keeps the slowest of the finished leases, slowest first.
+fn note_slow(service: &ServiceCore, finished: &[FinishedLease], most: usize) {
+    let took = |lease: &FinishedLease| lease.ended_at.saturating_sub(lease.claimed_at);
+    let known = service.slow.load();
+    let least = if known.len() < most { 0 } else { known.last().map_or(0, took) };
+    let mut slow: Vec<FinishedLease> = finished
+        .iter()
+        .filter(|lease| lease.service == service.id && (known.len() < most || took(lease) > least))
+        .copied()
+        .collect();
+    if slow.is_empty() {
+        return;
+    }
+    slow.extend(known.iter().copied());
+    slow.sort_by_key(|lease| std::cmp::Reverse(took(lease)));
+    slow.truncate(most);
+    service.slow.store(Arc::new(slow));
+}
