@@ -267,18 +267,22 @@ impl Builder {
             place.set_store_aside(report, "asked for")?;
         }
         let store = place.store(self.cache_bytes, report)?;
-        let cause = match self.replay(device, &store, report) {
+        let mut tried = self.replay(device, &store, report);
+        if matches!(tried, Err(Failure::Headless)) {
+            // Its creation was torn: nothing was ever acknowledged from it.
+            let mut device = place.journal()?;
+            device.truncate(0).map_err(JournalError::Io)?;
+            tried = self.replay(device, &store, report);
+        }
+        let cause = match tried {
             Ok(state) => return Ok(state),
-            Err(Failure::Open(error)) => return Err(error),
             Err(Failure::Store(cause)) => cause,
+            Err(failure) => return Err(failure.into_error()),
         };
         drop(store);
         place.set_store_aside(report, &cause)?;
         let store = place.store(self.cache_bytes, report)?;
-        self.replay(place.journal()?, &store, report).map_err(|failure| match failure {
-            Failure::Open(error) => error,
-            Failure::Store(what) => OpenError::Store(StoreError::Corrupted { what }),
-        })
+        self.replay(place.journal()?, &store, report).map_err(Failure::into_error)
     }
 
     fn replay(
@@ -305,10 +309,7 @@ impl Builder {
         let opened = Journal::open(device, standing.position, proven, &mut |entry| replayed.entry(&entry));
         let (journal, scan) = match opened {
             Ok(opened) => opened,
-            Err(ReplayError::Journal(JournalError::Headless)) if standing.position == 0 => {
-                // The creation was torn; nothing was ever acknowledged.
-                return Err(Failure::Open(OpenError::Journal(JournalError::Headless)));
-            }
+            Err(ReplayError::Journal(JournalError::Headless)) => return Err(Failure::Headless),
             Err(ReplayError::Journal(error)) => return Err(error.into()),
             Err(ReplayError::Visit(error)) => return Err(error.into()),
         };
@@ -464,6 +465,18 @@ enum Failure {
     Open(OpenError),
     /// The store is no use; the journal may be.
     Store(String),
+    /// The journal has no header.
+    Headless,
+}
+
+impl Failure {
+    fn into_error(self) -> OpenError {
+        match self {
+            Self::Open(error) => error,
+            Self::Store(what) => OpenError::Store(StoreError::Corrupted { what }),
+            Self::Headless => OpenError::Journal(JournalError::Headless),
+        }
+    }
 }
 
 impl From<OpenError> for Failure {

@@ -12,7 +12,7 @@ use event_listener::Listener;
 use smallvec::SmallVec;
 
 use crate::clock::millis;
-use crate::commit::Change;
+use crate::commit::{Change, Pending};
 use crate::error::{
     ActivateError, ClaimError, DeregisterError, DetailError, HubError, LeaseError, RegisterClientError,
 };
@@ -223,11 +223,6 @@ impl SeatCore {
     pub(crate) fn last_used(&self) -> u64 {
         // ordering: Relaxed; see `touch`.
         self.last_used.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn held(&self) -> u32 {
-        // ordering: Relaxed; a statistic.
-        self.held.load(Ordering::Relaxed)
     }
 
     /// `Active -> Inactive`, by the steward.
@@ -534,18 +529,17 @@ impl Client {
         if house.people.clients.len() as u64 >= limit {
             return Err(RegisterClientError::TooMany { limit });
         }
-        let (core, new) = match house.people.clients.entry(wanted.id) {
-            Entry::Occupied(entry) => (Arc::clone(entry.get()), false),
+        let core = match house.people.clients.entry(wanted.id) {
+            Entry::Occupied(entry) => Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
                 let wall_ms = house.link.clock.wall_ms();
                 // Room in the queue first: an identity that could not be journaled is not known.
-                let ticket = send_client(house, wanted.id, &wanted.name, true)?;
+                let ticket = house.link.send(client_change(wanted.id, &wanted.name, true), wanted.name.len())?;
                 let core = Arc::new(ClientCore::new(id, &wanted.name, true, wall_ms, wall_ms));
                 entry.insert(Arc::clone(&core));
                 return Ok(Registered { client: Self { house: Arc::clone(house), core }, new: true, ticket });
             }
         };
-        debug_assert!(!new, "an occupied entry is not new");
         Self::again(house, core, &wanted.name, now)
     }
 
@@ -566,19 +560,16 @@ impl Client {
         })?;
         // ordering: Relaxed; a statistic.
         core.last_wall_ms.store(house.link.clock.wall_ms().cast_unsigned(), Ordering::Relaxed);
-        let mut ticket = Ticket::nothing();
-        let mut new = false;
+        let bytes = name.len() + Pending::OVERHEAD;
+        let (mut new, mut ticket) = (false, Ticket::nothing());
         if !core.is_registered() {
-            house.link.check()?;
+            // Room first: what could not be journaled does not happen.
+            house.link.reserve(bytes)?;
             new = core.set_registered(true);
             if new {
-                match send_client(house, core.id.value(), name, true) {
-                    Ok(sent) => ticket = sent,
-                    Err(error) => {
-                        core.set_registered(false);
-                        return Err(error.into());
-                    }
-                }
+                ticket = house.link.post(client_change(core.id.value(), name, true), bytes);
+            } else {
+                house.link.give_back(bytes);
             }
         }
         Ok(Registered { client: Self { house: Arc::clone(house), core }, new, ticket })
@@ -645,7 +636,7 @@ impl Client {
         if !state.is_ready() {
             return Err(ActivateError::NotReady { state });
         }
-        let bytes = crate::commit::Pending::OVERHEAD;
+        let bytes = Pending::OVERHEAD;
         let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
         // Room first: an activation that could not be journaled does not happen.
         link.reserve(bytes)?;
@@ -654,8 +645,7 @@ impl Client {
         let (changed, seat) = activated.inspect_err(|_| link.give_back(bytes))?;
         if changed {
             let change = Change::Seat { service: service.id, client: self.core.id.value(), state: SeatState::Active };
-            let pending = crate::commit::Pending::new(change, bytes);
-            link.push(Arc::new(crate::stack::Node::new(pending)));
+            drop(link.post(change, bytes));
             tracing::debug!(client = %self.core.id, service = %service.name, "seat activated");
         } else {
             link.give_back(bytes);
@@ -678,19 +668,24 @@ impl Client {
         let link = &self.house.link;
         link.check()?;
         let id = self.core.id.value();
+        let seats = self.house.people.seats_of(&self.core);
+        // Room for the client's record and each seat's first: what could not be journaled does not happen.
+        let bytes = self.core.name.len() + Pending::OVERHEAD;
+        let room = bytes + seats.len() * Pending::OVERHEAD;
+        link.reserve(room)?;
         if !self.core.set_registered(false) {
+            link.give_back(room);
             self.house.people.refused.not_registered.add(1);
             return Err(DeregisterError::NotRegistered { id });
         }
-        let ticket = match send_client(&self.house, id, &self.core.name, false) {
-            Ok(ticket) => ticket,
-            Err(error) => {
-                self.core.set_registered(true);
-                return Err(error.into());
+        let ticket = link.post(client_change(id, &self.core.name, false), bytes);
+        for seat in seats {
+            if seat.retire() {
+                let change = Change::Seat { service: seat.service.id, client: id, state: SeatState::Inactive };
+                drop(link.post(change, Pending::OVERHEAD));
+            } else {
+                link.give_back(Pending::OVERHEAD);
             }
-        };
-        for seat in self.house.people.seats_of(&self.core) {
-            seat.retire();
             seat.end_all(Cause::Deregistered);
         }
         link.writer.raise();
@@ -699,9 +694,8 @@ impl Client {
     }
 }
 
-fn send_client(house: &House, id: u64, name: &str, registered: bool) -> Result<Ticket, HubError> {
-    let change = Change::Client { client: id, name: Arc::from(name), registered };
-    house.link.send(change, name.len())
+fn client_change(id: u64, name: &str, registered: bool) -> Change {
+    Change::Client { client: id, name: Arc::from(name), registered }
 }
 
 /// What a claim asks for.

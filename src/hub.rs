@@ -322,6 +322,11 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>) -> Result<(), StoreErr
             _ => generations.push((generation, vec![lease])),
         }
     }
+    let owed = generations.iter().flat_map(|(_, leases)| leases).flat_map(|lease| {
+        let open = lease.open;
+        lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
+    });
+    core.leased_before.store(Some(Arc::new(owed.collect())));
     for (generation, leases) in generations {
         let birth = Birth { service: core.id, generation, born: now, terms };
         core.add_live(Arc::new(Pool::recover(birth, &leases, &house.link.secret)));

@@ -15,7 +15,6 @@ use crate::record::{self, BlockItem, Owed, key};
 use crate::registry::ServiceCore;
 use crate::service::Subject;
 use crate::store::Store;
-use crate::sync::Arc;
 use crate::ticket::{Intake, Ticket};
 
 /// Subjects in one journal record, at most.
@@ -112,9 +111,7 @@ impl Sending<'_> {
             }
         }
         let change = Change::Added { service: self.service.id, subjects: bytes };
-        let node = Arc::new(crate::stack::Node::new(Pending::new(change, needed)));
-        self.under_way.push_back((count as u64, Ticket::new(Arc::clone(&node), false)));
-        link.push(node);
+        self.under_way.push_back((count as u64, link.post(change, needed)));
         Ok(())
     }
 
@@ -190,11 +187,14 @@ impl Reader {
         now: u64,
     ) -> Result<u64, StoreError> {
         let mut unreadable = 0;
-        while self.tail.len() < wanted {
-            let (start, end) = key::range(self.service, key::OWED, &self.next_rank.to_be_bytes());
+        // A scan is no snapshot: beyond what is known to be whole it could show a later block and miss an earlier one.
+        let visible = service.counts.visible.rank();
+        while self.tail.len() < wanted && self.next_rank < visible {
+            let start = key::of(self.service, key::OWED, &self.next_rank.to_be_bytes());
+            let end = key::of(self.service, key::OWED, &visible.to_be_bytes());
             let blocks = store.scan(&start, Some(&end), 4)?;
             if blocks.is_empty() {
-                break;
+                self.next_rank = visible;
             }
             for (owed_key, owed) in blocks {
                 let owed: Owed = stored(record::decode("block state", &owed))?;

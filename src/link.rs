@@ -121,15 +121,20 @@ impl Link {
         }
     }
 
+    /// Hands a change to the writer, for which `bytes` are reserved.
+    pub(crate) fn post(&self, change: Change, bytes: usize) -> Ticket {
+        let node = Arc::new(Node::new(Pending::new(change, bytes)));
+        let ticket = Ticket::new(Arc::clone(&node), self.manual);
+        self.push(node);
+        ticket
+    }
+
     /// Reserves room for a change of `bytes` and hands it to the writer.
     pub(crate) fn send(&self, change: Change, bytes: usize) -> Result<Ticket, HubError> {
         self.check()?;
         let bytes = bytes + Pending::OVERHEAD;
         self.reserve(bytes)?;
-        let node = Arc::new(Node::new(Pending::new(change, bytes)));
-        let ticket = Ticket::new(Arc::clone(&node), self.manual);
-        self.push(node);
-        Ok(ticket)
+        Ok(self.post(change, bytes))
     }
 
     pub(crate) fn take_all(&self) -> Vec<Arc<Node<Pending>>> {

@@ -1,6 +1,6 @@
 //! The service table, copy-on-write behind one atomic swap, and what a service is to its clients.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -13,7 +13,7 @@ use crate::link::Link;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.
 #[derive(Debug, Default)]
@@ -78,6 +78,8 @@ pub(crate) struct ServiceCore {
     pub(crate) active_seats: AtomicU32,
     panics: AtomicU32,
     pub(crate) counts: ServiceCounts,
+    /// Ranks leased when the hub was opened, for the steward to take: they do not wait, though the store owes them.
+    pub(crate) leased_before: ArcSwapOption<HashSet<u64>>,
     /// The slowest finished leases, slowest first.
     pub(crate) slow: ArcSwap<Vec<FinishedLease>>,
 }
@@ -102,6 +104,8 @@ pub(crate) struct ServiceCounts {
     pub(crate) unknown_tokens: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
+    /// Subjects of lower ranks are in the store whole.
+    pub(crate) visible: Watermark,
 }
 
 impl ServiceCounts {
@@ -111,6 +115,7 @@ impl ServiceCounts {
         self.duplicates.set(tally.duplicates);
         self.cut_by_depth.set(tally.cut_by_depth);
         self.cut_by_budget.set(tally.cut_by_budget);
+        self.visible.raise_to(tally.next_rank);
     }
 }
 
@@ -156,6 +161,7 @@ impl ServiceCore {
             active_seats: AtomicU32::new(0),
             panics: AtomicU32::new(0),
             counts: ServiceCounts::default(),
+            leased_before: ArcSwapOption::empty(),
             slow: ArcSwap::from_pointee(Vec::new()),
             link,
         }

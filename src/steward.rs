@@ -7,12 +7,12 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::client::{People, is_idle};
 use crate::clock::millis;
-use crate::commit::Change;
+use crate::commit::{Change, Pending};
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::Link;
-use crate::pool::{Birth, Pool, PoolKind, SubjectBuf, Terms};
-use crate::record::{SeatState, key};
+use crate::pool::{Birth, LOGGED_ENDED, Pool, PoolKind, SubjectBuf, Terms};
+use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
 use crate::service::{Policy, ServiceState};
 use crate::slot::{Cause, Mask, Phase};
@@ -50,8 +50,6 @@ struct Ward {
     exhausted: HashMap<u64, u64>,
     /// Multiplies the size of the next pool; grows when pools are eaten faster than they are formed.
     haste: usize,
-    /// The subjects known when reading last reached the end.
-    read_known: u64,
     /// Subjects too few for a bucket wait for companions, and nothing else is ready.
     lingering: bool,
 }
@@ -141,19 +139,13 @@ impl Steward {
     /// Takes a service under care, with the leases that it brought from an earlier opening.
     fn ward(&mut self, service: &ServiceCore) {
         self.wards.entry(service.id).or_insert_with(|| {
-            let live = service.live();
-            let recovered = live.iter().filter(|pool| pool.kind == PoolKind::Recovered);
-            let leased: HashSet<u64> = recovered
-                .flat_map(|pool| (0..pool.slots().len()).flat_map(|index| pool.bucket(index)))
-                .map(|subject| subject.rank)
-                .collect();
+            let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
             Ward {
                 reader: Reader::new(service.id, leased),
                 returned: VecDeque::new(),
                 returned_since: 0,
                 exhausted: HashMap::new(),
                 haste: 1,
-                read_known: u64::MAX,
                 lingering: false,
             }
         });
@@ -198,6 +190,10 @@ impl Steward {
                     }
                     // The deadline of a live lease, the death of a dead one: a grace after it the subjects are free.
                     earliest = earliest.min(pool.born + slot.snapshot().time() + pool.terms.grace_ms);
+                } else if seen.is_final() && slot.logged() & LOGGED_ENDED == 0 {
+                    // Whoever ended it may have stopped before it could say so.
+                    pool.mark(index);
+                    self.link.writer.raise();
                 } else if seen.phase() == Phase::Ready && abandoned && slot.abandon() {
                     service.counts.abandoned_slots.add(1);
                     pool.mark(index);
@@ -265,17 +261,17 @@ impl Steward {
         let mut changed = false;
         for (_, seat) in self.people.seats.iter() {
             // Room first: a retirement that could not be journaled waits for the next round.
-            if is_idle(seat, now) && self.link.reserve(crate::commit::Pending::OVERHEAD).is_ok() {
-                let bytes = crate::commit::Pending::OVERHEAD;
-                if seat.retire() {
-                    let (service, client) = (seat.service.id, seat.client.id.value());
-                    let change = Change::Seat { service, client, state: SeatState::Inactive };
-                    self.link.push(Arc::new(Node::new(crate::commit::Pending::new(change, bytes))));
-                    tracing::debug!(client, service = %seat.service.name, "idle seat retired");
-                    changed = true;
-                } else {
-                    self.link.give_back(bytes);
-                }
+            if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
+                continue;
+            }
+            if seat.retire() {
+                let (service, client) = (seat.service.id, seat.client.id.value());
+                let change = Change::Seat { service, client, state: SeatState::Inactive };
+                drop(self.link.post(change, Pending::OVERHEAD));
+                tracing::debug!(client, service = %seat.service.name, "idle seat retired");
+                changed = true;
+            } else {
+                self.link.give_back(Pending::OVERHEAD);
             }
         }
         changed
@@ -340,7 +336,7 @@ impl Steward {
             }
             ward.lingering = wanted && ward.reader.waiting() > 0;
         }
-        ward.publish_waiting(service, self.store.as_ref())?;
+        ward.publish_waiting(service);
         Ok(formed)
     }
 }
@@ -367,23 +363,13 @@ impl Ward {
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 
-    /// Publishes how many subjects wait that no claim can reach yet.
-    fn publish_waiting(&mut self, service: &ServiceCore, store: &dyn Store) -> Result<(), crate::error::StoreError> {
+    /// Publishes how many subjects wait that no claim can reach yet: at least, while the store holds more.
+    fn publish_waiting(&self, service: &ServiceCore) {
         let counts = &service.counts;
-        let known = counts.known.value();
-        let mut waiting = self.returned.len() + self.reader.waiting();
-        if waiting == 0 && self.read_known != known {
-            let (start, end) = key::range(service.id, key::OWED, &self.reader.next_rank().to_be_bytes());
-            if store.scan(&start, Some(&end), 1)?.is_empty() {
-                self.read_known = known;
-            } else {
-                waiting = 1;
-            }
-        }
-        counts.waiting.set(waiting as u64);
+        let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
+        counts.waiting.set((self.returned.len() + self.reader.waiting() + unread) as u64);
         let returned = (!self.returned.is_empty()).then_some(self.returned_since);
         let oldest = returned.into_iter().chain(self.reader.waiting_since()).min();
         counts.oldest_wait_since.set(oldest.unwrap_or(0));
-        Ok(())
     }
 }

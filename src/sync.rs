@@ -40,6 +40,22 @@ impl Counter {
     }
 }
 
+/// A rank below which everything has been made visible: set by the one who makes it so, read by who relies on it.
+#[derive(Debug, Default)]
+pub(crate) struct Watermark(AtomicU64);
+
+impl Watermark {
+    pub(crate) fn raise_to(&self, rank: u64) {
+        // ordering: Release; pairs with the Acquire in `rank`, publishes what was written to the store before.
+        self.0.store(rank, Ordering::Release);
+    }
+
+    pub(crate) fn rank(&self) -> u64 {
+        // ordering: Acquire; pairs with the Release in `raise_to`.
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// Wakes one caretaker thread. Raising it is a load while the caretaker is awake, a swap and at most one unpark otherwise.
 ///
 /// Whoever makes work first publishes it (`SeqCst`), then raises; the caretaker first lowers, then looks for work. In the
