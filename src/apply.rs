@@ -137,7 +137,7 @@ impl Applier {
         let mut intake = Intake::default();
         match Record::decode(kind, body).map_err(frame)? {
             Record::Boot(boot) => self.standing.boot = boot.number,
-            Record::Service(service) => self.service(&service)?,
+            Record::Service(service) => self.service(&service),
             Record::Client(client) => self.client(at, &client)?,
             Record::Seat(seat) => self.seat(&seat)?,
             Record::Added(added) => intake = self.added(at, &added)?,
@@ -152,8 +152,9 @@ impl Applier {
     /// Writes the batch: everything applied so far, and that the journal is applied up to `position`.
     pub(crate) fn flush(&mut self, position: u64, time: GroupTime, class: u8) -> Result<(), StoreError> {
         self.standing = Standing { position, hub_ms: time.hub_ms, class, boot: self.standing.boot };
-        let services: Vec<u32> = self.open_blocks.keys().copied().collect();
-        services.into_iter().for_each(|service| self.close_block(service));
+        for service in self.open_blocks.keys().copied().collect::<Vec<_>>() {
+            self.close_block(service);
+        }
         self.put(key::of(0, key::STANDING, &[]), &self.standing.clone());
         for service in std::mem::take(&mut self.dirty_tallies) {
             self.put(key::of(service, key::TALLY, &[]), &self.tally(service));
@@ -212,14 +213,13 @@ impl Applier {
         }
     }
 
-    fn service(&mut self, record: &record::ServiceRecord<'_>) -> Result<(), ApplyError> {
+    fn service(&mut self, record: &record::ServiceRecord<'_>) {
         let value =
             ServiceValue { name: record.name.to_owned(), state: record.state, max_subjects: record.max_subjects };
         self.put(key::of(0, key::SERVICE, &record.service.to_be_bytes()), &value);
         self.services.insert(record.service, value);
         self.tallies.entry(record.service).or_default();
         self.dirty_tallies.insert(record.service);
-        Ok(())
     }
 
     fn client(&mut self, at: At, record: &record::ClientRecord<'_>) -> Result<(), ApplyError> {
@@ -383,10 +383,10 @@ impl Applier {
     fn block_of(&mut self, service: u32, rank: u64) -> Result<Option<u64>, StoreError> {
         let holds = |first: u64, owed: &Owed| first <= rank && rank - first < u64::from(owed.len);
         let cached = self.blocks.range((service, 0)..=(service, rank)).next_back();
-        if let Some((&(_, first), owed)) = cached {
-            if holds(first, owed) {
-                return Ok(Some(first));
-            }
+        if let Some((&(_, first), owed)) = cached
+            && holds(first, owed)
+        {
+            return Ok(Some(first));
         }
         let start = key::of(service, key::OWED, &[]);
         let last = key::of(service, key::OWED, &rank.to_be_bytes());

@@ -357,10 +357,10 @@ impl Builder {
         let boot = applier.standing().boot + 1;
         report.boots = boot;
         let generations = Arc::new(Generations::of_boot(boot));
-        let mut shelf = Shelf { stored: Vec::new(), next: 1 };
+        let mut known = Shelf { stored: Vec::new(), next: 1 };
         for (service, value) in applier.services() {
-            shelf.next = shelf.next.max(service + 1);
-            shelf.stored.push((service, value.clone()));
+            known.next = known.next.max(service + 1);
+            known.stored.push((service, value.clone()));
         }
         let inbox = Arc::new(Stack::default());
         let mut writer = Writer::new(
@@ -379,10 +379,10 @@ impl Builder {
             Arc::clone(&people),
             Arc::clone(&store),
             inbox,
-            Arc::clone(&generations),
+            generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, store, generations, shelf));
+        let house = Arc::new(House::new(link, registry, people, store, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);
@@ -587,10 +587,10 @@ impl Place {
             }
             Self::Directory(directory) => {
                 let path = directory.join("secret");
-                if let Ok(bytes) = fs::read(&path) {
-                    if let Ok(bytes) = <[u8; Secret::BYTES]>::try_from(bytes.as_slice()) {
-                        return Ok(Secret::from_bytes(bytes));
-                    }
+                if let Ok(bytes) = fs::read(&path)
+                    && let Ok(bytes) = <[u8; Secret::BYTES]>::try_from(bytes.as_slice())
+                {
+                    return Ok(Secret::from_bytes(bytes));
                 }
                 report.secret_renewed = report.journal_end > report.journal_base;
                 let secret = Secret::generate(rng);

@@ -13,9 +13,7 @@ use smallvec::SmallVec;
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
-use crate::error::{
-    ActivateError, ClaimError, DeregisterError, DetailError, HubError, LeaseError, RegisterClientError,
-};
+use crate::error::{ActivateError, ClaimError, DeregisterError, DetailError, LeaseError, RegisterClientError};
 use crate::house::House;
 use crate::hub::ServiceHandle;
 use crate::id::{ClientId, LeaseToken, check_name};
@@ -329,12 +327,11 @@ impl SeatCore {
 
     /// Accounts for the end of one of its leases; called by whoever ended it.
     pub(crate) fn account(&self, ended: &Ended, cause: Cause, now: u64) {
-        match ended.phase {
-            Phase::Done => self.counts.buckets_processed.add(1),
-            _ => {
-                self.counts.buckets_put_back.add(1);
-                self.counts.buckets_expired.add(u64::from(cause == Cause::Expired));
-            }
+        if ended.phase == Phase::Done {
+            self.counts.buckets_processed.add(1);
+        } else {
+            self.counts.buckets_put_back.add(1);
+            self.counts.buckets_expired.add(u64::from(cause == Cause::Expired));
         }
         self.counts.subjects_put_back.add(u64::from(ended.left.count()));
         self.give_back(1, now);
@@ -791,7 +788,6 @@ impl<S: Service> Grant<S> {
     }
 
     /// The leases, to look at.
-    #[must_use]
     pub fn leases(&self) -> &[Lease<S>] {
         &self.leases
     }
@@ -934,7 +930,7 @@ impl<S: Service> Seat<S> {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
         seat.counts.claims.add(1);
-        let ordinary_first = seat.counts.claims.value() % u64::from(terms.ordinary_share) == 0;
+        let ordinary_first = seat.counts.claims.value().is_multiple_of(u64::from(terms.ordinary_share));
         let mut leases = SmallVec::new();
         let mut subjects = 0;
         let got = seat.service.take(room as usize, seat.index, now, ordinary_first, |pool, index| {
@@ -1034,12 +1030,11 @@ impl<S: Service> Seat<S> {
             if service.has_ready() {
                 return true;
             }
-            let notified = match deadline {
-                Some(deadline) => service.link.is_open() && listener.wait_deadline(deadline).is_some(),
-                None => {
-                    listener.wait();
-                    true
-                }
+            let notified = if let Some(deadline) = deadline {
+                service.link.is_open() && listener.wait_deadline(deadline).is_some()
+            } else {
+                listener.wait();
+                true
             };
             if !notified || !service.link.is_open() {
                 return service.has_ready() && service.link.is_open();
@@ -1156,7 +1151,7 @@ impl<S: Service> Seat<S> {
         };
         match seat.service.find(token) {
             Found::Slot(pool, index) => {
-                let owner = pool.slot(index).map(|slot| slot.snapshot());
+                let owner = pool.slot(index).map(super::slot::Slot::snapshot);
                 let mine = owner.is_some_and(|seen| seen.phase() > Phase::Ready && seen.owner() == seat.index);
                 if mine { Ok((pool, index)) } else { Err(not_owner()) }
             }

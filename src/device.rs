@@ -126,6 +126,7 @@ struct Memory {
 }
 
 impl MemoryDevice {
+    #[cfg(test)]
     pub(crate) fn new() -> MemoryDevice {
         MemoryDevice::default()
     }

@@ -62,7 +62,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The journal is damaged, truncated or of another version.
-    #[error("journal: {0}")]
+    #[error(transparent)]
     Journal(#[from] JournalError),
     /// The store could not be opened, and setting it aside did not help.
     #[error("store: {0}")]

@@ -7,7 +7,7 @@ use crate::commit::Change;
 use crate::error::HubError;
 use crate::link::Link;
 use crate::record::ServiceValue;
-use crate::registry::{Generations, Registry};
+use crate::registry::Registry;
 use crate::steward::Steward;
 use crate::store::Store;
 use crate::sync::Arc;
@@ -27,7 +27,6 @@ pub(crate) struct House {
     pub(crate) registry: Arc<Registry>,
     pub(crate) people: Arc<People>,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) generations: Arc<Generations>,
     /// Services that the store knew when the hub was opened. A named exception to "no lock": registering a service is a
     /// cold call, and one at a time.
     pub(crate) shelf: Mutex<Shelf>,
@@ -48,10 +47,9 @@ impl House {
         registry: Arc<Registry>,
         people: Arc<People>,
         store: Arc<dyn Store>,
-        generations: Arc<Generations>,
         shelf: Shelf,
     ) -> Self {
-        Self { link, registry, people, store, generations, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
+        Self { link, registry, people, store, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
     }
 
     /// Keeps the caretakers of a manual hub.

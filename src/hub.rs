@@ -113,7 +113,6 @@ impl Hub {
     }
 
     /// Sets options before opening.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -155,7 +154,7 @@ impl Hub {
             field,
             range,
         })?;
-        let mut shelf = house.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut services = house.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         let plugin: Arc<dyn crate::json::Plugin> = Arc::new(plugin);
         if let Some(core) = house.registry.by_name(&name) {
             if core.plugin.plugin_type() != plugin.plugin_type() {
@@ -167,13 +166,14 @@ impl Hub {
         if house.registry.all().len() >= limit as usize {
             return Err(RegisterServiceError::TooMany { limit });
         }
-        let known = shelf.stored.iter().find(|(_, value)| value.name == name).cloned();
+        let known = services.stored.iter().find(|(_, value)| value.name == name).cloned();
         let max_subjects = policy.max_subjects;
-        let (id, state) = known.as_ref().map_or((shelf.next, ServiceState::Active), |(id, value)| (*id, value.state));
+        let (id, state) =
+            known.as_ref().map_or((services.next, ServiceState::Active), |(id, value)| (*id, value.state));
         let core = Arc::new(ServiceCore::new(id, &name, state, policy, plugin, Arc::clone(&house.link)));
         match &known {
             Some(_) => restore(house, &core)?,
-            None => shelf.next += 1,
+            None => services.next += 1,
         }
         let journal_needed = known.is_none_or(|(_, value)| value.max_subjects != max_subjects);
         if journal_needed {

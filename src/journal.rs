@@ -132,11 +132,13 @@ impl Group {
     }
 
     /// Whether the group has no entries.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.frames <= 1
     }
 
     /// Returns the number of frames, the group's own among them.
+    #[cfg(test)]
     pub(crate) fn frames(&self) -> usize {
         self.frames
     }
@@ -250,24 +252,49 @@ pub(crate) struct Cut {
 
 /// Why a journal cannot be opened or created. The file is as it was, except after [`JournalError::Io`].
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum JournalError {
-    #[error("journal cannot be read or written")]
+    /// The system refused to read or write.
+    #[error("journal cannot be read or written: {0}")]
     Io(#[from] io::Error),
-    /// The bytes at `position` are bad, and something shows that they were good once.
+    /// The bytes at a position are bad, and something shows that they were good once.
     #[error("journal is corrupt at position {position}: {what}")]
-    Corrupt { position: u64, what: &'static str },
+    Corrupt {
+        /// Where the bad frame starts; 0 for the file's header.
+        position: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A newer version of this crate wrote the file, or a frame of it.
     #[error("journal has version {found} at position {position}, and this program reads up to {supported}")]
-    Version { found: u16, supported: u16, position: u64 },
+    Version {
+        /// The version found.
+        found: u16,
+        /// The newest one read here.
+        supported: u16,
+        /// Where it stands.
+        position: u64,
+    },
     /// Whole frames that were durable are missing from the end.
     #[error("journal ends at position {end}, and was durable up to {proven}")]
-    Truncated { end: u64, proven: u64 },
-    /// The file was being created, and nothing was ever written to it. Truncate the device to 0 and create anew.
+    Truncated {
+        /// Where the file ends.
+        end: u64,
+        /// Up to where it was known to be durable.
+        proven: u64,
+    },
+    /// The file was being created, and nothing was ever written to it.
     #[error("journal has no header: its creation was interrupted")]
     Headless,
-    #[error("file is not a journal")]
+    /// The file is something else.
+    #[error("the file is not a journal")]
     NotAJournal,
+    /// A new journal would overwrite something.
     #[error("journal cannot be created over the {bytes} bytes of a file that is not empty")]
-    NotEmpty { bytes: u64 },
+    NotEmpty {
+        /// The file's length.
+        bytes: u64,
+    },
 }
 
 /// Why a journal was not replayed to its end.

@@ -328,8 +328,9 @@ impl JsonError {
     pub fn is_transient(&self) -> bool {
         let hub = match self {
             Self::Add(AddError::Hub { source, .. }) => Some(source),
-            Self::Claim(ClaimError::Hub(hub)) | Self::Lease(LeaseError::Hub(hub)) => Some(hub),
-            Self::Activate(ActivateError::Hub(hub)) => Some(hub),
+            Self::Claim(ClaimError::Hub(hub))
+            | Self::Lease(LeaseError::Hub(hub))
+            | Self::Activate(ActivateError::Hub(hub)) => Some(hub),
             _ => None,
         };
         hub.is_some_and(crate::error::HubError::is_transient)

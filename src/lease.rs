@@ -469,7 +469,6 @@ impl<'a> Reporting<'a> {
     }
 
     /// The subjects revealed, or the reason of a rejection; `Err` if the plugin panicked.
-    #[expect(clippy::type_complexity, reason = "a panic, a rejection, or subjects: each handled at the one caller")]
     fn judge<S: Service>(
         &self,
         plugin: &S,
@@ -613,11 +612,11 @@ impl<'a> Reporting<'a> {
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {
     // Not shared yet: it was made in this call and is pushed after this.
-    if let Some(node) = Arc::get_mut(node) {
-        if let Change::Reported(reports) = &mut node.value.change {
-            reports.accepted = accepted;
-            reports.whole = whole;
-        }
+    if let Some(node) = Arc::get_mut(node)
+        && let Change::Reported(reports) = &mut node.value.change
+    {
+        reports.accepted = accepted;
+        reports.whole = whole;
     }
 }
 

@@ -34,17 +34,6 @@ impl Terms {
     }
 }
 
-/// What a pool is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PoolKind {
-    /// The oldest pending subjects.
-    Ordinary,
-    /// Subjects put back: offered first.
-    Front,
-    /// Leases that were alive when the hub was closed.
-    Recovered,
-}
-
 /// One subject, as the pool holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SubjectRef<'a> {
@@ -134,7 +123,6 @@ pub(crate) struct RecoveredLease {
 pub(crate) struct Pool {
     pub(crate) service: u32,
     pub(crate) generation: u64,
-    pub(crate) kind: PoolKind,
     /// Hub time, ms: what the times in the slots' words count from.
     pub(crate) born: u64,
     pub(crate) terms: Terms,
@@ -162,16 +150,18 @@ pub(crate) struct Birth {
 
 impl Pool {
     /// Cuts `subjects` into buckets, in the order given; the last one may be short.
-    pub(crate) fn cut(birth: Birth, kind: PoolKind, buckets: &[SubjectBuf], secret: &Secret) -> Self {
+    pub(crate) fn cut(birth: Birth, buckets: &[SubjectBuf], secret: &Secret) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::new();
         for bucket in buckets.chunks(birth.terms.bucket_subjects.max(1)) {
             let first = subjects.places.len();
-            bucket.iter().for_each(|subject| subjects.push(subject));
+            for subject in bucket {
+                subjects.push(subject);
+            }
             let nonce = secret.nonce(birth.service, birth.generation, number(slots.len()));
             slots.push(Slot::new(number(first), bucket.len(), nonce));
         }
-        Self::assemble(birth, kind, slots, None, subjects, 0)
+        Self::assemble(birth, slots, None, subjects, 0)
     }
 
     /// Brings back the leases of one generation of an earlier opening, ascending by slot.
@@ -180,7 +170,9 @@ impl Pool {
         let mut slots = Vec::with_capacity(leases.len());
         for lease in leases {
             let first = number(subjects.places.len());
-            lease.subjects.iter().for_each(|subject| subjects.push(subject));
+            for subject in &lease.subjects {
+                subjects.push(subject);
+            }
             let nonce = secret.nonce(birth.service, birth.generation, lease.slot);
             let deadline = lease.deadline.saturating_sub(birth.born);
             let slot = Slot::leased(first, lease.subjects.len(), nonce, lease.owner, deadline, lease.open);
@@ -189,27 +181,19 @@ impl Pool {
         }
         let numbers = leases.iter().map(|lease| lease.slot).collect();
         let taken = slots.len();
-        Self::assemble(birth, PoolKind::Recovered, slots, Some(numbers), subjects, taken)
+        Self::assemble(birth, slots, Some(numbers), subjects, taken)
     }
 
     /// A pool of nothing: what a service starts with.
     pub(crate) fn empty(birth: Birth) -> Self {
-        Self::assemble(birth, PoolKind::Ordinary, Vec::new(), None, Subjects::default(), 0)
+        Self::assemble(birth, Vec::new(), None, Subjects::default(), 0)
     }
 
-    fn assemble(
-        birth: Birth,
-        kind: PoolKind,
-        slots: Vec<Slot>,
-        numbers: Option<Box<[u32]>>,
-        subjects: Subjects,
-        taken: usize,
-    ) -> Self {
+    fn assemble(birth: Birth, slots: Vec<Slot>, numbers: Option<Box<[u32]>>, subjects: Subjects, taken: usize) -> Self {
         assert!(subjects.bytes.len() < u32::MAX as usize, "a pool's subjects fit in 4 GiB");
         Self {
             service: birth.service,
             generation: birth.generation,
-            kind,
             born: birth.born,
             terms: birth.terms,
             cursor: Padded(Cursor::new(taken)),

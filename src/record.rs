@@ -385,7 +385,7 @@ impl Owed {
     pub(crate) fn all(len: u32) -> Self {
         let full = len as usize / 64;
         let mut words = vec![u64::MAX; full];
-        if len % 64 != 0 {
+        if !len.is_multiple_of(64) {
             words.push((1 << (len % 64)) - 1);
         }
         Self { len, words }
@@ -399,10 +399,8 @@ impl Owed {
     /// Clears a bit. False if it was clear.
     pub(crate) fn clear(&mut self, place: u64) -> bool {
         let had = self.has(place);
-        if had {
-            if let Some(word) = usize::try_from(place / 64).ok().and_then(|i| self.words.get_mut(i)) {
-                *word &= !(1 << (place % 64));
-            }
+        if had && let Some(word) = usize::try_from(place / 64).ok().and_then(|i| self.words.get_mut(i)) {
+            *word &= !(1 << (place % 64));
         }
         had
     }

@@ -392,9 +392,8 @@ impl ServiceCore {
             Some((pool, index)) if pool.slot(index).is_some_and(|slot| slot.nonce() == token.nonce) => {
                 Found::Slot(Arc::clone(pool), index)
             }
-            Some(_) => Found::Forged,
             None if self.link.secret.nonce(self.id, token.generation, token.slot) == token.nonce => Found::Over,
-            None => Found::Forged,
+            _ => Found::Forged,
         }
     }
 

@@ -59,7 +59,7 @@ fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 pub(crate) fn state<S: Service>(

@@ -123,7 +123,6 @@ impl Snapshot {
 
     /// The seat that leased it; meaningless while `Ready`.
     pub(crate) fn owner(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 26 bits")]
         let owner = ((self.0 >> TIME_BITS) & u64::from(OWNERS_MAX - 1)) as u32;
         owner
     }

@@ -212,6 +212,8 @@ pub struct HubStats {
     pub not_registered: u64,
     /// Bytes that wait for the writer.
     pub queued_bytes: u64,
+    /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
+    pub store_bytes: u64,
 }
 
 /// Buckets and subjects held, by seat, counted in the slots.
@@ -283,7 +285,9 @@ pub(crate) fn of_seat(of: &SeatCore) -> SeatStats {
 pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
     let seats: Vec<SeatStats> = house.people.seats_of(client).iter().map(|of| of_seat(of)).collect();
     let mut work = Work::default();
-    seats.iter().for_each(|seat| work += seat.work);
+    for seat in &seats {
+        work += seat.work;
+    }
     // ordering: Relaxed; a statistic.
     let last = client.last_wall_ms.load(Ordering::Relaxed).cast_signed();
     ClientStats {
@@ -331,7 +335,9 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
 pub(crate) fn of_hub(house: &House) -> HubStats {
     let services: Vec<ServiceStats> = house.registry.all().iter().map(|service| of_service(house, service)).collect();
     let mut work = Work::default();
-    services.iter().for_each(|service| work += service.work);
+    for service in &services {
+        work += service.work;
+    }
     let refused = &house.people.refused;
     HubStats {
         services,
@@ -341,5 +347,6 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         throttled_registrations: refused.throttled.value(),
         not_registered: refused.not_registered.value(),
         queued_bytes: house.link.queued_bytes(),
+        store_bytes: house.store.size_on_disk().unwrap_or(0),
     }
 }

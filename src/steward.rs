@@ -11,12 +11,12 @@ use crate::commit::{Change, Pending};
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::Link;
-use crate::pool::{Birth, LOGGED_ENDED, Pool, PoolKind, SubjectBuf, Terms};
+use crate::pool::{Birth, LOGGED_ENDED, Pool, SubjectBuf, Terms};
 use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
 use crate::service::{Policy, ServiceState};
 use crate::slot::{Cause, Mask, Phase};
-use crate::stack::{Node, Stack};
+use crate::stack::Stack;
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
 
@@ -116,7 +116,9 @@ impl Steward {
                 changed |= self.sweep(service, now);
             }
             changed |= self.retire_seats(now);
-            services.iter().for_each(|service| self.forget(service));
+            for service in &services {
+                self.forget(service);
+            }
         }
         for service in &services {
             match self.form(service, now) {
@@ -259,7 +261,7 @@ impl Steward {
 
     fn retire_seats(&mut self, now: u64) -> bool {
         let mut changed = false;
-        for (_, seat) in self.people.seats.iter() {
+        for (_, seat) in &self.people.seats {
             // Room first: a retirement that could not be journaled waits for the next round.
             if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
                 continue;
@@ -316,7 +318,7 @@ impl Steward {
                 let most = policy.pool_subjects.min(ward.returned.len());
                 let returned: Vec<SubjectBuf> = ward.returned.drain(..most).collect();
                 let birth = birth(self.generations.next());
-                let pool = Pool::cut(birth, PoolKind::Front, &returned, &self.link.secret);
+                let pool = Pool::cut(birth, &returned, &self.link.secret);
                 service.counts.pools_formed.add(1);
                 tracing::debug!(service = %service.name, subjects = most, "front pool published");
                 service.publish_front(Arc::new(pool));
@@ -327,7 +329,7 @@ impl Steward {
                 let window = ward.next_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
                 if !window.is_empty() {
                     let birth = birth(self.generations.next());
-                    let pool = Pool::cut(birth, PoolKind::Ordinary, &window, &self.link.secret);
+                    let pool = Pool::cut(birth, &window, &self.link.secret);
                     service.counts.pools_formed.add(1);
                     tracing::debug!(service = %service.name, subjects = window.len(), "pool published");
                     service.publish_next(Arc::new(pool));

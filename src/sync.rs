@@ -82,10 +82,10 @@ impl Signal {
         if self.state.load(Ordering::SeqCst) == RAISED {
             return;
         }
-        if self.state.swap(RAISED, Ordering::SeqCst) == PARKED {
-            if let Some(thread) = self.thread.get() {
-                thread.unpark();
-            }
+        if self.state.swap(RAISED, Ordering::SeqCst) == PARKED
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
         }
     }
 

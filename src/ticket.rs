@@ -214,11 +214,19 @@ impl Ticket {
     }
 
     /// Resolves when the change is durable; the asynchronous [`wait_durable`](Self::wait_durable).
+    ///
+    /// # Errors
+    ///
+    /// [`TicketError`] if it will not be.
     pub async fn durable(&self) -> Result<(), TicketError> {
         Waiting { ticket: self, until: Progress::Durable }.await.map(|_| ())
     }
 
     /// Resolves when reads see the change; the asynchronous [`wait_visible`](Self::wait_visible).
+    ///
+    /// # Errors
+    ///
+    /// [`TicketError`] if they will not.
     pub async fn visible(&self) -> Result<Intake, TicketError> {
         Waiting { ticket: self, until: Progress::Visible }.await
     }

@@ -108,7 +108,9 @@ impl Writer {
         let waiting = self.link.take_all();
         if self.link.is_poisoned() {
             // Poisoned: what is on the device is unknown, nothing more is written.
-            waiting.iter().for_each(|node| self.link.fail(&node.value, TicketError::Refused));
+            for node in &waiting {
+                self.link.fail(&node.value, TicketError::Refused);
+            }
             return false;
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
@@ -357,11 +359,12 @@ impl Writer {
                 }
             }
         }
-        if !written.is_empty() && self.durability == Durability::Sync {
-            if let Err(error) = self.log.sync() {
-                written.drain(..).for_each(|journaled| self.refuse(&journaled.waiting, TicketError::Unknown));
-                failed = Some(format!("journal sync: {error}"));
-            }
+        if !written.is_empty()
+            && self.durability == Durability::Sync
+            && let Err(error) = self.log.sync()
+        {
+            written.drain(..).for_each(|journaled| self.refuse(&journaled.waiting, TicketError::Unknown));
+            failed = Some(format!("journal sync: {error}"));
         }
         for journaled in written {
             for (offset, node) in &journaled.waiting {
@@ -380,7 +383,9 @@ impl Writer {
     }
 
     fn refuse(&self, waiting: &[(u64, Waiting)], error: TicketError) {
-        waiting.iter().for_each(|(_, node)| self.link.fail(&node.value, error));
+        for (_, node) in waiting {
+            self.link.fail(&node.value, error);
+        }
     }
 
     fn sync_if_due(&mut self, now: u64) {

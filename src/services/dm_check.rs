@@ -44,7 +44,7 @@ impl Service for DmCheck {
     type Subject = u64;
     type Report = DmState;
 
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         "dm-check"
     }
 

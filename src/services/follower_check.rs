@@ -31,7 +31,7 @@ impl Service for FollowerCheck {
     type Subject = u64;
     type Report = UserList;
 
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         "follower-check"
     }
 

@@ -59,6 +59,7 @@ impl MemoryStore {
     }
 
     /// Makes the `n`-th apply from here on (1 = the next) fail once, as on a full disk, with nothing of its batch applied; 0 disarms.
+    #[cfg(test)]
     pub(crate) fn fail_apply_after(&self, n: u64) {
         self.write().applies_before_fault = n.checked_sub(1);
     }
