@@ -1,4 +1,77 @@
 //! Hands out work the way a good ration shop hands out rations: from baskets packed before the queue forms.
+//!
+//! An application links the crate and registers *services* (plugins). *Clients* come and go as they please: they register,
+//! activate, take pre-made *buckets* of *subjects* without ever waiting, and hand in *reports*. A dead client's buckets
+//! come back. Nothing acknowledged is lost, nothing is done twice, nobody can pick what it gets. Claims and reports are
+//! lock-free; the truth is one journal file, indexed in a store.
+//!
+//! It is not a network service (put yours in front: see [`NamedService`]), not a message broker, and not a distributed
+//! system: one process owns one directory.
+//!
+//! # Example
+//!
+//! ```
+//! use commissary::services::{FollowingCheck, UserList};
+//! use commissary::{Ask, Claim, Hub, ManualClock, MemoryDisk, Registration};
+//! # use std::time::Duration;
+//!
+//! // `Hub::open("directory")` for the real thing; here one in memory, driven by hand.
+//! # let clock = ManualClock::default();
+//! let hub = Hub::builder().manual().clock(clock.clone()).open_in_memory(&MemoryDisk::new())?;
+//! let following = hub.register(FollowingCheck::default())?;
+//! following.add_all([12, 34, 56, 78])?;
+//!
+//! let alice = hub.register_client(&Registration::new(1, "alice"))?.client;
+//! let seat = alice.activate(&following)?;
+//! hub.tick();
+//! if let Claim::Leased(grant) = seat.claim(Ask::one())? {
+//!     for lease in grant {
+//!         let looked_up = lease.subjects().map(|user| (user, UserList { users: vec![user + 1], complete: true }));
+//!         let submitted = lease.submit(looked_up)?;
+//!         hub.tick();
+//!         submitted.ticket.wait_durable()?;
+//!     }
+//! }
+//! assert_eq!(following.result(&34)?.map(|found| found.report.users), Some(vec![35]));
+//! # Ok::<(), commissary::Error>(())
+//! ```
+//!
+//! # Where to look
+//!
+//! | what | where |
+//! |---|---|
+//! | open a hub, options, what opening found | [`Hub`], [`Builder`], [`OpenReport`] |
+//! | write a service | [`Service`], [`Subject`], [`Policy`], [`services`] |
+//! | be a client | [`Client`], [`Seat`], [`Claim`], [`Lease`], [`Ticket`] |
+//! | put a network in front | [`NamedService`], [`LeaseToken`] |
+//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`] |
+//! | the protocol and its argument | [`docs::protocol`] |
+//! | the files | [`docs::format`] |
+//!
+//! # Consistency
+//!
+//! What a call changed in memory holds at once for every later call of any thread: a subject reported is owed no more,
+//! a bucket released is not its former holder's. Reads of results see a report when its ticket is
+//! [visible](Progress::Visible).
+//!
+//! # Durability
+//!
+//! A change is durable when its [`Ticket`] says so, as far as the hub's [`Durability`] goes; the default syncs. A claim
+//! has no ticket: it is journaled with the next group, and a crash before that puts the bucket back.
+//!
+//! # Limitations
+//!
+//! One process a directory. Unix and Windows file locks keep a second one out; network file systems may not. The journal
+//! only grows. Bodies and reports are bytes in memory and on one disk: see [`Limits`]. Priorities, re-runs, deletion and
+//! retraction are not here yet.
+//!
+//! # Logging
+//!
+//! Transitions emit [`tracing`](https://docs.rs/tracing) events under the crate's name; silent unless subscribed.
+//!
+//! # Minimum Rust
+//!
+//! 1.89. The crate has no features to choose.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod apply;
@@ -34,6 +107,14 @@ mod sync;
 mod throttle;
 mod ticket;
 mod writer;
+
+/// The protocol and the file format, as documents.
+pub mod docs {
+    #[doc = include_str!("docs/format.md")]
+    pub mod format {}
+    #[doc = include_str!("docs/protocol.md")]
+    pub mod protocol {}
+}
 
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
 pub use client::{Ask, Capability, Claim, Client, Empty, EmptyReason, Grant, Leases, Registered, Registration, Seat};

@@ -123,8 +123,7 @@ impl Snapshot {
 
     /// The seat that leased it; meaningless while `Ready`.
     pub(crate) fn owner(self) -> u32 {
-        let owner = ((self.0 >> TIME_BITS) & u64::from(OWNERS_MAX - 1)) as u32;
-        owner
+        ((self.0 >> TIME_BITS) & u64::from(OWNERS_MAX - 1)) as u32
     }
 
     /// `Leased`: the deadline; `Dead`: when it died; in ms since the pool's birth.
