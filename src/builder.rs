@@ -14,7 +14,7 @@ use crate::apply::{self, Applier, ApplyError, At};
 use crate::client::{ClientCore, People};
 use crate::clock::{Clock, HubClock, SystemClock};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice};
-use crate::error::{OpenError, StoreError};
+use crate::error::{OpenError, StoreError, TicketError};
 use crate::house::{Caretakers, House, Shelf};
 use crate::hub::{Hub, Threads};
 use crate::id::{ClientId, Secret};
@@ -23,6 +23,7 @@ use crate::limits::Limits;
 use crate::link::Link;
 use crate::record::{self, ClientValue, Standing, key};
 use crate::registry::{Generations, Registry};
+use crate::service::contain;
 use crate::stack::Stack;
 use crate::steward::Steward;
 use crate::store::{MemoryStore, Store, open_or_set_aside, set_aside};
@@ -402,7 +403,7 @@ fn spawn(link: &Arc<Link>, caretakers: Caretakers) -> Result<Threads, OpenError>
         .name("commissary-writer".to_owned())
         .spawn(move || {
             of_writer.writer.adopt();
-            run_writer(&of_writer, &mut writer);
+            guarded(&of_writer, "writer", || run_writer(&of_writer, &mut writer));
             writer.finish()
         })
         .map_err(OpenError::Thread)?;
@@ -411,11 +412,7 @@ fn spawn(link: &Arc<Link>, caretakers: Caretakers) -> Result<Threads, OpenError>
         .name("commissary-steward".to_owned())
         .spawn(move || {
             of_steward.steward.adopt();
-            while !of_steward.is_closed() {
-                if !steward.turn() {
-                    of_steward.steward.wait(steward.sleep());
-                }
-            }
+            guarded(&of_steward, "steward", || run_steward(&of_steward, &mut steward));
         })
         .map_err(|error| {
             // The writer's thread is running: it must not outlive the failed opening.
@@ -424,6 +421,26 @@ fn spawn(link: &Arc<Link>, caretakers: Caretakers) -> Result<Threads, OpenError>
             OpenError::Thread(error)
         })?;
     Ok(Threads { writer, steward })
+}
+
+/// Runs a caretaker. Its panic, a bug of ours, poisons the hub: nobody waits for ever for a caretaker that is gone.
+fn guarded(link: &Link, who: &str, run: impl FnOnce()) {
+    if let Err(message) = contain(run) {
+        link.poison(format!("the {who} panicked: {message}"));
+        while !link.is_closed() {
+            link.fail_all(TicketError::Refused);
+            link.writer.lower();
+            thread::park_timeout(crate::steward::PERIOD);
+        }
+    }
+}
+
+fn run_steward(link: &Link, steward: &mut Steward) {
+    while !link.is_closed() {
+        if !steward.turn() {
+            link.steward.wait(steward.sleep());
+        }
+    }
 }
 
 fn run_writer(link: &Link, writer: &mut Writer) {

@@ -258,21 +258,15 @@ impl SeatCore {
     }
 
     /// Sets or lifts an administrator's bar.
-    pub(crate) fn set_suspended(&self, suspended: bool) -> bool {
-        let to = if suspended { SUSPENDED } else { INACTIVE };
+    pub(crate) fn set_suspended(&self, suspended: bool) {
+        if !suspended {
+            // ordering: SeqCst, both; see `state`. A failure means that there was no bar.
+            let _ = self.state.compare_exchange(SUSPENDED, INACTIVE, Ordering::SeqCst, Ordering::SeqCst);
         // ordering: SeqCst; see `state`.
-        let was = if suspended {
-            self.state.swap(to, Ordering::SeqCst)
-        } else {
-            match self.state.compare_exchange(SUSPENDED, to, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(was) | Err(was) => was,
-            }
-        };
-        if suspended && was == ACTIVE {
+        } else if self.state.swap(SUSPENDED, Ordering::SeqCst) == ACTIVE {
             // ordering: Relaxed; sizes the next pool.
             self.service.active_seats.fetch_sub(1, Ordering::Relaxed);
         }
-        (was == SUSPENDED) != suspended
     }
 
     /// Takes room for up to `n` leases below `quota`. Lock-free.
@@ -374,18 +368,21 @@ impl People {
         self.clients.insert(client.id.value(), Arc::new(client));
     }
 
-    fn throttle(&self, house: &House, origin: &[u8], now: u64) -> Result<(), RegisterClientError> {
+    /// Takes a new identity from the budgets: its origin's, if the application names one, and everybody's.
+    fn throttle(&self, house: &House, origin: Option<&[u8]>, now: u64) -> Result<(), RegisterClientError> {
         let limits = &house.link.limits;
         let refused = |limit, retry_after| {
             self.refused.throttled.add(1);
             RegisterClientError::Throttled { limit, retry_after, disconnect: true }
         };
-        let budgets = self.origins.get_or_init(|| (0..ORIGIN_BUDGETS).map(|_| Budget::default()).collect());
-        let place = usize::try_from(house.link.secret.scramble(origin) % ORIGIN_BUDGETS as u64).unwrap_or(0);
-        if let Some(budget) = budgets.get(place) {
-            budget
-                .take(now, limits.origin_burst, limits.origin_refill)
-                .map_err(|retry_after| refused("origin_burst", retry_after))?;
+        if let Some(origin) = origin {
+            let budgets = self.origins.get_or_init(|| (0..ORIGIN_BUDGETS).map(|_| Budget::default()).collect());
+            let place = usize::try_from(house.link.secret.scramble(origin) % ORIGIN_BUDGETS as u64).unwrap_or(0);
+            if let Some(budget) = budgets.get(place) {
+                budget
+                    .take(now, limits.origin_burst, limits.origin_refill)
+                    .map_err(|retry_after| refused("origin_burst", retry_after))?;
+            }
         }
         self.newcomers
             .take(now, limits.newcomer_burst, limits.origin_refill)
@@ -443,21 +440,21 @@ impl People {
 pub struct Registration {
     id: u64,
     name: String,
-    origin: Vec<u8>,
+    origin: Option<Vec<u8>>,
 }
 
 impl Registration {
     /// An identity: a non-zero id and a screen name of 1 to 15 of `A-Z a-z 0-9 _`. Checked when it is registered.
     #[must_use]
     pub fn new(id: u64, name: impl Into<String>) -> Self {
-        Self { id, name: name.into(), origin: Vec::new() }
+        Self { id, name: name.into(), origin: None }
     }
 
     /// Where the request came from, as the application knows it (an address, an account): new identities are budgeted
-    /// per origin. Default: all share one.
+    /// per origin. Default: none, only the budget of all newcomers applies.
     #[must_use]
     pub fn origin(mut self, origin: impl AsRef<[u8]>) -> Self {
-        self.origin = origin.as_ref().to_vec();
+        self.origin = Some(origin.as_ref().to_vec());
         self
     }
 }
@@ -521,7 +518,7 @@ impl Client {
         if let Some(core) = house.people.client(wanted.id) {
             return Self::again(house, core, &wanted.name, now);
         }
-        house.people.throttle(house, &wanted.origin, now)?;
+        house.people.throttle(house, wanted.origin.as_deref(), now)?;
         let limit = house.link.limits.clients;
         if house.people.clients.len() as u64 >= limit {
             return Err(RegisterClientError::TooMany { limit });
@@ -994,9 +991,8 @@ impl<S: Service> Seat<S> {
             }
             _ => Duration::from_secs(1),
         };
-        let turn = self.core.counts.empty.value().to_be_bytes();
-        let seed = [turn.as_slice(), &self.core.index.to_be_bytes()].concat();
-        let jitter = self.core.service.link.secret.scramble(&seed) % 512;
+        let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
+        let jitter = self.core.service.link.secret.scramble(&turn.to_be_bytes()) % 512;
         Empty { reason, retry_after: base + base.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1_024.0) }
     }
 

@@ -602,27 +602,46 @@ impl<S: Service> ServiceHandle<S> {
         }
     }
 
-    /// Bars a client from this service, or lifts the bar. What it holds is put back. The client's own activation cannot
-    /// undo it; after it is lifted the client must activate again.
+    /// Bars a client from this service: what it holds is put back, and its own activation cannot undo it. Survives a
+    /// restart.
     ///
     /// # Errors
     ///
     /// [`AdminError`]; nothing was changed.
-    pub fn suspend(&self, client: u64, suspended: bool) -> Result<Ticket, AdminError> {
+    pub fn suspend(&self, client: u64) -> Result<Ticket, AdminError> {
+        let (seat, ticket) = self.bar(client, SeatState::Suspended)?;
+        seat.set_suspended(true);
+        seat.end_all(Cause::Revoked);
+        Ok(ticket)
+    }
+
+    /// Lifts the bar from a suspended client. It must activate again. Changes nothing if there was no bar.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn reinstate(&self, client: u64) -> Result<Ticket, AdminError> {
+        match self.seat_core(client) {
+            Some(seat) if seat.state() == SeatState::Suspended => {}
+            Some(_) => return Ok(Ticket::nothing()),
+            None => return Err(AdminError::UnknownClient { id: client }),
+        }
+        let (seat, ticket) = self.bar(client, SeatState::Inactive)?;
+        seat.set_suspended(false);
+        Ok(ticket)
+    }
+
+    /// Journals an administrator's decision on a seat.
+    fn bar(&self, client: u64, state: SeatState) -> Result<(Arc<SeatCore>, Ticket), AdminError> {
         self.house.link.check()?;
-        let core = self.house.people.client(client).ok_or(AdminError::UnknownClient { id: client })?;
+        let unknown = AdminError::UnknownClient { id: client };
+        let Some(core) = self.house.people.client(client) else { return Err(unknown) };
         let value = SeatValue { state: SeatState::Inactive, tally: record::SeatTally::default() };
-        let seat = self.house.people.seat(&core, &self.core, value);
-        let seat = seat.map_err(|_| AdminError::UnknownClient { id: client })?;
-        let state = if suspended { SeatState::Suspended } else { SeatState::Inactive };
+        let Ok(seat) = self.house.people.seat(&core, &self.core, value) else { return Err(unknown) };
         let change = crate::commit::Change::Seat { service: self.core.id, client, state };
         let ticket = self.house.link.send(change, 0)?;
-        seat.set_suspended(suspended);
-        if suspended {
-            seat.end_all(Cause::Revoked);
-        }
-        tracing::info!(client, service = %self.core.name, suspended, "client suspension changed");
-        Ok(ticket)
+        tracing::info!(client, service = %self.core.name, ?state, "seat state set by an administrator");
+        Ok((seat, ticket))
     }
 
     /// Leases that took longer than `threshold`, or have so far: those held now, then the slowest of the finished ones
