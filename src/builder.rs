@@ -126,6 +126,13 @@ impl MemoryDisk {
         Self::default()
     }
 
+    /// A disk that holds these bytes as its journal, and nothing else: a copy of a journal file, to be looked into without touching the
+    /// file. Opening a hub on it checks them; its leases' tokens are new ones.
+    #[must_use]
+    pub fn from_journal(bytes: &[u8]) -> Self {
+        Self { journal: MemoryDevice::holding(bytes), ..Self::default() }
+    }
+
     /// A copy of the disk as it would be found after a crash at this moment.
     #[must_use]
     pub fn after(&self, crash: Crash) -> Self {

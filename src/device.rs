@@ -145,6 +145,12 @@ impl MemoryDevice {
         MemoryDevice { memory: Arc::new(Mutex::new(copy)) }
     }
 
+    /// A device of its own that holds `bytes`, all of it synced.
+    pub(crate) fn holding(bytes: &[u8]) -> MemoryDevice {
+        let memory = Memory { bytes: bytes.to_vec(), synced: bytes.len(), room: None, syncs: None };
+        MemoryDevice { memory: Arc::new(Mutex::new(memory)) }
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.memory().bytes.len() as u64
     }
