@@ -105,6 +105,9 @@ impl Writer {
     /// Journals what waits. False if there was nothing.
     pub(crate) fn turn(&mut self) -> bool {
         self.link.writer.lower();
+        // Looked at in this order, and drafted in the other: whatever a lease needs (its client, above all) was pushed before the lease
+        // was taken, and so stands before it, wherever a crash may cut the group.
+        let marked = self.marked();
         let waiting = self.link.take_all();
         if self.link.is_poisoned() {
             // Poisoned: what is on the device is unknown, nothing more is written.
@@ -114,9 +117,13 @@ impl Writer {
             return false;
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
-        self.collect(time);
         for node in waiting {
             self.draft_change(time, node);
+        }
+        for (service, pool, slots) in marked {
+            for index in slots {
+                self.draft_slot(time, &service, &pool, index);
+            }
         }
         let drafts = std::mem::take(&mut self.drafts);
         let any = !drafts.is_empty();
@@ -204,28 +211,38 @@ impl Writer {
         if self.link.is_poisoned() {
             return Err(self.link.cause());
         }
-        self.applier.checkpoint().map_err(|error| format!("store checkpoint: {error}"))
+        self.applier.finish().map_err(|error| format!("store checkpoint: {error}"))
     }
 
-    /// Drafts the records of leases begun, and of leases ended, since the last turn. Whether a lease's end stands before or
-    /// after its last reports does not matter: the subjects they name are different ones.
-    fn collect(&mut self, time: GroupTime) {
+    /// The slots in which something happened since the last turn, by pool.
+    fn marked(&self) -> Vec<(Arc<ServiceCore>, Arc<Pool>, Vec<usize>)> {
+        let mut marked = Vec::new();
         for service in self.registry.all() {
             for pool in service.live().iter() {
-                pool.collect(|index, slot| {
-                    let seen = slot.snapshot();
-                    match seen.phase() {
-                        // Handed out by the cursor, not yet claimed: to be looked at again. Its claimer raises the signal.
-                        Phase::Ready => pool.mark(index),
-                        Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
-                        Phase::Done => {
-                            self.draft_lease(time, pool, index, slot);
-                            slot.note_logged(LOGGED_ENDED);
-                        }
-                        Phase::Released => self.draft_end(time, &service, pool, index, slot, seen.cause()),
-                    }
-                });
+                let mut slots = Vec::new();
+                pool.collect(|index, _| slots.push(index));
+                if !slots.is_empty() {
+                    marked.push((Arc::clone(&service), Arc::clone(pool), slots));
+                }
             }
+        }
+        marked
+    }
+
+    /// Drafts that a lease began, and that it ended. Whether its end stands before or after its last reports does not matter: the
+    /// subjects they name are different ones.
+    fn draft_slot(&mut self, time: GroupTime, service: &Arc<ServiceCore>, pool: &Arc<Pool>, index: usize) {
+        let Some(slot) = pool.slot(index) else { return };
+        let seen = slot.snapshot();
+        match seen.phase() {
+            // Handed out by the cursor, not yet claimed: to be looked at again. Its claimer raises the signal.
+            Phase::Ready => pool.mark(index),
+            Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
+            Phase::Done => {
+                self.draft_lease(time, pool, index, slot);
+                slot.note_logged(LOGGED_ENDED);
+            }
+            Phase::Released => self.draft_end(time, service, pool, index, slot, seen.cause()),
         }
     }
 
