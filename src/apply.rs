@@ -201,6 +201,11 @@ impl Applier {
         self.store.checkpoint()
     }
 
+    /// The end: makes the store durable, and says so on disk.
+    pub(crate) fn finish(&self) -> Result<(), StoreError> {
+        self.store.finish()
+    }
+
     fn put<T: serde::Serialize>(&mut self, key: Vec<u8>, value: &T) {
         self.batch.insert(key, Some(record::encode(value)));
     }

@@ -26,7 +26,7 @@ use crate::registry::{Generations, Registry};
 use crate::service::contain;
 use crate::stack::Stack;
 use crate::steward::Steward;
-use crate::store::{MemoryStore, Store, open_or_set_aside, set_aside};
+use crate::store::{MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::Arc;
 use crate::ticket::{CLASS_SYNC, Durability};
 use crate::writer::Writer;
@@ -217,7 +217,8 @@ impl Builder {
     /// Opens the hub that lives in a directory; makes it if there is none. Reads and checks the whole journal, and replays
     /// what the store does not reflect yet.
     ///
-    /// The directory holds `journal` (the truth), `store/` (its index) and `secret` (what tokens are made from).
+    /// The directory holds `journal` (the truth), `store/` (its index) and `secret` (what tokens are made from); while the hub is open, or
+    /// after it was not closed, also `store.unsynced`. If that is there and the machine was started anew since, the store is rebuilt.
     ///
     /// # Errors
     ///
@@ -270,9 +271,16 @@ impl Builder {
     /// Journal and store, agreeing with each other. A store that turns out damaged is rebuilt, once.
     fn open_state(&self, place: &Place, report: &mut OpenReport) -> Result<State, OpenError> {
         // The journal's lock is the hub's lock: before anything is touched.
-        let device = place.journal()?;
+        let mut device = place.journal()?;
         if self.rebuild_store {
             place.set_store_aside(report, "asked for")?;
+        } else if let Some(reason) = place.distrust()? {
+            // Only a journal that is all there can take its place.
+            if Journal::is_whole(device.as_mut()).map_err(JournalError::Io)? {
+                place.set_store_aside(report, reason)?;
+            } else {
+                tracing::warn!(reason, "the store is kept: without the journal's beginning it cannot be rebuilt");
+            }
         }
         let store = place.store(self.cache_bytes, report)?;
         let mut tried = self.replay(device, &store, report);
@@ -587,6 +595,16 @@ impl Place {
         }
     }
 
+    /// Why the store cannot be believed although it may look well, if there is one and it cannot.
+    fn distrust(&self) -> Result<Option<&'static str>, OpenError> {
+        let Self::Directory(directory) = self else { return Ok(None) };
+        let store = directory.join("store");
+        if !store.exists() {
+            return Ok(None);
+        }
+        marker::distrust(&store).map_err(|source| OpenError::Io { path: store, source })
+    }
+
     fn set_store_aside(&self, report: &mut OpenReport, reason: &str) -> Result<(), OpenError> {
         tracing::error!(reason, "store set aside, to be rebuilt from the journal");
         report.rebuilt = Some(reason.to_owned());
@@ -596,6 +614,7 @@ impl Place {
                 let store = directory.join("store");
                 let moved = if store.exists() { set_aside(&store).map(Some)? } else { None };
                 report.damaged = moved.or(report.damaged.take());
+                marker::remove_beside(&store).map_err(|source| OpenError::Io { path: store, source })?;
             }
         }
         Ok(())

@@ -373,6 +373,19 @@ impl Journal {
         Ok((Journal { device, end: scan.end, synced: scan.end, chain, failed: None }, scan))
     }
 
+    /// Whether the device holds a journal from its first position on, as far as its header tells.
+    pub(crate) fn is_whole(device: &mut dyn Device) -> io::Result<bool> {
+        let mut header = [0; HEADER];
+        let mut filled = 0;
+        while let Some(rest) = header.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match device.read_at(filled as u64, rest)? {
+                0 => return Ok(false),
+                read => filled = filled.saturating_add(read),
+            }
+        }
+        Ok(decode_header(&header).is_ok_and(|(base, _)| base == 0))
+    }
+
     fn fail(&mut self, error: &io::Error) {
         self.failed = Some(Failure { kind: error.kind(), text: error.to_string() });
     }

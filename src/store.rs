@@ -3,6 +3,7 @@
 //! The store is an index of the journal, never the acknowledgement: a write is acknowledged by the journal's own sync, and a store that
 //! cannot be opened is set aside and rebuilt from there. One writer, the commit thread, applies batches; any thread may read.
 
+pub(crate) mod marker;
 mod memory;
 mod sled;
 
@@ -65,6 +66,11 @@ pub(crate) trait Store: Send + Sync + Debug {
 
     /// Returns once everything applied before the call survives power loss.
     fn checkpoint(&self) -> Result<(), StoreError>;
+
+    /// As `checkpoint`, and the last call that writes: the store may then be opened again without a doubt, even after power was lost.
+    fn finish(&self) -> Result<(), StoreError> {
+        self.checkpoint()
+    }
 
     /// Bytes on disk; 0 in memory.
     fn size_on_disk(&self) -> Result<u64, StoreError>;

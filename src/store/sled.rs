@@ -3,6 +3,15 @@
 //! Its `flush` reaches the operating system and not the disk, so a checkpoint syncs the file itself. It panics on some damaged images, so
 //! every call into it is caught. It leaves a half-written snapshot behind when killed, so those go before it opens. And it frees memory
 //! only when somebody drives the epoch collector it shares, so every batch does.
+//!
+//! # Power cuts
+//!
+//! sled has no rule of its own for what a power cut leaves of unsynced data, so there are two. What is unsynced stays within
+//! [`UNSYNCED_BYTES_MAX`], which in simulated cuts was always found whole; for a million small subjects this costs 5 % or less of what
+//! could be made visible in the same time without it, where a sync takes well under a millisecond. And a marker file stands beside the
+//! store from the first batch until it was closed in order: a store that was not closed before the machine stopped is not opened
+//! again but rebuilt from the journal, whatever it looks like (see [`marker`](super::marker)). A process that ends, however it ends,
+//! takes nothing with it that it had written, and costs no rebuild.
 
 use std::any::Any;
 use std::ffi::OsString;
@@ -16,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::marker::Marker;
 use super::{Batch, FORMAT_VERSION, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 
 /// One turn of the epoch collector for so many records of a batch, which held memory at a tenth of what it was without.
@@ -67,6 +77,7 @@ pub(crate) struct SledStore {
     failed: AtomicBool,
     /// Bytes applied since the last sync; one thread applies and checkpoints, so no two of them subtract the same bytes.
     unsynced_bytes: AtomicU64,
+    marker: Marker,
 }
 
 /// A damaged store that was moved out of the way.
@@ -114,6 +125,7 @@ impl SledStore {
             dir: dir.to_owned(),
             failed: AtomicBool::new(false),
             unsynced_bytes: AtomicU64::new(0),
+            marker: Marker::beside(dir),
         };
         store.admit_version()?;
         store.call(|db| db.first().and_then(|_| db.last()))?;
@@ -205,6 +217,11 @@ impl Store for SledStore {
         let records = batch.len();
         let bytes = bytes_of(&batch);
         self.make_room(bytes)?;
+        if let Err(source) = self.marker.set() {
+            // Nothing of the batch was written, but the caller is told that this is unknown: it must not go on.
+            self.failed.store(true, Ordering::Relaxed);
+            return Err(source.into());
+        }
         let mut writes = ::sled::Batch::default();
         for (key, value) in batch {
             match value {
@@ -235,6 +252,14 @@ impl Store for SledStore {
         })?;
         // Only what was there before the flush: a batch applied meanwhile may have missed it.
         self.unsynced_bytes.fetch_sub(unsynced, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), StoreError> {
+        self.checkpoint()?;
+        if let Err(error) = self.marker.clear() {
+            tracing::warn!(dir = %self.dir.display(), %error, "the store's marker stays; a restart of the machine will cost a rebuild");
+        }
         Ok(())
     }
 
@@ -445,7 +470,7 @@ fn sync_all_files(dir: &Path) -> io::Result<()> {
 }
 
 /// The directory that names `dir`.
-fn parent(dir: &Path) -> &Path {
+pub(super) fn parent(dir: &Path) -> &Path {
     match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) => Path::new("."),
@@ -454,7 +479,7 @@ fn parent(dir: &Path) -> &Path {
 }
 
 /// Puts the names in `dir` on disk; elsewhere than on Unix directories cannot be opened, and the file system sees to it.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
@@ -685,8 +710,8 @@ mod tests {
     #[test]
     fn damaged_store_opens_or_is_set_aside() {
         let rounds = std::env::var("COMMISSARY_DAMAGE_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
-        let base = tempfile::tempdir().unwrap();
-        let whole = base.path().join("whole");
+        let (base, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let whole = kept.path().join("whole");
         populated(&whole);
         let mut seed = 7;
         let mut set_aside = 0;
@@ -725,9 +750,7 @@ mod tests {
             set_aside += u32::from(open_and_use(&dir));
             for entry in fs::read_dir(base.path()).unwrap() {
                 let path = entry.unwrap().path();
-                if path != whole {
-                    fs::remove_dir_all(path).unwrap();
-                }
+                if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
             }
         }
         assert!(set_aside > 0, "no damage was noticed at all");

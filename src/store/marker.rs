@@ -1,0 +1,161 @@
+//! The file beside a store that says: what was written here may not all be on the disk.
+//!
+//! It holds the boot id of the machine that wrote it. The end of a process loses nothing that the process had written, the end of the
+//! machine may: if the marker is still there and the machine has started anew since, the store is not believed.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::sled::{parent, sync_dir};
+
+/// Where the system keeps the id that it draws each time it starts.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What stands for a boot id where there is none.
+const UNKNOWN: &str = "unknown";
+
+/// The marker of one store.
+#[derive(Debug)]
+pub(crate) struct Marker {
+    path: PathBuf,
+    /// It is on disk, with this boot's id.
+    set: AtomicBool,
+}
+
+impl Marker {
+    /// The marker beside the store in `dir`, as it is now.
+    pub(crate) fn beside(dir: &Path) -> Marker {
+        let path = path(dir);
+        let set = verdict(&path, boot_id().as_deref()).is_ok_and(|found| found == Found::ThisBoot);
+        Marker { path, set: AtomicBool::new(set) }
+    }
+
+    /// Returns once the marker is on disk. The thread that writes the store alone calls it.
+    pub(crate) fn set(&self) -> io::Result<()> {
+        // Relaxed: one thread sets and clears.
+        if self.set.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // A half-written one is of no known boot, and so means the same.
+        let mut file = File::create(&self.path)?;
+        file.write_all(boot_id().as_deref().unwrap_or(UNKNOWN).as_bytes())?;
+        file.sync_all()?;
+        sync_dir(parent(&self.path))?;
+        self.set.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes it: everything is on the disk. That the removal may not be costs a rebuild at worst.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        remove(&self.path)?;
+        self.set.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Why the store in `dir` cannot be believed, if it cannot: it was not closed, and the machine may have stopped since.
+pub(crate) fn distrust(dir: &Path) -> io::Result<Option<&'static str>> {
+    Ok(match verdict(&path(dir), boot_id().as_deref())? {
+        Found::None | Found::ThisBoot => None,
+        Found::OtherBoot => {
+            Some("it was not closed before the machine stopped, so parts of it may not have reached the disk")
+        }
+        Found::Unknown => Some(
+            "it was not closed, and whether the machine stopped since is not known: parts of it may not have reached the disk",
+        ),
+    })
+}
+
+/// Removes the marker of a store that is gone.
+pub(crate) fn remove_beside(dir: &Path) -> io::Result<()> {
+    remove(&path(dir))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    None,
+    ThisBoot,
+    OtherBoot,
+    Unknown,
+}
+
+fn verdict(path: &Path, now: Option<&str>) -> io::Result<Found> {
+    let then = match fs::read(path) {
+        Ok(then) => then,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::None),
+        Err(error) => return Err(error),
+    };
+    let now = now.map(str::as_bytes);
+    Ok(match then.as_slice() {
+        b"" => Found::Unknown,
+        then if then == UNKNOWN.as_bytes() => Found::Unknown,
+        then if Some(then) == now => Found::ThisBoot,
+        _ if now.is_some() => Found::OtherBoot,
+        _ => Found::Unknown,
+    })
+}
+
+/// The id of the machine's present run, where the system tells.
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string(BOOT_ID).ok()?;
+    let id = id.trim();
+    (!id.is_empty()).then(|| id.to_owned())
+}
+
+fn path(dir: &Path) -> PathBuf {
+    let mut name = dir.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".unsynced");
+    dir.with_file_name(name)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marker_of_this_boot_is_believed_and_of_another_is_not() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("store.unsynced");
+        let found = |text: Option<&str>, now| {
+            match text {
+                Some(text) => fs::write(&path, text).unwrap(),
+                None => remove(&path).unwrap(),
+            }
+            verdict(&path, now).unwrap()
+        };
+        assert_eq!(found(None, Some("a")), Found::None);
+        assert_eq!(found(Some("a"), Some("a")), Found::ThisBoot);
+        assert_eq!(found(Some("a"), Some("b")), Found::OtherBoot);
+        assert_eq!(found(Some(""), Some("b")), Found::Unknown);
+        assert_eq!(found(Some("a"), None), Found::Unknown);
+        assert_eq!(found(Some(UNKNOWN), None), Found::Unknown, "two unknown boots are not one");
+        assert_eq!(found(Some(UNKNOWN), Some("b")), Found::Unknown);
+    }
+
+    #[test]
+    fn marker_is_set_once_and_cleared() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("store");
+        let marker = Marker::beside(&dir);
+        assert!(distrust(&dir).unwrap().is_none());
+        marker.set().unwrap();
+        assert!(base.path().join("store.unsynced").exists());
+        assert_eq!(distrust(&dir).unwrap().is_none(), boot_id().is_some());
+        assert_eq!(Marker::beside(&dir).set.into_inner(), boot_id().is_some(), "a successor finds it set");
+        marker.clear().unwrap();
+        marker.clear().unwrap();
+        assert!(!base.path().join("store.unsynced").exists());
+        marker.set().unwrap();
+        assert!(base.path().join("store.unsynced").exists());
+    }
+}
