@@ -440,8 +440,14 @@ impl Writer {
         self.registry.all().iter().for_each(|service| service.notify());
     }
 
-    /// The batch is in the store: resolves tickets, hands put-back subjects to the steward, publishes the counts.
+    /// The batch is in the store: publishes the counts, resolves tickets, hands put-back subjects to the steward.
     fn publish(&mut self, applied: Vec<(Journaled, Vec<Intake>)>) {
+        // The counts first: who was told that a change is visible finds it counted.
+        let finished = self.applier.take_finished();
+        for service in self.registry.all() {
+            service.counts.publish(self.applier.tally(service.id));
+            note_slow(&service, &finished, self.link.limits.slow_leases);
+        }
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
                 self.link.give_back(node.value.permits);
@@ -453,11 +459,6 @@ impl Writer {
             if self.spare.len() < 4 {
                 self.spare.push(journaled.group);
             }
-        }
-        let finished = self.applier.take_finished();
-        for service in self.registry.all() {
-            service.counts.publish(self.applier.tally(service.id));
-            note_slow(&service, &finished, self.link.limits.slow_leases);
         }
         self.link.steward.raise();
     }
