@@ -26,7 +26,7 @@ use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, k
 use crate::registry::ServiceCore;
 use crate::results::{self, Finding, SubjectState};
 use crate::service::{Policy, Service, ServiceState, Subject};
-use crate::slot::{Cause, Phase};
+use crate::slot::Cause;
 use crate::stats::{self, ClientStats, HubStats, SeatStats, ServiceStats};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
@@ -657,11 +657,9 @@ impl<S: Service> ServiceHandle<S> {
                 if !seen.is_held() {
                     continue;
                 }
-                // Renewed leases count from their last renewal: the word holds no more.
-                let began = (pool.born + seen.time()).saturating_sub(match seen.phase() {
-                    Phase::Dead => 0,
-                    _ => pool.terms.lease_ms,
-                });
+                // The word holds the deadline, or when the steward saw it pass, and no more: a renewed lease counts from
+                // its last renewal, a dead one from a lease's time before its death.
+                let began = (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms);
                 let took = Duration::from_millis(now.saturating_sub(began));
                 if took > threshold {
                     let bucket = (pool.generation, pool.number(index));
