@@ -21,12 +21,12 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::marker::Marker;
 use super::{Batch, FORMAT_VERSION, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// One turn of the epoch collector for so many records of a batch, which held memory at a tenth of what it was without.
 const RECORDS_PER_EPOCH_FLUSH: usize = 16;
@@ -503,10 +503,9 @@ fn size_of_files(dir: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
-
     use super::super::conformance::{batch, conforms};
     use super::*;
+    use crate::sync::AtomicU32;
 
     const CACHE: u64 = 4 << 20;
 
