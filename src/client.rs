@@ -566,6 +566,8 @@ impl Client {
                 house.link.give_back(bytes);
             }
         }
+        // ordering: Relaxed; a statistic.
+        core.last_wall_ms.store(house.link.clock.wall_ms().cast_unsigned(), Ordering::Relaxed);
         Ok(Registered { client: Self { house: Arc::clone(house), core }, new, ticket })
     }
 
@@ -662,6 +664,13 @@ impl Client {
         let link = &self.house.link;
         link.check()?;
         let id = self.core.id.value();
+        let not_registered = || {
+            self.house.people.refused.not_registered.add(1);
+            DeregisterError::NotRegistered { id }
+        };
+        if !self.core.is_registered() {
+            return Err(not_registered());
+        }
         let seats = self.house.people.seats_of(&self.core);
         // Room for the client's record and each seat's first: what could not be journaled does not happen.
         let bytes = self.core.name.len() + Pending::OVERHEAD;
@@ -669,8 +678,7 @@ impl Client {
         link.reserve(room)?;
         if !self.core.set_registered(false) {
             link.give_back(room);
-            self.house.people.refused.not_registered.add(1);
-            return Err(DeregisterError::NotRegistered { id });
+            return Err(not_registered());
         }
         let ticket = link.post(client_change(id, &self.core.name, false), bytes);
         for seat in seats {

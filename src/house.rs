@@ -3,14 +3,15 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::client::People;
-use crate::commit::Change;
+use crate::commit::{Change, Pending};
 use crate::error::HubError;
 use crate::link::Link;
 use crate::record::ServiceValue;
-use crate::registry::Registry;
+use crate::registry::{Registry, ServiceCore};
 use crate::steward::Steward;
 use crate::store::Store;
 use crate::sync::Arc;
+use crate::ticket::Ticket;
 use crate::writer::Writer;
 
 /// The two caretakers.
@@ -90,17 +91,21 @@ impl House {
         }
     }
 
+    /// Takes room in the queue for a change of a service, before it is made.
+    pub(crate) fn room_for_service(&self, service: &ServiceCore) -> Result<usize, HubError> {
+        let bytes = service.name.len() + Pending::OVERHEAD;
+        self.link.reserve(bytes)?;
+        Ok(bytes)
+    }
+
     /// Journals the state of a service as it is now.
-    pub(crate) fn send_service(
-        &self,
-        service: &crate::registry::ServiceCore,
-    ) -> Result<crate::ticket::Ticket, HubError> {
+    pub(crate) fn send_service(&self, service: &ServiceCore, room: usize) -> Ticket {
         let change = Change::Service {
             service: service.id,
             name: Arc::clone(&service.name),
             state: service.state(),
             max_subjects: service.policy().max_subjects,
         };
-        self.link.send(change, service.name.len())
+        self.link.post(change, room)
     }
 }

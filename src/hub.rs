@@ -171,13 +171,17 @@ impl Hub {
         let (id, state) =
             known.as_ref().map_or((services.next, ServiceState::Active), |(id, value)| (*id, value.state));
         let core = Arc::new(ServiceCore::new(id, &name, state, policy, plugin, Arc::clone(&house.link)));
+        let journal_needed = known.as_ref().is_none_or(|(_, value)| value.max_subjects != max_subjects);
+        // Room first: restoring makes seats.
+        let room = if journal_needed { Some(house.room_for_service(&core)?) } else { None };
         match &known {
-            Some(_) => restore(house, &core)?,
+            Some(_) => {
+                restore(house, &core).inspect_err(|_| room.into_iter().for_each(|room| house.link.give_back(room)))?;
+            }
             None => services.next += 1,
         }
-        let journal_needed = known.is_none_or(|(_, value)| value.max_subjects != max_subjects);
-        if journal_needed {
-            drop(house.send_service(&core)?);
+        if let Some(room) = room {
+            drop(house.send_service(&core, room));
         }
         house.registry.insert(&core);
         house.link.steward.raise();
@@ -536,9 +540,10 @@ impl<S: Service> ServiceHandle<S> {
         policy.check().map_err(|(field, range)| AdminError::Policy { field, range })?;
         self.house.link.check()?;
         let journal = policy.max_subjects != self.core.policy().max_subjects;
+        let room = if journal { Some(self.house.room_for_service(&self.core)?) } else { None };
         self.core.set_policy(policy);
-        if journal {
-            drop(self.house.send_service(&self.core)?);
+        if let Some(room) = room {
+            drop(self.house.send_service(&self.core, room));
         }
         self.house.link.steward.raise();
         Ok(())
@@ -588,18 +593,13 @@ impl<S: Service> ServiceHandle<S> {
 
     fn change(&self, state: ServiceState) -> Result<Ticket, AdminError> {
         self.house.link.check()?;
+        // Room first: a change that could not be journaled does not happen, not even for a moment.
+        let room = self.house.room_for_service(&self.core)?;
         let before = self.core.set_state(state);
-        match self.house.send_service(&self.core) {
-            Ok(ticket) => {
-                tracing::info!(service = %self.core.name, %before, %state, "service state changed");
-                self.house.link.steward.raise();
-                Ok(ticket)
-            }
-            Err(error) => {
-                self.core.change_state(state, before);
-                Err(error.into())
-            }
-        }
+        let ticket = self.house.send_service(&self.core, room);
+        tracing::info!(service = %self.core.name, %before, %state, "service state changed");
+        self.house.link.steward.raise();
+        Ok(ticket)
     }
 
     /// Bars a client from this service: what it holds is put back, and its own activation cannot undo it. Survives a
