@@ -1072,6 +1072,7 @@ impl<S: Service> Seat<S> {
         let seat = &self.core;
         seat.service.link.check()?;
         if !seat.client.is_registered() {
+            self.house.people.refused.not_registered.add(1);
             return Err(LeaseError::NotRegistered);
         }
         let mut views = Vec::new();
@@ -1160,7 +1161,10 @@ impl<S: Service> Seat<S> {
                 if mine { Ok((pool, index)) } else { Err(not_owner()) }
             }
             Found::Over => Err(LeaseError::Over),
-            Found::Forged => Err(not_owner()),
+            Found::Forged => {
+                seat.service.counts.unknown_tokens.add(1);
+                Err(not_owner())
+            }
         }
     }
 }
