@@ -123,6 +123,8 @@ pub(crate) struct SeatCore {
     last_used: AtomicU64,
     /// Hub time, ms, since when it holds leases without a break; 0: it holds none.
     busy_since: AtomicU64,
+    /// Buckets processed and subjects reported before the hub was opened: the time they took is not known.
+    before: (u64, u64),
     pub(crate) counts: SeatCounts,
 }
 
@@ -195,6 +197,7 @@ impl SeatCore {
             declared_leases: AtomicU32::new(u32::MAX),
             last_used: AtomicU64::new(now),
             busy_since: AtomicU64::new(0),
+            before: (value.tally.buckets_processed, value.tally.subjects_reported),
             counts: SeatCounts::of(value.tally),
             client,
             service,
@@ -308,14 +311,17 @@ impl SeatCore {
         self.reserve(leases, u32::MAX, now);
     }
 
-    /// Subjects that it can be expected to finish within `time`, from what it has done; `None` without a history.
+    /// Subjects that it can be expected to finish within `time`, from what it has done since the hub was opened; `None`
+    /// without a history.
     fn expected_subjects(&self, time: Duration, now: u64) -> Option<u64> {
-        let done = self.counts.subjects_reported.value();
+        let (buckets_before, subjects_before) = self.before;
+        let buckets = self.counts.buckets_processed.value().saturating_sub(buckets_before);
+        let done = self.counts.subjects_reported.value().saturating_sub(subjects_before);
         // ordering: Relaxed; an estimate.
         let since = self.busy_since.load(Ordering::Relaxed);
         let running = if since == 0 { 0 } else { now.saturating_sub(since) };
         let busy = self.counts.busy_ms.value() + running;
-        let enough = self.counts.buckets_processed.value() >= HISTORY_BUCKETS && busy > 0;
+        let enough = buckets >= HISTORY_BUCKETS && busy > 0;
         enough.then(|| (u128::from(done) * time.as_millis() / u128::from(busy)).try_into().unwrap_or(u64::MAX))
     }
 
