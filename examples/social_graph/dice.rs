@@ -1,0 +1,43 @@
+//! Chance that can be repeated.
+
+use std::time::Duration;
+
+/// Scatters a number over all 64 bits (`SplitMix64`'s finalizer).
+pub(crate) fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+/// A seeded source of numbers.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(mix(seed))
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0) % bound
+    }
+
+    /// One of several, of which there is at least one.
+    pub(crate) fn pick(&mut self, numbers: &[u64]) -> u64 {
+        let place = self.below(numbers.len() as u64);
+        usize::try_from(place).map_or(0, |place| numbers[place])
+    }
+
+    /// A time up to `longest`, in whole milliseconds.
+    pub(crate) fn up_to(&mut self, longest: Duration) -> Duration {
+        let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX - 1);
+        Duration::from_millis(self.below(millis + 1))
+    }
+
+    /// True once in `times`, on average.
+    pub(crate) fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+}
