@@ -79,6 +79,7 @@ mod builder;
 mod client;
 mod clock;
 mod commit;
+pub mod contract;
 mod cursor;
 mod device;
 mod error;
