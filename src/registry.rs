@@ -101,6 +101,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) pools_formed: Counter,
     pub(crate) abandoned_slots: Counter,
     pub(crate) unreadable: Counter,
+    pub(crate) unknown_tokens: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
     /// Subjects of lower ranks are in the store whole.

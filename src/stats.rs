@@ -180,6 +180,8 @@ pub struct ServiceStats {
     pub abandoned_slots: u64,
     /// Plugin panics since the hub was opened or the service activated.
     pub panics: u32,
+    /// Tokens presented that belong to no client's lease.
+    pub unknown_tokens: u64,
     /// How long the oldest subject read but not yet offered has waited in memory.
     pub oldest_wait: Duration,
 }
@@ -325,6 +327,7 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         pools_formed: counts.pools_formed.value(),
         abandoned_slots: counts.abandoned_slots.value(),
         panics: service.panics(),
+        unknown_tokens: counts.unknown_tokens.value(),
         oldest_wait: Duration::from_millis(if since == 0 { 0 } else { now.saturating_sub(since) }),
     }
 }
