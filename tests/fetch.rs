@@ -157,9 +157,9 @@ fn claims_are_refused_in_the_order_of_identity() {
     let draining = commissary::ServiceState::Draining;
     assert_eq!(seat.claim(too_many).unwrap_err(), ClaimError::NotReady { state: draining });
     assert_eq!(seat.claim(Ask::buckets(0)).unwrap_err(), ClaimError::NotReady { state: draining });
-    drop(service.suspend(1, true).unwrap());
+    drop(service.suspend(1).unwrap());
     assert_eq!(seat.claim(too_many).unwrap_err(), ClaimError::Suspended);
-    drop(service.suspend(1, false).unwrap());
+    drop(service.reinstate(1).unwrap());
     assert_eq!(seat.claim(too_many).unwrap_err(), ClaimError::Inactive);
     drop(client.deregister().unwrap());
     assert_eq!(seat.claim(too_many).unwrap_err(), ClaimError::NotRegistered);

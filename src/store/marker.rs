@@ -3,13 +3,12 @@
 //! It holds the boot id of the machine that wrote it. The end of a process loses nothing that the process had written, the end of the
 //! machine may: if the marker is still there and the machine has started anew since, the store is not believed.
 
+use super::sled::{parent, sync_dir};
+use crate::sync::{AtomicBool, Ordering};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::sled::{parent, sync_dir};
 
 /// Where the system keeps the id that it draws each time it starts.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -35,7 +34,7 @@ impl Marker {
 
     /// Returns once the marker is on disk. The thread that writes the store alone calls it.
     pub(crate) fn set(&self) -> io::Result<()> {
-        // Relaxed: one thread sets and clears.
+        // ordering: Relaxed, all of them; one thread sets and clears.
         if self.set.load(Ordering::Relaxed) {
             return Ok(());
         }
