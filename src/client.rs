@@ -933,21 +933,21 @@ impl<S: Service> Seat<S> {
         };
         let word = self.admit().map_err(refused)?;
         let now = seat.service.link.clock.now();
-        let terms = seat.service.terms();
-        let allowance = allow(seat, ask, &terms, now).map_err(refused)?;
+        let current = seat.service.current();
+        let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
         seat.touch(now);
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
-        seat.counts.claims.add(1);
-        let ordinary_first = seat.counts.claims.value().is_multiple_of(u64::from(terms.ordinary_share));
+        let ordinary_first = seat.counts.claims.next().is_multiple_of(u64::from(current.terms.ordinary_share));
         let mut leases = SmallVec::new();
         let mut subjects = 0;
-        let got = seat.service.take(room as usize, seat.index, now, ordinary_first, |pool, index| {
+        let got = seat.service.take(&current, room as usize, seat.index, now, ordinary_first, |pool, index| {
             subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
             leases.push(Lease::new(Arc::clone(seat), Arc::clone(pool), index));
         });
+        drop(current);
         let got = u32::try_from(got).unwrap_or(u32::MAX);
         seat.give_back(room - got, now);
         seat.counts.buckets_assigned.add(u64::from(got));
@@ -1190,11 +1190,16 @@ fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, now: u64) -> Result<Allowance
             return Err(ClaimError::TooMany { asked: ask.buckets, limit });
         }
     }
+    let most = ask.buckets.min(limit);
+    if most == 1 {
+        // Neither what it wants nor what its history lets expect is less than one bucket.
+        return Ok(Allowance { asked: ask.buckets, limit, granted: 1, quota });
+    }
     let buckets_of = |subjects: u64| (subjects / terms.bucket_subjects.max(1) as u64).max(1);
     let time = ask.time.unwrap_or(Duration::from_millis(terms.lease_ms));
     let expected = seat.expected_subjects(time, now).map_or(u64::MAX, buckets_of);
     let wanted = ask.subjects.map_or(u64::MAX, |n| buckets_of(n as u64));
-    let granted = u64::from(ask.buckets.min(limit)).min(expected).min(wanted);
+    let granted = u64::from(most).min(expected).min(wanted);
     Ok(Allowance { asked: ask.buckets, limit, granted: u32::try_from(granted).unwrap_or(limit), quota })
 }
 

@@ -119,7 +119,8 @@ pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
 
 /// Whole milliseconds, saturating.
 pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    // Not `as_millis`, whose 128 bits a claim would pay for.
+    duration.as_secs().saturating_mul(1_000).saturating_add(u64::from(duration.subsec_millis()))
 }
 
 /// Wall milliseconds as the surface shows them; the epoch if they are out of chrono's range.

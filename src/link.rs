@@ -11,7 +11,7 @@ use crate::id::Secret;
 use crate::limits::Limits;
 use crate::permits::Permits;
 use crate::stack::{Node, Stack};
-use crate::sync::{Arc, AtomicU32, Ordering, Signal};
+use crate::sync::{Arc, AtomicU32, Ordering, Padded, Signal};
 use crate::ticket::Ticket;
 
 const OPEN: u32 = 0;
@@ -23,10 +23,11 @@ const CLOSED: u32 = 2;
 pub(crate) struct Link {
     status: AtomicU32,
     poison: ArcSwapOption<String>,
-    queue: Stack<Pending>,
-    permits: Permits,
-    pub(crate) writer: Signal,
-    pub(crate) steward: Signal,
+    /// Every submit writes these three; what claims only read must not lie beside them.
+    queue: Padded<Stack<Pending>>,
+    permits: Padded<Permits>,
+    pub(crate) writer: Padded<Signal>,
+    pub(crate) steward: Padded<Signal>,
     pub(crate) clock: HubClock,
     pub(crate) limits: Limits,
     pub(crate) secret: Secret,
@@ -39,10 +40,10 @@ impl Link {
         Self {
             status: AtomicU32::new(OPEN),
             poison: ArcSwapOption::empty(),
-            queue: Stack::default(),
-            permits: Permits::new(limits.queue_bytes),
-            writer: Signal::default(),
-            steward: Signal::default(),
+            queue: Padded::default(),
+            permits: Padded(Permits::new(limits.queue_bytes)),
+            writer: Padded::default(),
+            steward: Padded::default(),
             clock,
             limits,
             secret,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use event_listener::Event;
 
 use crate::apply::FinishedLease;
@@ -219,14 +219,16 @@ impl ServiceCore {
         self.panics.store(0, Ordering::Relaxed);
     }
 
-    /// The terms of the pool that claims are served from.
-    pub(crate) fn terms(&self) -> Terms {
-        self.current.load().terms
+    /// The pool that ordinary claims are served from: one look a claim, for its terms and its buckets.
+    pub(crate) fn current(&self) -> Guard<Arc<Pool>> {
+        self.current.load()
     }
 
-    /// Leases up to `n` buckets. Lock-free; never forms a bucket, never waits for one to be formed.
+    /// Leases up to `n` buckets; the ordinary ones from `current`, so long as it has some. Lock-free; never forms a
+    /// bucket, never waits for one to be formed.
     pub(crate) fn take(
         &self,
+        current: &Arc<Pool>,
         n: usize,
         owner: u32,
         now: u64,
@@ -238,7 +240,7 @@ impl ServiceCore {
             got += self.take_front(n, owner, now, &mut took);
         }
         if got < n {
-            got += self.take_ordinary(n - got, owner, now, &mut took);
+            got += self.take_ordinary(current, n - got, owner, now, &mut took);
         }
         if ordinary_first && got < n {
             got += self.take_front(n - got, owner, now, &mut took);
@@ -246,10 +248,20 @@ impl ServiceCore {
         got
     }
 
-    fn take_ordinary(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(&Arc<Pool>, usize)) -> usize {
-        let mut got = 0;
+    fn take_ordinary(
+        &self,
+        current: &Arc<Pool>,
+        n: usize,
+        owner: u32,
+        now: u64,
+        took: &mut impl FnMut(&Arc<Pool>, usize),
+    ) -> usize {
+        let mut got = current.claim(n, owner, now, |index| took(current, index));
+        if got == n || !self.advance(current) {
+            return got;
+        }
         // A pool holds at least one bucket; each further round means that a whole pool was taken meanwhile.
-        for _ in 0..4 {
+        for _ in 1..4 {
             let pool = self.current.load();
             got += pool.claim(n - got, owner, now, |index| took(&pool, index));
             if got == n || !self.advance(&pool) {

@@ -15,6 +15,14 @@ use std::time::Duration;
 #[repr(align(128))]
 pub(crate) struct Padded<T>(pub(crate) T);
 
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// A count that is only ever read as a statistic.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -27,6 +35,12 @@ impl Counter {
     pub(crate) fn add(&self, n: u64) {
         // ordering: Relaxed; a statistic, nobody acts on it.
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts one more; returns the new value.
+    pub(crate) fn next(&self) -> u64 {
+        // ordering: Relaxed; a statistic, nobody acts on it.
+        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     pub(crate) fn set(&self, n: u64) {

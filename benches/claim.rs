@@ -1,0 +1,482 @@
+//! Claims, and claims with submits, in memory: beside the work that cannot be left out, beside a bare lock-free queue, and
+//! beside the obvious design (one mutex around a queue and two maps).
+//!
+//! Criterion measures each contender alone; the table at the end comes from rounds in which all of them take turns, so
+//! that a noisy machine disturbs all alike. Figures are wall time of a round by the calls of all its threads together.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use commissary::{
+    Ask, Durability, Hub, Lease, LeaseToken, Limits, MemoryDisk, Outcome, Policy, Registration, Reporter, Seat,
+    Service, ServiceHandle, Verdict,
+};
+use criterion::{BenchmarkId, Criterion, SamplingMode};
+use crossbeam_queue::ArrayQueue;
+
+const THREADS: [usize; 3] = [1, 2, 4];
+/// Calls of one round, all threads together.
+const CLAIMS: usize = 40_000;
+const SUBMITS: usize = 8_000;
+/// Rounds behind each figure of the table.
+const ROUNDS: usize = 15;
+const LEASE: Duration = Duration::from_secs(7_200);
+
+/// A service whose subjects are numbers and whose reports are small: what is measured is the hub.
+struct Plain {
+    bucket: usize,
+}
+
+impl Service for Plain {
+    type Subject = u64;
+    type Report = u32;
+
+    fn id(&self) -> &'static str {
+        "plain"
+    }
+
+    fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        policy.bucket_subjects = self.bucket;
+        policy.pool_subjects = 1_000_000;
+        policy.leases_in_flight = 1_000_000;
+        policy.lease = LEASE;
+        policy.linger = Duration::ZERO;
+        policy
+    }
+
+    fn judge(&self, _subject: &u64, report: &u32, _reporter: Reporter) -> Verdict {
+        if *report == u32::MAX { Verdict::Reject("out of range".to_owned()) } else { Verdict::Accept }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "any number will do")]
+fn report_on(subject: u64) -> u32 {
+    (subject as u32) & 0xffff
+}
+
+/// Runs `body` on so many threads that start together; returns the wall time from the first start to the last end, and
+/// what the bodies returned.
+fn race<R: Send>(threads: usize, body: impl Fn(usize) -> R + Sync) -> (Duration, Vec<R>) {
+    let barrier = Barrier::new(threads);
+    let mut runs = thread::scope(|scope| {
+        let run = |place: usize| {
+            let (barrier, body) = (&barrier, &body);
+            scope.spawn(move || {
+                barrier.wait();
+                let start = Instant::now();
+                let result = body(place);
+                (start, Instant::now(), result)
+            })
+        };
+        let handles: Vec<_> = (0..threads).map(run).collect();
+        handles.into_iter().map(|handle| handle.join().expect("no contender panics")).collect::<Vec<_>>()
+    });
+    let first = runs.iter().map(|run| run.0).min().expect("at least one thread");
+    let last = runs.iter().map(|run| run.1).max().expect("at least one thread");
+    (last - first, runs.drain(..).map(|run| run.2).collect())
+}
+
+/// One way to do the job, with stock for some rounds.
+trait Contender {
+    fn name(&self) -> &'static str;
+    /// Does `calls` calls on `threads` threads and checks what came of them; only the calls are timed.
+    fn round(&mut self, threads: usize, calls: usize) -> Duration;
+}
+
+/// Splits the calls of a round.
+fn share(calls: usize, threads: usize) -> usize {
+    calls.div_ceil(threads)
+}
+
+// ---- claim ------------------------------------------------------------------------------------------------------
+
+/// What no claim can do without: a place from a shared cursor, one exchange on that place, one clone of a shared pointer
+/// that keeps it alive, one reading of the clock.
+struct Floor;
+
+#[repr(align(64))]
+struct Line(AtomicU64);
+
+impl Contender for Floor {
+    fn name(&self) -> &'static str {
+        "floor"
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        let lines: Vec<Line> = (0..each * threads).map(|_| Line(AtomicU64::new(0))).collect();
+        let (cursor, shared, start) = (AtomicU64::new(0), Arc::new(lines), Instant::now());
+        let (took, kept) = race(threads, |place| {
+            let mut kept = Vec::with_capacity(each);
+            for _ in 0..each {
+                let now = start.elapsed().as_millis() as u64;
+                let at = cursor.fetch_add(1, Ordering::SeqCst) as usize;
+                let word = ((place as u64) << 40) | now | (1 << 63);
+                let swapped = shared[at].0.compare_exchange(0, word, Ordering::SeqCst, Ordering::Acquire);
+                assert!(swapped.is_ok());
+                kept.push((Arc::clone(&shared), at));
+            }
+            black_box(kept)
+        });
+        assert_eq!(kept.iter().map(Vec::len).sum::<usize>(), each * threads);
+        assert!(shared.iter().all(|line| line.0.load(Ordering::Relaxed) != 0));
+        took
+    }
+}
+
+/// A bare lock-free queue: no owner, no deadline, no token.
+struct Queue;
+
+impl Contender for Queue {
+    fn name(&self) -> &'static str {
+        "ArrayQueue::pop"
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        let queue = ArrayQueue::new(each * threads);
+        (0..each * threads).for_each(|number| queue.push(number).expect("there is room"));
+        let (took, kept) = race(threads, |_| {
+            let mut kept = Vec::with_capacity(each);
+            for _ in 0..each {
+                kept.push(queue.pop().expect("filled before"));
+            }
+            black_box(kept)
+        });
+        assert_eq!(kept.into_iter().flatten().collect::<HashSet<_>>().len(), each * threads);
+        took
+    }
+}
+
+/// A hub with stock: every seat but the first four is there to make the pools large.
+struct Shop {
+    hub: Hub,
+    service: ServiceHandle<Plain>,
+    seats: Vec<Seat<Plain>>,
+    /// Buckets not claimed yet.
+    left: usize,
+    next_subject: u64,
+    bucket: usize,
+}
+
+impl Shop {
+    /// A hub whose pools hold `pool` buckets.
+    fn open(manual: bool, bucket: usize, pool: usize) -> Self {
+        let mut limits = Limits::default();
+        limits.origin_burst = 1_000_000;
+        limits.newcomer_burst = 1_000_000;
+        limits.queue_bytes = 256 << 20;
+        let builder = Hub::builder().durability(Durability::Os).limits(limits).seed(7);
+        let builder = if manual { builder.manual() } else { builder };
+        let hub = builder.open_in_memory(&MemoryDisk::new()).expect("opens");
+        let service = hub.register(Plain { bucket }).expect("registers");
+        let mut seats = Vec::new();
+        // A pool is sized for the seats: twenty buckets each.
+        for id in 1..=(pool as u64 / 20).max(4) {
+            let client = hub.register_client(&Registration::new(id, format!("c{id}"))).expect("registers").client;
+            seats.push(client.activate(&service).expect("activates"));
+        }
+        hub.tick();
+        seats.truncate(4);
+        Self { hub, service, seats, left: 0, next_subject: 0, bucket }
+    }
+
+    /// Adds `buckets` buckets' worth of subjects, and waits until a claim finds some.
+    fn stock(&mut self, buckets: usize) {
+        let subjects = (buckets * self.bucket) as u64;
+        let intake = self.service.add_all(self.next_subject..self.next_subject + subjects).expect("taken in");
+        assert_eq!(intake.added, subjects);
+        self.next_subject += subjects;
+        self.left += buckets;
+        self.hub.tick();
+        assert!(self.seats[0].wait_ready(Duration::from_secs(60)));
+    }
+}
+
+/// `Seat::claim` for one bucket. The caretakers rest (a manual hub): the call alone. With `alive` they run as always.
+struct Claims {
+    alive: bool,
+    shop: Option<Shop>,
+}
+
+impl Contender for Claims {
+    fn name(&self) -> &'static str {
+        if self.alive { "claim, caretakers at work" } else { "claim" }
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        if self.shop.as_ref().is_none_or(|shop| shop.left < each * threads) {
+            self.shop = None;
+            let mut shop = Shop::open(!self.alive, 4, 60_000);
+            shop.stock(120_000);
+            self.shop = Some(shop);
+        }
+        let shop = self.shop.as_mut().expect("just made");
+        let (took, kept) = race(threads, |place| {
+            let seat = &shop.seats[place];
+            let mut kept: Vec<Lease<Plain>> = Vec::with_capacity(each);
+            while kept.len() < each {
+                // Empty only while the steward forms the pool after the next.
+                if let Some(mut grant) = seat.claim(Ask::one()).expect("nothing is refused").leased() {
+                    kept.extend(grant.pop());
+                }
+            }
+            black_box(kept)
+        });
+        shop.left -= each * threads;
+        let leases = || kept.iter().flatten();
+        assert_eq!(leases().map(Lease::token).collect::<HashSet<LeaseToken>>().len(), each * threads);
+        assert!(leases().all(|lease| lease.len() == 4));
+        // They stay leased: that the worker holds its buckets is part of the picture.
+        kept.into_iter().flatten().for_each(|lease| {
+            let _ = lease.into_token();
+        });
+        took
+    }
+}
+
+// ---- claim and submit -------------------------------------------------------------------------------------------
+
+/// Claims and submits; either only the calls are timed, or also the wait until all of it is journaled and reads see it.
+struct ClaimSubmit {
+    bucket: usize,
+    how: How,
+    shop: Option<Shop>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    /// A manual hub: the caretakers do their work between the rounds.
+    Calls,
+    /// The caretakers work on the same cores while the calls are timed.
+    CallsBesideCaretakers,
+    /// As above; the clock stops when the last report is visible.
+    UntilVisible,
+}
+
+/// Buckets in the two pools that stand ready at the start.
+const STOCK: usize = 3 * SUBMITS;
+
+impl Contender for ClaimSubmit {
+    fn name(&self) -> &'static str {
+        match self.how {
+            How::Calls => "claim+submit",
+            How::CallsBesideCaretakers => "claim+submit, caretakers at work",
+            How::UntilVisible => "claim+submit until visible",
+        }
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        if self.shop.as_ref().is_none_or(|shop| shop.left < each * threads) {
+            self.shop = None;
+            let mut shop = Shop::open(self.how == How::Calls, self.bucket, STOCK / 2);
+            shop.stock(STOCK);
+            self.shop = Some(shop);
+        }
+        let shop = self.shop.as_mut().expect("just made");
+        let before = shop.service.stats();
+        let until_visible = self.how == How::UntilVisible;
+        let (took, done) = race(threads, |place| {
+            let seat = &shop.seats[place];
+            let (mut done, mut accepted, mut last) = (0, 0, None);
+            while done < each {
+                let Some(mut grant) = seat.claim(Ask::one()).expect("nothing is refused").leased() else { continue };
+                let lease = grant.pop().expect("a grant holds a lease");
+                let submitted = lease.submit(lease.subjects().map(|subject| (subject, report_on(subject))));
+                let submitted = submitted.expect("nothing is refused");
+                accepted += submitted.outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
+                last = Some(submitted.ticket);
+                done += 1;
+            }
+            // A thread's changes are journaled in the order of its calls.
+            let last = last.expect("at least one call");
+            if until_visible {
+                last.wait_visible().expect("becomes visible");
+            }
+            (accepted, last)
+        });
+        shop.left -= each * threads;
+        shop.hub.tick();
+        for (accepted, last) in done {
+            assert_eq!(accepted, each * self.bucket);
+            last.wait_visible().expect("becomes visible");
+        }
+        let reported = (each * threads * self.bucket) as u64;
+        let after = shop.service.stats();
+        assert_eq!(after.work.subjects_reported - before.work.subjects_reported, reported);
+        assert_eq!(after.subjects_done - before.subjects_done, reported);
+        assert!(after.work.adds_up());
+        took
+    }
+}
+
+/// The obvious design: one lock around a queue of buckets, the leases, and the results.
+struct Obvious {
+    bucket: usize,
+    stock: Option<(Mutex<Locked>, Instant)>,
+    left: usize,
+}
+
+#[derive(Default)]
+struct Locked {
+    ready: VecDeque<Arc<[u64]>>,
+    leases: HashMap<u64, Held>,
+    results: HashMap<u64, (u64, u32)>,
+    next_token: u64,
+}
+
+struct Held {
+    subjects: Arc<[u64]>,
+    owner: u64,
+    deadline: Duration,
+}
+
+impl Contender for Obvious {
+    fn name(&self) -> &'static str {
+        "mutex, queue and maps"
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        if self.left < each * threads {
+            let size = self.bucket;
+            let subjects = |bucket: usize| (0..size).map(move |place| (bucket * size + place) as u64).collect();
+            let locked = Locked { ready: (0..STOCK).map(subjects).collect(), ..Locked::default() };
+            self.stock = Some((Mutex::new(locked), Instant::now()));
+            self.left = STOCK;
+        }
+        let (mutex, start) = self.stock.as_ref().expect("just made");
+        let lock = || mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = lock().results.len();
+        let (took, done) = race(threads, |place| {
+            let owner = place as u64 + 1;
+            let mut accepted = 0;
+            for _ in 0..each {
+                let deadline = start.elapsed() + LEASE;
+                let (token, subjects) = {
+                    let mut locked = lock();
+                    let subjects = locked.ready.pop_front().expect("stocked");
+                    locked.next_token += 1;
+                    let token = locked.next_token;
+                    locked.leases.insert(token, Held { subjects: Arc::clone(&subjects), owner, deadline });
+                    (token, subjects)
+                };
+                let reports: Vec<(u64, u32)> = subjects.iter().map(|subject| (*subject, report_on(*subject))).collect();
+                let now = start.elapsed();
+                let mut locked = lock();
+                let held = locked.leases.get(&token).expect("leased");
+                assert!(held.owner == owner && held.deadline > now);
+                assert!(reports.iter().all(|(subject, _)| held.subjects.contains(subject)));
+                locked.leases.remove(&token);
+                for (subject, report) in reports {
+                    accepted += usize::from(locked.results.insert(subject, (owner, report)).is_none());
+                }
+            }
+            accepted
+        });
+        self.left -= each * threads;
+        let locked = lock();
+        assert_eq!(done.into_iter().sum::<usize>(), each * threads * self.bucket);
+        assert_eq!(locked.results.len() - before, each * threads * self.bucket);
+        assert!(locked.leases.is_empty());
+        took
+    }
+}
+
+// ---- figures ----------------------------------------------------------------------------------------------------
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Rounds in which all contenders take turns. The first contender is what the others are compared with, round by round.
+fn table(title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
+    println!("\n{title}: {calls} calls a round, median of {ROUNDS} interleaved rounds");
+    println!("{:<36}{:>9}{:>12}{:>14}", "", "threads", "ns a call", "to the first");
+    for threads in THREADS {
+        let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
+        for round in 0..=ROUNDS {
+            for (contender, figures) in contenders.iter_mut().zip(&mut rounds) {
+                let took = contender.round(threads, calls);
+                // The first round warms up.
+                if round > 0 {
+                    figures.push(took.as_secs_f64() * 1e9 / calls as f64);
+                }
+            }
+        }
+        let first = rounds[0].clone();
+        for (contender, figures) in contenders.iter().zip(rounds) {
+            let ratios = figures.iter().zip(&first).map(|(figure, first)| figure / first).collect();
+            println!("{:<36}{threads:>9}{:>12.0}{:>14.2}", contender.name(), median(figures), median(ratios));
+        }
+    }
+}
+
+fn claims() -> Vec<Box<dyn Contender>> {
+    vec![
+        Box::new(Floor),
+        Box::new(Queue),
+        Box::new(Claims { alive: false, shop: None }),
+        Box::new(Claims { alive: true, shop: None }),
+    ]
+}
+
+fn claim_submits(bucket: usize) -> Vec<Box<dyn Contender>> {
+    let ours = |how| -> Box<dyn Contender> { Box::new(ClaimSubmit { bucket, how, shop: None }) };
+    vec![
+        Box::new(Obvious { bucket, stock: None, left: 0 }),
+        ours(How::Calls),
+        ours(How::CallsBesideCaretakers),
+        ours(How::UntilVisible),
+    ]
+}
+
+fn measure(criterion: &mut Criterion, title: &str, mut contenders: Vec<Box<dyn Contender>>, most: usize) {
+    let mut group = criterion.benchmark_group(title);
+    // Short, since each sample needs stock; the table's rounds are what is compared.
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(2)).measurement_time(Duration::from_millis(20));
+    for contender in &mut contenders {
+        for threads in THREADS {
+            group.bench_function(BenchmarkId::new(contender.name(), threads), |bencher| {
+                bencher.iter_custom(|calls| {
+                    let mut left = usize::try_from(calls).unwrap_or(usize::MAX);
+                    let mut took = Duration::ZERO;
+                    while left > 0 {
+                        let now = left.min(most);
+                        took += contender.round(threads, now);
+                        left -= now;
+                    }
+                    took
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    measure(&mut criterion, "claim", claims(), CLAIMS);
+    for bucket in [4, 16] {
+        measure(&mut criterion, &format!("claim+submit/{bucket}"), claim_submits(bucket), SUBMITS);
+    }
+    criterion.final_summary();
+    // Not when it is only tried out, as by `cargo test --all-targets`.
+    if std::env::args().any(|argument| argument == "--bench") {
+        table("claim one bucket", &mut claims(), CLAIMS);
+        for bucket in [4, 16] {
+            let title = format!("claim one bucket of {bucket} and submit it");
+            table(&title, &mut claim_submits(bucket), SUBMITS);
+        }
+    }
+}

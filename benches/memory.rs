@@ -1,0 +1,110 @@
+//! Five million pending subjects in a hub on disk with the defaults: peak memory, time, bytes on disk.
+//!
+//! Once with ascending ids and once with random ones, each in a process of its own, since a process remembers its peak.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use commissary::{Hub, Policy, Reporter, Service, Verdict};
+
+const SUBJECTS: u64 = 5_000_000;
+/// Peak resident memory that must not be exceeded, in MB.
+const BAR: u64 = 300;
+/// Tells the child which ids to add.
+const KIND: &str = "COMMISSARY_BENCH_IDS";
+
+struct Plain;
+
+impl Service for Plain {
+    type Subject = u64;
+    type Report = u32;
+
+    fn id(&self) -> &'static str {
+        "plain"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy::default()
+    }
+
+    fn judge(&self, _subject: &u64, _report: &u32, _reporter: Reporter) -> Verdict {
+        Verdict::Accept
+    }
+}
+
+/// A permutation of the 64-bit numbers (the finalizer of splitmix64): looks random, repeats nothing.
+fn scatter(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// Peak resident memory of this process in MB; `None` where the system does not tell.
+fn peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1_024 / 1_000_000)
+}
+
+fn bytes_in(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() { bytes_in(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}
+
+fn run(kind: &str) {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let hub = Hub::open(place.path()).expect("opens");
+    let service = hub.register(Plain).expect("registers");
+    let start = Instant::now();
+    let intake = match kind {
+        "random" => service.add_all((0..SUBJECTS).map(scatter)),
+        _ => service.add_all(0..SUBJECTS),
+    };
+    let took = start.elapsed().as_secs_f64();
+    assert_eq!(intake.expect("taken in").added, SUBJECTS);
+    assert_eq!(service.stats().subjects_pending(), SUBJECTS);
+    let bytes = |name: &str| {
+        let path = place.path().join(name);
+        let found = if path.is_dir() { bytes_in(&path) } else { fs::metadata(&path).map(|file| file.len()) };
+        found.unwrap_or(0) as f64 / 1e6
+    };
+    let (journal, store) = (bytes("journal"), bytes("store"));
+    hub.close().expect("closes");
+    let rate = SUBJECTS as f64 / took;
+    let (text, verdict) = match peak() {
+        Some(peak) => (peak.to_string(), if peak < BAR { "reached" } else { "missed" }),
+        None => ("?".to_owned(), "unknown here"),
+    };
+    println!("{kind:<12}{text:>10}{took:>10.1}{rate:>14.0}{journal:>14.0}{store:>12.0}   {verdict}");
+}
+
+fn main() {
+    if let Ok(kind) = std::env::var(KIND) {
+        run(&kind);
+        return;
+    }
+    // Not when it is only tried out, as by `cargo test --all-targets`.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    println!("{SUBJECTS} pending subjects on disk, the defaults; bar: under {BAR} MB at the peak");
+    println!(
+        "{:<12}{:>10}{:>10}{:>14}{:>14}{:>12}",
+        "ids", "peak MB", "seconds", "subjects/s", "journal MB", "store MB"
+    );
+    for kind in ["ascending", "random"] {
+        let program = std::env::current_exe().expect("this program has a path");
+        let status = Command::new(program).env(KIND, kind).status().expect("starts");
+        assert!(status.success(), "{kind}: {status}");
+    }
+}
