@@ -331,6 +331,11 @@ struct Ready {
     end: usize,
 }
 
+/// What an encoded `Item` takes beside key, report and discoveries, about: place, rank, depth, three lengths, a count.
+const ITEM_OVERHEAD: usize = 16;
+/// Bytes reserved for the items of one submit, at most; more come as they are needed.
+const ITEMS_RESERVED: usize = 64 << 10;
+
 /// One submit on one slot.
 pub(crate) struct Reporting<'a> {
     seat: &'a SeatCore,
@@ -340,11 +345,22 @@ pub(crate) struct Reporting<'a> {
     items: Vec<u8>,
     ready: Vec<Ready>,
     wanted: Mask,
+    /// One report's bytes, its memory used again for the next.
+    encoded: Vec<u8>,
 }
 
 impl<'a> Reporting<'a> {
     pub(crate) fn new(seat: &'a SeatCore, pool: &'a Arc<Pool>, index: usize) -> Self {
-        Self { seat, pool, index, outcomes: Vec::new(), items: Vec::new(), ready: Vec::new(), wanted: Mask::default() }
+        Self {
+            seat,
+            pool,
+            index,
+            outcomes: Vec::new(),
+            items: Vec::new(),
+            ready: Vec::new(),
+            wanted: Mask::default(),
+            encoded: Vec::new(),
+        }
     }
 
     /// Judges and encodes the reports, makes them take effect at once, and hands them to the writer.
@@ -390,6 +406,12 @@ impl<'a> Reporting<'a> {
     ) -> Result<(), LeaseError> {
         let plugin = self.seat.service.plugin::<S>().ok_or(LeaseError::NotOwner)?;
         let limit = self.seat.service.link.limits.submit_bytes;
+        let most = self.pool.slot(self.index).map_or(0, Slot::len);
+        let reports = reports.into_iter();
+        // As many as are announced, but no more than the bucket can take: what is foreign pays for itself.
+        let expected = reports.size_hint().1.map_or(most, |announced| announced.min(most));
+        self.outcomes.reserve_exact(expected);
+        self.ready.reserve_exact(expected);
         let mut key = Vec::new();
         let mut hint = 0;
         for (name, report) in reports {
@@ -420,17 +442,21 @@ impl<'a> Reporting<'a> {
     fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report) -> Outcome {
         let link = &self.seat.service.link;
         let Some(stored) = self.pool.subject(self.index, place) else { return Outcome::NotInBucket };
-        let encoded = match contain(|| postcard::to_stdvec(report)) {
+        let mut scratch = std::mem::take(&mut self.encoded);
+        scratch.clear();
+        // On an error or a panic the scratch is gone; the next report gets a new one.
+        self.encoded = match contain(|| postcard::to_extend(report, scratch)) {
             Ok(Ok(encoded)) => encoded,
             Ok(Err(error)) => return Outcome::Rejected { reason: format!("not encodable: {error}") },
             Err(panic) => return self.panicked(&panic),
         };
+        let bytes = self.encoded.len();
         let limit = link.limits.report_bytes;
-        if encoded.len() > limit {
-            return Outcome::TooLarge { bytes: encoded.len(), limit };
+        if bytes > limit {
+            return Outcome::TooLarge { bytes, limit };
         }
         // Never 0, which stands for "not known".
-        let print = crc32fast::hash(&encoded) | 1;
+        let print = crc32fast::hash(&self.encoded) | 1;
         let owed = self.pool.slot(self.index).is_some_and(|slot| slot.open().has(place));
         let done_or_twice = !owed || self.wanted.has(place);
         let mut found = Vec::new();
@@ -452,10 +478,15 @@ impl<'a> Reporting<'a> {
             rank: stored.rank,
             depth: stored.depth,
             key: stored.key,
-            report: &encoded,
+            report: &self.encoded,
             found: &found,
             too_deep,
         };
+        if self.items.is_empty() {
+            // Reports on one bucket are of a size, mostly.
+            let one = stored.key.len() + bytes + found.len() + ITEM_OVERHEAD;
+            self.items.reserve_exact(one.saturating_mul(self.ready.capacity()).min(ITEMS_RESERVED));
+        }
         let start = self.items.len();
         record::append(&mut self.items, &item);
         self.wanted.insert(place);
