@@ -27,7 +27,7 @@ const GROUP_BYTES: usize = 256 << 10;
 /// Bytes journaled but not applied, beyond which applying goes before taking in more.
 const BACKLOG_BYTES: usize = 16 << 20;
 /// Milliseconds that a journaled change may wait to be applied while there is more to journal.
-const BACKLOG_MS: u64 = 10;
+const BACKLOG_MS: u64 = 50;
 /// Journal bytes between checkpoints of the store.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Changes applied in one batch, about.
