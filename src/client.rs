@@ -21,7 +21,7 @@ use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
 use crate::pool::Terms;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::{Found, ServiceCore};
-use crate::service::{OverAsk, Service, Subject};
+use crate::service::{OverAsk, Service, ServiceState, Subject};
 use crate::slot::{Cause, Ended, Phase};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering};
 use crate::throttle::Budget;
@@ -1014,7 +1014,7 @@ impl<S: Service> Seat<S> {
         let service = &self.core.service;
         let counts = &service.counts;
         if counts.waiting.value() > 0 || service.has_ready() {
-            if service.state() == crate::service::ServiceState::Paused {
+            if service.state() == ServiceState::Paused {
                 return EmptyReason::Paused;
             }
             return EmptyReason::NotYetFormed;
@@ -1147,13 +1147,18 @@ impl<S: Service> Seat<S> {
         ended.map(|ended| ended.left.count()).ok_or(LeaseError::Over)
     }
 
-    /// The slot a token names, if it is this client's; in the order of identity, then token.
+    /// The slot a token names, if it is this client's; in the order of identity, service, then token, so that a refusal
+    /// says nothing of what is further down.
     fn find(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
         let seat = &self.core;
         seat.service.link.check()?;
         if !seat.client.is_registered() {
             self.house.people.refused.not_registered.add(1);
             return Err(LeaseError::NotRegistered);
+        }
+        let state = seat.service.state();
+        if state == ServiceState::Revoked {
+            return Err(LeaseError::NotReady { state });
         }
         let not_owner = || {
             seat.counts.not_owner.add(1);
