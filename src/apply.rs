@@ -242,6 +242,25 @@ impl Applier {
             },
         };
         self.put(key, &value);
+        if !record.registered {
+            self.deactivate(record.client)?;
+        }
+        Ok(())
+    }
+
+    /// A client that is deregistered is active nowhere: registering it again activates nothing.
+    fn deactivate(&mut self, client: u64) -> Result<(), ApplyError> {
+        let services: Vec<u32> = self.services.keys().copied().collect();
+        for service in services {
+            let known = self.seats.contains_key(&(service, client))
+                || self.store.get(&key::of(service, key::SEAT, &client.to_be_bytes()))?.is_some();
+            if known {
+                let seat = self.seat_mut(service, client)?;
+                if seat.state == SeatState::Active {
+                    seat.state = SeatState::Inactive;
+                }
+            }
+        }
         Ok(())
     }
 
