@@ -95,7 +95,11 @@ impl Hold {
     }
 
     fn ended(seat: &SeatCore, pool: &Pool, index: usize, ended: &Ended, cause: Cause) {
-        seat.account(ended, cause, seat.service.link.clock.now());
+        let now = seat.service.link.clock.now();
+        seat.account(ended, cause, now);
+        if cause == Cause::Client {
+            seat.touch(now);
+        }
         pool.mark(index);
         seat.service.link.writer.raise();
         tracing::trace!(
