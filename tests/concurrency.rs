@@ -443,8 +443,8 @@ const LOCKS: [(&str, &[&str], &str); 9] = [
     ("store/memory.rs", &["RwLock"], "the map of a memory disk: read and written as the store on disk is"),
     (
         "store/sled.rs",
-        &["sled", "crossbeam_epoch"],
-        "the store on disk locks inside: never touched by a claim or submit",
+        &["sled", "crossbeam_epoch", "thread::sleep"],
+        "the store on disk locks inside, and waits for its file when it is opened: never touched by a claim or submit",
     ),
     ("sync.rs", &["OnceLock"], "names the caretaker's thread, once, as it starts"),
 ];
