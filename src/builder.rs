@@ -157,6 +157,18 @@ impl MemoryDisk {
     }
 }
 
+/// For accidents.
+#[cfg(test)]
+impl MemoryDisk {
+    pub(crate) fn journal(&self) -> &MemoryDevice {
+        &self.journal
+    }
+
+    pub(crate) fn store(&self) -> &MemoryStore {
+        &self.store
+    }
+}
+
 /// Where a hub lives.
 enum Place {
     Directory(PathBuf),

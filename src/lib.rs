@@ -83,6 +83,8 @@ pub mod contract;
 mod cursor;
 mod device;
 mod error;
+#[cfg(test)]
+mod faults_test;
 mod house;
 mod hub;
 mod id;
