@@ -471,7 +471,8 @@ impl Applier {
     }
 
     fn conflict(&mut self, record: &Conflict<'_>) -> Result<(), ApplyError> {
-        self.seat_mut(record.service, record.client)?.tally.conflicts += 1;
+        let items = record::list::<Item<'_>>("item", record.items).count() as u64;
+        self.seat_mut(record.service, record.client)?.tally.conflicts += items;
         Ok(())
     }
 }

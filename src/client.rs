@@ -677,23 +677,17 @@ impl Client {
         if !self.core.is_registered() {
             return Err(not_registered());
         }
-        let seats = self.house.people.seats_of(&self.core);
-        // Room for the client's record and each seat's first: what could not be journaled does not happen.
+        // Room first: what could not be journaled does not happen.
         let bytes = self.core.name.len() + Pending::OVERHEAD;
-        let room = bytes + seats.len() * Pending::OVERHEAD;
-        link.reserve(room)?;
+        link.reserve(bytes)?;
         if !self.core.set_registered(false) {
-            link.give_back(room);
+            link.give_back(bytes);
             return Err(not_registered());
         }
+        // The record deactivates the client's seats as well.
         let ticket = link.post(client_change(id, &self.core.name, false), bytes);
-        for seat in seats {
-            if seat.retire() {
-                let change = Change::Seat { service: seat.service.id, client: id, state: SeatState::Inactive };
-                drop(link.post(change, Pending::OVERHEAD));
-            } else {
-                link.give_back(Pending::OVERHEAD);
-            }
+        for seat in self.house.people.seats_of(&self.core) {
+            seat.retire();
             seat.end_all(Cause::Deregistered);
         }
         link.writer.raise();

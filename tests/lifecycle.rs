@@ -53,7 +53,7 @@ fn client_works_for_several_services_independently() {
     assert_eq!(claim_nothing(&both.0).reason, EmptyReason::QuotaFull, "the quota is the service's");
     assert_eq!(bad.submit(reports(&bad, "bad")).unwrap().accepted(), 0);
     drop(bad);
-    drop(first.suspend(2, true).unwrap());
+    drop(first.suspend(2).unwrap());
     drop(first.revoke(Revoke::Immediate).unwrap());
     shop.tick();
     let stats = shop.hub.client_stats(2).unwrap();
@@ -284,7 +284,7 @@ fn activation_undoes_idleness_but_not_suspension() {
     let seats = shop.seats(&service, 2);
     let (idle, barred) = (&seats[0], &seats[1]);
     let held = claim_one(barred);
-    drop(service.suspend(2, true).unwrap());
+    drop(service.suspend(2).unwrap());
     assert_eq!(held.submit(reports(&held, "ok")).unwrap().outcomes, vec![Outcome::Stale; 4], "put back at once");
     shop.pass(MINUTE);
     assert_eq!((idle.state(), barred.state()), (SeatState::Inactive, SeatState::Suspended));
@@ -305,12 +305,12 @@ fn activation_undoes_idleness_but_not_suspension() {
     assert_eq!(service.seat_stats(1).unwrap().state, SeatState::Active);
     assert_eq!(service.seat_stats(2).unwrap().state, SeatState::Suspended);
     assert_eq!(shop.client(2).activate(&service).unwrap_err(), ActivateError::Suspended);
-    drop(service.suspend(2, false).unwrap());
+    drop(service.reinstate(2).unwrap());
     assert_eq!(service.seat_stats(2).unwrap().state, SeatState::Inactive, "lifted: it must still activate");
     let seat = shop.seat(&service, 2);
     shop.settle();
     report_all(&claim_one(&seat));
-    assert_eq!(service.suspend(3, true).unwrap_err(), AdminError::UnknownClient { id: 3 });
+    assert_eq!(service.suspend(3).unwrap_err(), AdminError::UnknownClient { id: 3 });
     assert_eq!(service.stats().active_seats, 2);
     shop.tick();
     assert_adds_up(&shop.hub);
@@ -322,9 +322,9 @@ fn lifting_no_bar_changes_nothing() {
     let (shop, service) = shop_with(8, |_| {});
     let seat = shop.seat(&service, 1);
     shop.clients(2);
-    drop(service.suspend(1, false).unwrap());
+    drop(service.reinstate(1).unwrap());
     assert_eq!(seat.state(), SeatState::Active);
-    drop(service.suspend(2, true).unwrap());
+    drop(service.suspend(2).unwrap());
     assert_eq!(shop.client(2).activate(&service).unwrap_err(), ActivateError::Suspended);
     shop.tick();
     let shop = shop.restart();
@@ -631,7 +631,7 @@ fn full_queue_refuses_changes_of_a_service_cleanly() {
     assert!(is_busy(service.pause().unwrap_err()));
     assert!(is_busy(service.revoke(Revoke::Drain).unwrap_err()));
     assert!(is_busy(service.revoke(Revoke::Immediate).unwrap_err()));
-    assert!(is_busy(service.suspend(1, true).unwrap_err()));
+    assert!(is_busy(service.suspend(1).unwrap_err()));
     let mut policy = service.policy();
     policy.max_subjects = 5;
     assert!(is_busy(service.set_policy(policy).unwrap_err()));
@@ -890,7 +890,7 @@ fn random_churn_loses_nothing_and_does_nothing_twice() {
         }
         for id in 1..=CLIENTS as u64 {
             drop(shop.client(id));
-            drop(service.suspend(id, false).unwrap());
+            drop(service.reinstate(id).unwrap());
         }
         drop(service.activate().unwrap());
         // The last holders never return.
