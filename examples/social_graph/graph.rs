@@ -70,19 +70,18 @@ impl Graph {
 
     /// Reads an edge list, compressed by gzip or not.
     pub(crate) fn read(path: &Path) -> Result<Self, ReadError> {
-        let failed = |source| ReadError::Io { path: path.display().to_string(), source };
-        let mut file = BufReader::new(File::open(path).map_err(failed)?);
-        let compressed = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
+        let mut file = BufReader::new(File::open(path)?);
+        let compressed = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
         let plain: Box<dyn Read> = if compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-        Self::parse(BufReader::new(plain), &failed)
+        Self::parse(BufReader::new(plain))
     }
 
-    fn parse(mut input: impl BufRead, failed: &dyn Fn(io::Error) -> ReadError) -> Result<Self, ReadError> {
+    fn parse(mut input: impl BufRead) -> Result<Self, ReadError> {
         let (mut edges, mut notices, mut first) = (Vec::new(), Vec::new(), true);
         let mut bytes = Vec::new();
         for number in 1.. {
             bytes.clear();
-            if input.read_until(b'\n', &mut bytes).map_err(failed)? == 0 {
+            if input.read_until(b'\n', &mut bytes)? == 0 {
                 break;
             }
             let text = String::from_utf8_lossy(&bytes);
@@ -207,7 +206,7 @@ impl Line {
 /// Why an edge list could not be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    Io { path: String, source: io::Error },
+    Io(io::Error),
     Line { number: u64, what: String },
     NoEdges,
 }
@@ -215,7 +214,7 @@ pub(crate) enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { path, source } => write!(f, "cannot read {path}: {source}"),
+            Self::Io(error) => write!(f, "cannot be read: {error}"),
             Self::Line { number, what } => write!(f, "line {number}: {what}"),
             Self::NoEdges => f.write_str("the edge list has no edges"),
         }
@@ -223,3 +222,9 @@ impl fmt::Display for ReadError {
 }
 
 impl Error for ReadError {}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}

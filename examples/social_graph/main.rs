@@ -45,10 +45,19 @@ const USERS: u64 = 20_000;
 const LOOK: Duration = Duration::from_millis(100);
 /// Without any result for so long, something is broken: every lease is over long before.
 const STALLED: Duration = Duration::from_secs(60);
+/// Status if the example could not run at all.
+const BROKEN: u8 = 2;
 /// Status after Ctrl-C, as of a process ended by it.
 const INTERRUPTED: u8 = 130;
 
-fn main() -> Result<ExitCode, Failure> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::from(BROKEN)
+    })
+}
+
+fn run() -> Result<ExitCode, Failure> {
     let options = Options::parse(std::env::args().skip(1))?;
     let graph = match &options.edges {
         Some(path) => Graph::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
