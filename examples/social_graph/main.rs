@@ -121,10 +121,13 @@ fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
 fn open(directory: &Path, graph: &Graph) -> Result<Hub, Failure> {
     let hub = Hub::open(directory.join("hub"))?;
     let (mark, fingerprint) = (directory.join("input"), format!("{:016x}\n", graph.fingerprint()));
-    if hub.open_report().boots == 1 {
-        fs::write(&mark, &fingerprint)?;
-    } else if fs::read_to_string(&mark).is_ok_and(|found| !found.is_empty() && found != fingerprint) {
-        return Err(format!("{} holds the results of another graph", directory.display()).into());
+    match fs::read_to_string(&mark) {
+        Ok(found) if found == fingerprint => {}
+        Ok(found) if !found.is_empty() => {
+            return Err(format!("{} holds the results of another graph", directory.display()).into());
+        }
+        // The first start, or killed in it just here.
+        _ => fs::write(&mark, &fingerprint)?,
     }
     Ok(hub)
 }
@@ -137,6 +140,10 @@ fn explore(
     interrupted: &AtomicBool,
 ) -> Result<ExitCode, Failure> {
     let shop = Shop::open(hub, graph, interrupted)?;
+    if hub.open_report().boots > 1 {
+        let (following, dm) = (shop.following.stats().subjects_done, shop.dm.stats().subjects_done);
+        println!("note: goes on in {}, with {following} lists and {dm} message states", directory.display());
+    }
     let mut progress = Progress::new(&shop, options.quiet)?;
     // All of this was done before, perhaps, by a run that was killed: nobody is taken in twice.
     shop.following.add_all(graph.roots())?;
@@ -149,7 +156,7 @@ fn explore(
     let flaws = check::check(&shop)?;
     hub.close()?;
     let Some(flaws) = flaws else {
-        println!("interrupted; start it again to go on");
+        println!("interrupted; start it again to go on (what is known is in {})", directory.display());
         return Ok(ExitCode::from(INTERRUPTED));
     };
     summary::print(&shop, directory, worked, rate, &flaws);
