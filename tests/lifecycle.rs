@@ -823,7 +823,8 @@ fn random_churn_loses_nothing_and_does_nothing_twice() {
                     added += n;
                 }
                 1 => drop(shop.hub.client(id as u64).unwrap().deregister()),
-                2 => drop(service.suspend(id as u64, dice.roll(3) == 0).unwrap()),
+                2 if dice.roll(3) == 0 => drop(service.suspend(id as u64).unwrap()),
+                2 => drop(service.reinstate(id as u64)),
                 3 => shop.pass(Duration::from_secs(dice.roll(20_000) as u64)),
                 4 if dice.roll(20) == 0 => {
                     shop = shop.restart();
