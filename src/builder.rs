@@ -11,7 +11,6 @@ use rand_chacha::ChaCha12Rng;
 use serde::Serialize;
 
 use crate::apply::{self, Applier, ApplyError, At};
-use crate::client::{ClientCore, People};
 use crate::clock::{Clock, HubClock, SystemClock};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice};
 use crate::error::{OpenError, StoreError, TicketError};
@@ -21,6 +20,7 @@ use crate::id::{ClientId, Secret};
 use crate::journal::{Entry, GroupTime, Journal, JournalError, ReplayError, Scan};
 use crate::limits::Limits;
 use crate::link::Link;
+use crate::people::{ClientCore, People};
 use crate::record::{self, ClientValue, Standing, key};
 use crate::registry::{Generations, Registry};
 use crate::service::contain;

@@ -48,14 +48,17 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::builder::{Crash, MemoryDisk};
-use crate::client::{Ask, Capability, Client, Registration, Seat};
+use crate::claim::Ask;
+use crate::client::{Capability, Client, Registration};
 use crate::clock::ManualClock;
-use crate::hub::{Hub, ServiceHandle};
+use crate::handle::ServiceHandle;
+use crate::hub::Hub;
 use crate::id::{ClientId, LeaseToken, check_service_id};
 use crate::json::NamedService;
 use crate::lease::{Lease, Outcome};
 use crate::limits::Limits;
 use crate::results::SubjectState;
+use crate::seat::Seat;
 use crate::service::{Key, Reporter, Service, Subject, Verdict, contain};
 use crate::ticket::{Intake, Ticket};
 

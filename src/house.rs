@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::client::People;
 use crate::commit::{Change, Pending};
 use crate::error::HubError;
 use crate::link::Link;
+use crate::people::People;
 use crate::record::ServiceValue;
 use crate::registry::{Registry, ServiceCore};
 use crate::steward::Steward;

@@ -7,14 +7,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::client::{Ask, Capability, Claim, Client, Empty, EmptyReason, Seat, SeatCore};
+use crate::claim::{Ask, Claim, Empty, EmptyReason};
+use crate::client::{Capability, Client};
 use crate::error::{ActivateError, AddError, ClaimError, JsonError, LeaseError};
 use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
 use crate::lease::{LeaseView, Submitted};
+use crate::people::SeatCore;
 use crate::registry::ServiceCore;
 use crate::results;
+use crate::seat::Seat;
 use crate::service::{Service, ServiceState, Subject, contain};
 use crate::sync::Arc;
 use crate::ticket::Ticket;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::client::SeatCore;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
+use crate::people::SeatCore;
 use crate::pool::{Pool, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
 use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};

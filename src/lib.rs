@@ -76,6 +76,7 @@
 
 mod apply;
 mod builder;
+mod claim;
 mod client;
 mod clock;
 mod commit;
@@ -85,6 +86,7 @@ mod device;
 mod error;
 #[cfg(test)]
 mod faults_test;
+mod handle;
 mod house;
 mod hub;
 mod id;
@@ -94,11 +96,14 @@ mod json;
 mod lease;
 mod limits;
 mod link;
+mod people;
 mod permits;
 mod pool;
 mod record;
 mod registry;
+mod restore;
 mod results;
+mod seat;
 mod service;
 pub mod services;
 mod slot;
@@ -120,10 +125,12 @@ pub mod docs {
 }
 
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
-pub use client::{Ask, Capability, Claim, Client, Empty, EmptyReason, Grant, Leases, Registered, Registration, Seat};
+pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
+pub use client::{Capability, Client, Registered, Registration};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::*;
-pub use hub::{CloseError, Hub, KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
@@ -131,6 +138,7 @@ pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use record::SeatState;
 pub use results::{Finding, SubjectState};
+pub use seat::Seat;
 pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Verdict};
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};

@@ -7,10 +7,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::client::{ClientCore, SeatCore};
 use crate::clock::utc;
 use crate::house::House;
 use crate::id::ClientId;
+use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
@@ -274,7 +274,7 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
         claims: seat.counts.claims.value(),
         empty_claims: seat.counts.empty.value(),
         already_done: seat.counts.already_done.value(),
-        idle: crate::client::idle_for(seat, now),
+        idle: crate::people::idle_for(seat, now),
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 
-use crate::client::{People, is_idle};
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::Link;
+use crate::people::{People, is_idle};
 use crate::pool::{Birth, LOGGED_ENDED, Pool, SubjectBuf, Terms};
 use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::apply::{Applier, At, FinishedLease};
-use crate::client::People;
 use crate::clock::millis;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
 use crate::record::{
     self, Added, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord, key,

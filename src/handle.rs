@@ -1,0 +1,333 @@
+//! A registered service, as its owner and its administrator hold it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::apply::FinishedLease;
+use crate::error::{AddError, AdminError, ReadError};
+use crate::house::House;
+use crate::id::ClientId;
+use crate::intake;
+use crate::people::SeatCore;
+use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::registry::ServiceCore;
+use crate::results::{self, Finding, SubjectState};
+use crate::service::{Policy, Service, ServiceState, Subject};
+use crate::slot::Cause;
+use crate::stats::{self, SeatStats, ServiceStats};
+use crate::sync::Arc;
+use crate::ticket::{Intake, Ticket};
+
+/// How a service is revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoke {
+    /// Finished work is taken until each lease's natural end.
+    Drain,
+    /// Finished work is not taken either: what is held is put back at once.
+    Immediate,
+}
+
+/// One lease that took, or is taking, long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SlowBucket {
+    /// Who holds or held it.
+    pub client: ClientId,
+    /// How long it took, or has taken so far.
+    pub took: Duration,
+    /// It is held still.
+    pub held: bool,
+    /// Why it was put back, if it was.
+    pub put_back: Option<Cause>,
+    /// The pool's generation and the slot, as the journal names them.
+    pub bucket: (u64, u32),
+}
+
+/// A registered service. Cloning clones the handle.
+///
+/// # Concurrency
+///
+/// All methods can be called from any thread. Reads of results touch the store, and so may touch the disk; they never
+/// hold anyone up.
+pub struct ServiceHandle<S: Service> {
+    house: Arc<House>,
+    core: Arc<ServiceCore>,
+    service: PhantomData<fn() -> S>,
+}
+
+impl<S: Service> Clone for ServiceHandle<S> {
+    fn clone(&self) -> Self {
+        Self::new(&self.house, Arc::clone(&self.core))
+    }
+}
+
+impl<S: Service> fmt::Debug for ServiceHandle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServiceHandle").field(&self.core.name).finish()
+    }
+}
+
+/// The key type of a service's subjects.
+pub type KeyOf<S> = <<S as Service>::Subject as Subject>::Key;
+
+impl<S: Service> ServiceHandle<S> {
+    pub(crate) fn new(house: &Arc<House>, core: Arc<ServiceCore>) -> Self {
+        Self { house: Arc::clone(house), core, service: PhantomData }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<ServiceCore> {
+        &self.core
+    }
+
+    /// The service's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Takes in one subject. One that is known already changes nothing; the ticket's [`Intake`] tells.
+    ///
+    /// # Errors
+    ///
+    /// [`AddError`]; nothing was taken in.
+    pub fn add(&self, subject: &S::Subject) -> Result<Ticket, AddError> {
+        intake::send(&self.core, std::slice::from_ref(subject))
+    }
+
+    /// Takes in any number of subjects, in their order, and returns when reads see all of them.
+    ///
+    /// Parks the calling thread while the queue is full or the last subjects are on their way; memory is bounded by the
+    /// queue. In a manual hub it does the writer's work itself.
+    ///
+    /// # Errors
+    ///
+    /// [`AddError`] says how many were taken in before.
+    pub fn add_all(&self, subjects: impl IntoIterator<Item = S::Subject>) -> Result<Intake, AddError> {
+        intake::send_all(&self.house, &self.core, subjects)
+    }
+
+    /// The result of a subject, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn result(&self, key: &KeyOf<S>) -> Result<Option<Finding<S>>, ReadError> {
+        results::one(self.house.store.as_ref(), self.core.id, key)
+    }
+
+    /// The stored bytes of a subject's report (postcard), for when the plugin's type has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn result_raw(&self, key: &KeyOf<S>) -> Result<Option<Vec<u8>>, ReadError> {
+        results::raw::<S>(self.house.store.as_ref(), self.core.id, key)
+    }
+
+    /// Up to `limit` results after `after` (from the start, if `None`), in key order, and the key to go on from; `None`
+    /// at the end. Weakly consistent: what is reported during a walk may be there or not.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    #[expect(clippy::type_complexity, reason = "a page and its cursor")]
+    pub fn results(
+        &self,
+        after: Option<&KeyOf<S>>,
+        limit: usize,
+    ) -> Result<(Vec<Finding<S>>, Option<KeyOf<S>>), ReadError> {
+        results::page(self.house.store.as_ref(), self.core.id, after, limit)
+    }
+
+    /// What is known of a subject.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn subject_state(&self, key: &KeyOf<S>) -> Result<SubjectState, ReadError> {
+        results::state::<S>(self.house.store.as_ref(), self.core.id, key)
+    }
+
+    /// Where the service is in its life.
+    #[must_use]
+    pub fn state(&self) -> ServiceState {
+        self.core.state()
+    }
+
+    /// Every count of the service.
+    #[must_use]
+    pub fn stats(&self) -> ServiceStats {
+        stats::of_service(&self.house, &self.core)
+    }
+
+    /// Every count of one client's seat; `None` if it was never activated.
+    #[must_use]
+    pub fn seat_stats(&self, client: u64) -> Option<SeatStats> {
+        Some(stats::of_seat(self.seat_core(client)?.as_ref()))
+    }
+
+    fn seat_core(&self, client: u64) -> Option<Arc<SeatCore>> {
+        let client = self.house.people.client(client)?;
+        self.house.people.seat_of(&client, self.core.id)
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy::clone(&self.core.policy())
+    }
+
+    /// Changes the settings: they hold for the pools formed from now on, never for buckets and leases already given.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn set_policy(&self, policy: Policy) -> Result<(), AdminError> {
+        policy.check().map_err(|(field, range)| AdminError::Policy { field, range })?;
+        self.house.link.check()?;
+        let journal = policy.max_subjects != self.core.policy().max_subjects;
+        let room = if journal { Some(self.house.room_for_service(&self.core)?) } else { None };
+        self.core.set_policy(policy);
+        if let Some(room) = room {
+            drop(self.house.send_service(&self.core, room));
+        }
+        self.house.link.steward.raise();
+        Ok(())
+    }
+
+    /// Stops the forming of buckets; those formed are handed out. Stays until [`activate`](Self::activate), also when
+    /// the owner registers the service again.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn pause(&self) -> Result<Ticket, AdminError> {
+        self.change(ServiceState::Paused)
+    }
+
+    /// Revokes the service: from here on nothing is handed out. Everything known about it stays readable.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    ///
+    /// # Concurrency
+    ///
+    /// A claim that races with it is wholly before it, or is undone and refused.
+    pub fn revoke(&self, how: Revoke) -> Result<Ticket, AdminError> {
+        match how {
+            Revoke::Drain => self.change(ServiceState::Draining),
+            Revoke::Immediate => {
+                let ticket = self.change(ServiceState::Revoked)?;
+                for (_, seat) in self.house.people.seats.iter().filter(|(_, seat)| seat.service.id == self.core.id) {
+                    seat.end_all(Cause::Revoked);
+                }
+                Ok(ticket)
+            }
+        }
+    }
+
+    /// Makes a paused, revoked or degraded service ready again.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn activate(&self) -> Result<Ticket, AdminError> {
+        self.core.forget_panics();
+        self.change(ServiceState::Active)
+    }
+
+    fn change(&self, state: ServiceState) -> Result<Ticket, AdminError> {
+        self.house.link.check()?;
+        // Room first: a change that could not be journaled does not happen, not even for a moment.
+        let room = self.house.room_for_service(&self.core)?;
+        let before = self.core.set_state(state);
+        let ticket = self.house.send_service(&self.core, room);
+        tracing::info!(service = %self.core.name, %before, %state, "service state changed");
+        self.house.link.steward.raise();
+        Ok(ticket)
+    }
+
+    /// Bars a client from this service: what it holds is put back, and its own activation cannot undo it. Survives a
+    /// restart.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn suspend(&self, client: u64) -> Result<Ticket, AdminError> {
+        let (seat, ticket) = self.bar(client, SeatState::Suspended)?;
+        seat.set_suspended(true);
+        seat.end_all(Cause::Revoked);
+        Ok(ticket)
+    }
+
+    /// Lifts the bar from a suspended client. It must activate again. Changes nothing if there was no bar.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn reinstate(&self, client: u64) -> Result<Ticket, AdminError> {
+        match self.seat_core(client) {
+            Some(seat) if seat.state() == SeatState::Suspended => {}
+            Some(_) => return Ok(Ticket::nothing()),
+            None => return Err(AdminError::UnknownClient { id: client }),
+        }
+        let (seat, ticket) = self.bar(client, SeatState::Inactive)?;
+        seat.set_suspended(false);
+        Ok(ticket)
+    }
+
+    /// Journals an administrator's decision on a seat.
+    fn bar(&self, client: u64, state: SeatState) -> Result<(Arc<SeatCore>, Ticket), AdminError> {
+        self.house.link.check()?;
+        let unknown = AdminError::UnknownClient { id: client };
+        let Some(core) = self.house.people.client(client) else { return Err(unknown) };
+        let value = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+        let Ok(seat) = self.house.people.seat(&core, &self.core, value) else { return Err(unknown) };
+        let change = crate::commit::Change::Seat { service: self.core.id, client, state };
+        let ticket = self.house.link.send(change, 0)?;
+        tracing::info!(client, service = %self.core.name, ?state, "seat state set by an administrator");
+        Ok((seat, ticket))
+    }
+
+    /// Leases that took longer than `threshold`, or have so far: those held now, then the slowest of the finished ones
+    /// since the hub was opened (at most `Limits::slow_leases`), slowest first.
+    #[must_use]
+    pub fn slow_buckets(&self, threshold: Duration) -> Vec<SlowBucket> {
+        let now = self.core.link.clock.now();
+        let mut slow = Vec::new();
+        for pool in self.core.live().iter() {
+            for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
+                let seen = slot.snapshot();
+                let Some(seat) = self.house.people.seats.get(seen.owner() as usize) else { continue };
+                if !seen.is_held() {
+                    continue;
+                }
+                // The word holds the deadline, or when the steward saw it pass, and no more: a renewed lease counts from
+                // its last renewal, a dead one from a lease's time before its death.
+                let began = (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms);
+                let took = Duration::from_millis(now.saturating_sub(began));
+                if took > threshold {
+                    let bucket = (pool.generation, pool.number(index));
+                    slow.push(SlowBucket { client: seat.client.id, took, held: true, put_back: None, bucket });
+                }
+            }
+        }
+        let finished = self.core.slow.load();
+        slow.extend(finished.iter().map(finished_bucket).filter(|lease| lease.took > threshold));
+        slow
+    }
+}
+
+fn finished_bucket(lease: &FinishedLease) -> SlowBucket {
+    SlowBucket {
+        client: ClientId::known(lease.client),
+        took: Duration::from_millis(lease.ended_at.saturating_sub(lease.claimed_at)),
+        held: false,
+        put_back: lease.put_back,
+        bucket: (lease.generation, lease.slot),
+    }
+}

@@ -1,0 +1,109 @@
+//! Brings a service back from the store: its counts, its seats, its leases.
+
+use std::collections::BTreeMap;
+
+use crate::apply::{self, stored};
+use crate::error::{RegisterServiceError, StoreError};
+use crate::house::House;
+use crate::pool::{Birth, Pool, RecoveredLease, SubjectBuf, SubjectRef, Terms};
+use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, key};
+use crate::registry::ServiceCore;
+use crate::store::Store;
+use crate::sync::{Arc, Ordering};
+
+/// Brings a service's counts, seats and leases back from the store.
+pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), RegisterServiceError> {
+    let store = house.store.as_ref();
+    let tally = store.get(&key::of(core.id, key::TALLY, &[]))?;
+    let tally: Option<ServiceTally> = tally.map(|bytes| stored(record::decode("tally", &bytes))).transpose()?;
+    core.counts.publish(tally.unwrap_or_default());
+    let mut seats = Vec::new();
+    apply::each(store, core.id, key::SEAT, |rest, value| {
+        if let Some(client) = key::number(rest) {
+            seats.push((client, stored(record::decode::<SeatValue>("seat", value))?));
+        }
+        Ok(())
+    })?;
+    for (client, mut value) in seats {
+        let Some(client) = house.people.client(client) else { continue };
+        if value.state == SeatState::Active && !client.is_registered() {
+            value.state = SeatState::Inactive;
+        }
+        let seat = house.people.seat(&client, core, value);
+        if seat.is_ok_and(|seat| seat.state() == SeatState::Active) {
+            // ordering: Relaxed; sizes the next pool.
+            core.active_seats.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    restore_leases(house, core)?;
+    Ok(())
+}
+
+fn restore_leases(house: &House, core: &Arc<ServiceCore>) -> Result<(), StoreError> {
+    let store = house.store.as_ref();
+    let now = house.link.clock.now();
+    let terms = Terms::of(&core.policy());
+    let mut blocks = Blocks::default();
+    let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
+    for (generation, slot, lease) in apply::leases(store, core.id)? {
+        let client = house.people.client(lease.client);
+        let Some(seat) = client.and_then(|client| house.people.seat_of(&client, core.id)) else { continue };
+        seat.adopt(1, now);
+        // A full term from now: the time down is not the holder's fault. Spread by up to an eighth, so that the holders
+        // who do not come back are not missed all at once.
+        let spread = house.link.secret.scramble(&[generation.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat());
+        let deadline = now + terms.lease_ms + spread % (terms.lease_ms / 8).max(1);
+        let open = lease.open();
+        let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, core.id, *rank));
+        let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
+        let lease = RecoveredLease { slot, owner: seat.index, deadline, open, subjects };
+        match generations.last_mut() {
+            Some((last, leases)) if *last == generation => leases.push(lease),
+            _ => generations.push((generation, vec![lease])),
+        }
+    }
+    let owed = generations.iter().flat_map(|(_, leases)| leases).flat_map(|lease| {
+        let open = lease.open;
+        lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
+    });
+    core.leased_before.store(Some(Arc::new(owed.collect())));
+    for (generation, leases) in generations {
+        let birth = Birth { service: core.id, generation, born: now, terms };
+        core.add_live(Arc::new(Pool::recover(birth, &leases, &house.link.secret)));
+    }
+    Ok(())
+}
+
+/// Blocks of pending subjects, read once each.
+#[derive(Default)]
+struct Blocks {
+    read: BTreeMap<u64, Vec<SubjectBuf>>,
+}
+
+impl Blocks {
+    /// The subject of a rank. One whose block is finished and gone was reported: it keeps its place, under no name.
+    fn subject(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<SubjectBuf, StoreError> {
+        if let Some(subject) = self.cached(rank) {
+            return Ok(subject);
+        }
+        let start = key::of(service, key::OWED, &[]);
+        let found = store.last(&start, &key::of(service, key::OWED, &rank.to_be_bytes()))?;
+        if let Some((name, owed)) = found {
+            let first = key::number(key::rest(&name)).unwrap_or(0);
+            let _: Owed = stored(record::decode("block state", &owed))?;
+            let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
+            let mut subjects = Vec::new();
+            for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
+                let BlockItem { depth, key, body } = stored(item)?;
+                subjects.push(SubjectBuf::new(SubjectRef { rank: first + place as u64, depth, key, body }));
+            }
+            self.read.insert(first, subjects);
+        }
+        Ok(self.cached(rank).unwrap_or_else(|| SubjectBuf::new(SubjectRef { rank, depth: 0, key: &[], body: &[] })))
+    }
+
+    fn cached(&self, rank: u64) -> Option<SubjectBuf> {
+        let (first, subjects) = self.read.range(..=rank).next_back()?;
+        subjects.get(usize::try_from(rank - first).ok()?).cloned()
+    }
+}

@@ -1,0 +1,370 @@
+//! A seat: claims, and calls on leases by token.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use event_listener::Listener;
+use smallvec::SmallVec;
+
+use crate::claim::{Ask, Claim, Empty, EmptyReason, Grant};
+use crate::error::{ClaimError, LeaseError};
+use crate::house::House;
+use crate::id::{ClientId, LeaseToken};
+use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::people::SeatCore;
+use crate::pool::Terms;
+use crate::record::SeatState;
+use crate::registry::Found;
+use crate::service::{OverAsk, Service, ServiceState, Subject};
+use crate::slot::{Cause, Phase};
+use crate::sync::{Arc, Ordering};
+
+/// A client's activation for one service: what it claims from. Cloning clones the handle.
+///
+/// # Concurrency
+///
+/// All methods can be called from any thread, and by several programs that share the client's id. `claim`, `submit`,
+/// `report`, `renew` and `release` are lock-free: they take no lock, never touch the disk and never wait for another
+/// thread; a thread stopped anywhere inside them stops nobody else.
+pub struct Seat<S: Service> {
+    pub(crate) house: Arc<House>,
+    pub(crate) core: Arc<SeatCore>,
+    service: PhantomData<fn() -> S>,
+}
+
+impl<S: Service> Clone for Seat<S> {
+    fn clone(&self) -> Self {
+        Self::new(&self.house, Arc::clone(&self.core))
+    }
+}
+
+impl<S: Service> fmt::Debug for Seat<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
+
+/// What applies to one claim.
+struct Allowance {
+    asked: u32,
+    limit: u32,
+    granted: u32,
+    quota: u32,
+}
+
+impl<S: Service> Seat<S> {
+    pub(crate) fn new(house: &Arc<House>, core: Arc<SeatCore>) -> Self {
+        Self { house: Arc::clone(house), core, service: PhantomData }
+    }
+
+    /// The client's id.
+    #[must_use]
+    pub fn client_id(&self) -> ClientId {
+        self.core.client.id
+    }
+
+    /// What the seat is.
+    #[must_use]
+    pub fn state(&self) -> SeatState {
+        self.core.state()
+    }
+
+    /// Takes up to as many buckets as asked for, without ever waiting.
+    ///
+    /// An ask beyond the cap is clamped (the grant says so) or refused, as the policy says. Scarcity is not an error.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError`], in this order: the hub, the client, the seat, the service, the ask. No bucket moved.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free, no allocation for up to two buckets; a bucket goes to one claim (its slot's compare-and-swap).
+    ///
+    /// # Durability
+    ///
+    /// The lease takes effect at once and is journaled with the writer's next group. A crash before that puts the bucket
+    /// back: its token is then answered [`LeaseError::Over`] and nothing of it is stored.
+    pub fn claim(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
+        let seat = &self.core;
+        let refused = |error| {
+            seat.counts.claims_refused.add(1);
+            error
+        };
+        let word = self.admit().map_err(refused)?;
+        let now = seat.service.link.clock.now();
+        let current = seat.service.current();
+        let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
+        seat.touch(now);
+        let room = seat.reserve(allowance.granted, allowance.quota, now);
+        if room == 0 {
+            return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
+        }
+        let ordinary_first = seat.counts.claims.next().is_multiple_of(u64::from(current.terms.ordinary_share));
+        let mut leases = SmallVec::new();
+        let mut subjects = 0;
+        let got = seat.service.take(&current, room as usize, seat.index, now, ordinary_first, |pool, index| {
+            subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
+            leases.push(Lease::new(Arc::clone(seat), Arc::clone(pool), index));
+        });
+        drop(current);
+        let got = u32::try_from(got).unwrap_or(u32::MAX);
+        seat.give_back(room - got, now);
+        seat.counts.buckets_assigned.add(u64::from(got));
+        seat.counts.subjects_assigned.add(subjects);
+        if got == 0 {
+            return Ok(Claim::Empty(self.empty(self.why_empty(now))));
+        }
+        seat.service.link.writer.raise();
+        self.still_admitted(word, &mut leases).map_err(refused)?;
+        let Allowance { asked, limit, .. } = allowance;
+        Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
+    }
+
+    /// The checks before a claim; returns the client's word.
+    fn admit(&self) -> Result<u32, ClaimError> {
+        let seat = &self.core;
+        seat.service.link.check()?;
+        let word = seat.client.word();
+        if word & 1 == 0 {
+            self.house.people.refused.not_registered.add(1);
+            return Err(ClaimError::NotRegistered);
+        }
+        match seat.state() {
+            SeatState::Active => {}
+            SeatState::Inactive => return Err(ClaimError::Inactive),
+            SeatState::Suspended => return Err(ClaimError::Suspended),
+        }
+        let state = seat.service.state();
+        if state.is_ready() { Ok(word) } else { Err(ClaimError::NotReady { state }) }
+    }
+
+    /// Looks again after slots were taken: a deregistration, suspension or revocation in between undoes the claim, so that
+    /// it is wholly before them or never was.
+    fn still_admitted(&self, word: u32, leases: &mut SmallVec<[Lease<S>; 2]>) -> Result<(), ClaimError> {
+        let undone = match self.admit() {
+            Ok(now) if now == word => return Ok(()),
+            Ok(_) => ClaimError::Inactive,
+            // A poisoned or closed hub keeps the lease: it is taken back, or goes on, when it is reopened.
+            Err(ClaimError::Hub(_)) => return Ok(()),
+            Err(error) => error,
+        };
+        for lease in leases.drain(..) {
+            lease.end(Cause::Revoked);
+        }
+        Err(undone)
+    }
+
+    fn empty(&self, reason: EmptyReason) -> Empty {
+        self.core.counts.empty.add(1);
+        self.core.service.counts.starved.add(1);
+        let base = match reason {
+            EmptyReason::NotYetFormed => Duration::from_millis(20),
+            EmptyReason::AllLeased { earliest_free } => {
+                earliest_free.clamp(Duration::from_millis(100), Duration::from_secs(60))
+            }
+            _ => Duration::from_secs(1),
+        };
+        let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
+        let jitter = self.core.service.link.secret.scramble(&turn.to_be_bytes()) % 512;
+        Empty { reason, retry_after: base + base.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1_024.0) }
+    }
+
+    fn why_empty(&self, now: u64) -> EmptyReason {
+        let service = &self.core.service;
+        let counts = &service.counts;
+        if counts.waiting.value() > 0 || service.has_ready() {
+            if service.state() == ServiceState::Paused {
+                return EmptyReason::Paused;
+            }
+            return EmptyReason::NotYetFormed;
+        }
+        match counts.earliest_free.value() {
+            0 => EmptyReason::NothingPending,
+            at => EmptyReason::AllLeased { earliest_free: Duration::from_millis(at.saturating_sub(now)) },
+        }
+    }
+
+    /// Waits until a claim would probably get something; false after `timeout`, or when the hub is closed.
+    ///
+    /// Parks the calling thread. In a manual hub it answers at once.
+    #[must_use]
+    pub fn wait_ready(&self, timeout: Duration) -> bool {
+        let service = &self.core.service;
+        if service.link.manual {
+            return service.has_ready();
+        }
+        let deadline = crate::clock::deadline(timeout);
+        loop {
+            let listener = service.published().listen();
+            if service.has_ready() {
+                return true;
+            }
+            let notified = if let Some(deadline) = deadline {
+                service.link.is_open() && listener.wait_deadline(deadline).is_some()
+            } else {
+                listener.wait();
+                true
+            };
+            if !notified || !service.link.is_open() {
+                return service.has_ready() && service.link.is_open();
+            }
+        }
+    }
+
+    /// Resolves when a claim would probably get something, or when the hub is closed. Needs no particular runtime.
+    pub async fn ready(&self) {
+        let service = &self.core.service;
+        loop {
+            let listener = service.published().listen();
+            if service.has_ready() || !service.link.is_open() {
+                return;
+            }
+            listener.await;
+        }
+    }
+
+    /// What the client holds of this service, after its crash or after the hub's: every lease, also one whose grant never
+    /// arrived. Looking extends nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError::NotRegistered`], or the hub's.
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the slots one after the other; what is claimed or ended meanwhile may be there or not.
+    pub fn leases(&self) -> Result<Vec<LeaseView<S>>, LeaseError> {
+        let seat = &self.core;
+        seat.service.link.check()?;
+        if !seat.client.is_registered() {
+            self.house.people.refused.not_registered.add(1);
+            return Err(LeaseError::NotRegistered);
+        }
+        let mut views = Vec::new();
+        let now = seat.service.link.clock.now();
+        seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now)));
+        Ok(views)
+    }
+
+    /// Takes up a lease again by its token, as a guard: dropping it gives the bucket back.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`].
+    pub fn resume(&self, token: &LeaseToken) -> Result<Lease<S>, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        let held = pool.slot(index).is_some_and(|slot| slot.snapshot().is_held());
+        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(LeaseError::Over) }
+    }
+
+    /// Reports on subjects of a lease and gives the rest back. As [`Lease::submit`], by token.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored.
+    pub fn submit(
+        &self,
+        token: &LeaseToken,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+    ) -> Result<Submitted, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        Reporting::new(&self.core, &pool, index).run::<S>(reports, true)
+    }
+
+    /// Reports on some subjects of a lease and keeps the rest. As [`Lease::report`], by token.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored.
+    pub fn report(
+        &self,
+        token: &LeaseToken,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+    ) -> Result<Submitted, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        Reporting::new(&self.core, &pool, index).run::<S>(reports, false)
+    }
+
+    /// Extends a lease to a full term from now; returns the time left. As [`Lease::renew`], by token.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`].
+    pub fn renew(&self, token: &LeaseToken) -> Result<Duration, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        Hold::renew_slot(&self.core, &pool, index)
+    }
+
+    /// Gives a lease back. As [`Lease::release`], by token. Returns the number of subjects put back.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; [`LeaseError::Over`] if it was over already.
+    pub fn release(&self, token: &LeaseToken) -> Result<u32, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        let ended = Hold::end_slot(&self.core, &pool, index, Some(self.core.index), Cause::Client);
+        ended.map(|ended| ended.left.count()).ok_or(LeaseError::Over)
+    }
+
+    /// The slot a token names, if it is this client's; in the order of identity, service, then token, so that a refusal
+    /// says nothing of what is further down.
+    fn find(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
+        let seat = &self.core;
+        seat.service.link.check()?;
+        if !seat.client.is_registered() {
+            self.house.people.refused.not_registered.add(1);
+            return Err(LeaseError::NotRegistered);
+        }
+        let state = seat.service.state();
+        if state == ServiceState::Revoked {
+            return Err(LeaseError::NotReady { state });
+        }
+        let not_owner = || {
+            seat.counts.not_owner.add(1);
+            tracing::warn!(client = %seat.client.id, service = %seat.service.name, ?token, "token of another's lease");
+            LeaseError::NotOwner
+        };
+        match seat.service.find(token) {
+            Found::Slot(pool, index) => {
+                let owner = pool.slot(index).map(super::slot::Slot::snapshot);
+                let mine = owner.is_some_and(|seen| seen.phase() > Phase::Ready && seen.owner() == seat.index);
+                if mine { Ok((pool, index)) } else { Err(not_owner()) }
+            }
+            Found::Over => Err(LeaseError::Over),
+            Found::Forged => {
+                seat.service.counts.unknown_tokens.add(1);
+                Err(not_owner())
+            }
+        }
+    }
+}
+
+/// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.
+fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, now: u64) -> Result<Allowance, ClaimError> {
+    if ask.buckets == 0 || ask.subjects == Some(0) {
+        return Err(ClaimError::Nothing);
+    }
+    // ordering: Relaxed, both; caps, read as they are.
+    let declared = seat.declared_claim.load(Ordering::Relaxed).max(1);
+    let quota = seat.declared_leases.load(Ordering::Relaxed).max(1).min(terms.leases_in_flight);
+    let limit = terms.buckets_per_claim.min(declared);
+    if ask.buckets > limit {
+        seat.counts.over_ask.add(1);
+        if terms.over_ask == OverAsk::Reject {
+            return Err(ClaimError::TooMany { asked: ask.buckets, limit });
+        }
+    }
+    let most = ask.buckets.min(limit);
+    if most == 1 {
+        // Neither what it wants nor what its history lets expect is less than one bucket.
+        return Ok(Allowance { asked: ask.buckets, limit, granted: 1, quota });
+    }
+    let buckets_of = |subjects: u64| (subjects / terms.bucket_subjects.max(1) as u64).max(1);
+    let time = ask.time.unwrap_or(Duration::from_millis(terms.lease_ms));
+    let expected = seat.expected_subjects(time, now).map_or(u64::MAX, buckets_of);
+    let wanted = ask.subjects.map_or(u64::MAX, |n| buckets_of(n as u64));
+    let granted = u64::from(most).min(expected).min(wanted);
+    Ok(Allowance { asked: ask.buckets, limit, granted: u32::try_from(granted).unwrap_or(limit), quota })
+}
