@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::claim::{Ask, Claim, Empty, EmptyReason};
 use crate::client::{Capability, Client};
-use crate::error::{ActivateError, AddError, ClaimError, JsonError, LeaseError};
+use crate::error::{ActivateError, AddError, ClaimError, HubError, JsonError, LeaseError};
 use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
@@ -179,7 +179,8 @@ impl NamedService {
         self.core.plugin.add_json(&self.core, body)
     }
 
-    /// The result of one subject, given its key as JSON: `{"key", "report", "client", "at", "version", "position"}`.
+    /// The result of one subject, given its key as JSON:
+    /// `{"key", "report", "client", "at", "version", "depth", "position"}`.
     ///
     /// # Errors
     ///
@@ -227,6 +228,16 @@ impl NamedSeat {
         Seat::new(&self.house, Arc::clone(&self.core))
     }
 
+    /// The first check of every call, before the body is looked at.
+    fn identify<E: From<HubError>>(&self, not_registered: E) -> Result<(), E> {
+        self.core.service.link.check()?;
+        if self.core.client.is_registered() {
+            return Ok(());
+        }
+        self.house.people.refused.not_registered.add(1);
+        Err(not_registered)
+    }
+
     fn parse<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, JsonError> {
         measure(&self.core.service, body)?;
         Ok(serde_json::from_slice(body)?)
@@ -239,6 +250,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`]; no bucket moved.
     pub fn claim(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.identify(ClaimError::NotRegistered).inspect_err(|_| self.core.counts.claims_refused.add(1))?;
         let body: AskBody = self.parse(body)?;
         let mut ask = Ask::buckets(body.buckets.unwrap_or(1));
         if let Some(subjects) = body.subjects {
@@ -257,6 +269,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`]; nothing was stored.
     pub fn submit(&self, body: &[u8]) -> Result<(Value, Ticket), JsonError> {
+        self.identify(LeaseError::NotRegistered)?;
         measure(&self.core.service, body)?;
         self.core.service.plugin.submit_json(self, body, true)
     }
@@ -267,6 +280,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`]; nothing was stored.
     pub fn report(&self, body: &[u8]) -> Result<(Value, Ticket), JsonError> {
+        self.identify(LeaseError::NotRegistered)?;
         measure(&self.core.service, body)?;
         self.core.service.plugin.submit_json(self, body, false)
     }
@@ -277,6 +291,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`].
     pub fn renew(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.identify(LeaseError::NotRegistered)?;
         let body: TokenBody = self.parse(body)?;
         let seat: Seat<Untyped> = self.typed();
         let left = seat.renew(&body.token)?;
@@ -289,6 +304,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`].
     pub fn release(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.identify(LeaseError::NotRegistered)?;
         let body: TokenBody = self.parse(body)?;
         let seat: Seat<Untyped> = self.typed();
         let put_back = seat.release(&body.token)?;
