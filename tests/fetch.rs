@@ -328,7 +328,7 @@ fn recollecting_shows_every_lease_and_extends_none() {
         let views = seat.leases().unwrap();
         assert_eq!(views.len(), 3);
         for view in &views {
-            let began = if view.token == partly_token { 0 } else { 1 };
+            let began = u32::from(view.token != partly_token);
             assert_eq!(view.time_left, (120 + began - 1 - minutes) * MINUTE, "looking extends nothing");
             assert_eq!(view.subjects.len(), if view.token == partly_token { 3 } else { 4 });
             assert!(!view.dead && !view.subjects.contains(&first));
@@ -361,8 +361,8 @@ fn recollecting_is_identical_after_a_restart() {
     let partly = claim_one(&seat);
     let two: Vec<_> = users(&partly)[..2].iter().map(|user| (*user, "ok".to_owned())).collect();
     drop(partly.report(two).unwrap());
-    partly.into_token();
-    claim(&seat, 2).into_iter().for_each(|lease| drop(lease.into_token()));
+    let _lost = partly.into_token();
+    let _lost: Vec<_> = claim(&seat, 2).into_iter().map(Lease::into_token).collect();
     let of_other = claim_one(&other).into_token();
     shop.pass(90 * MINUTE);
     let before = plain_views(&seat.leases().unwrap());
@@ -574,7 +574,7 @@ fn no_subject_is_in_two_live_leases() {
     let mut held: Vec<Lease<Plain>> = Vec::new();
     for round in 0..300_usize {
         let seat = &seats[round % 3];
-        match seat.claim(Ask::buckets(1 + (round % 4) as u32)).unwrap() {
+        match seat.claim(Ask::buckets([1, 2, 3, 4][round % 4])).unwrap() {
             Claim::Leased(grant) => held.extend(grant),
             Claim::Empty(_) => held.truncate(held.len() / 2),
         }
@@ -611,7 +611,7 @@ fn small_tails_wait_for_companions_and_no_longer() {
     assert_eq!(users(&claim_one(&seat)).len(), 4, "what the first lease gave back");
     assert_eq!(claim_nothing(&seat).reason, EmptyReason::NotYetFormed, "one millisecond to go");
     shop.pass(Duration::from_millis(1));
-    let sizes: BTreeSet<usize> = claim(&seat, 2).iter().map(|lease| lease.len()).collect();
+    let sizes: BTreeSet<usize> = claim(&seat, 2).iter().map(Lease::len).collect();
     assert_eq!(sizes, BTreeSet::from([2, 4]));
     shop.tick();
 

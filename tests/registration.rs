@@ -335,8 +335,8 @@ fn wrong_details_deregister_nobody() {
     shop.tick();
     assert_eq!([shop.hub.client_stats(1), shop.hub.client_stats(2)], before);
     assert_eq!(shop.disk.journal_bytes(), bytes);
-    let stats = shop.hub.stats();
-    assert_eq!((stats.invalid_registrations, stats.not_registered), (3, 2));
+    let refused = shop.hub.stats();
+    assert_eq!((refused.invalid_registrations, refused.not_registered), (3, 2));
     leases.iter().for_each(report_all);
 
     drop(shop.hub.deregister_client(1, &name_of(1)).unwrap());

@@ -76,8 +76,8 @@ fn owner_finishes_its_bucket() {
     let work = seat_stats(&service, 2).work;
     assert_eq!((work.buckets_assigned, work.buckets_processed, work.buckets_held), (1, 1, 0));
     assert_eq!((work.subjects_assigned, work.subjects_reported, work.subjects_put_back), (4, 4, 0));
-    let stats = service.stats();
-    assert_eq!((stats.subjects_done, stats.subjects_pending()), (4, 4));
+    let all = service.stats();
+    assert_eq!((all.subjects_done, all.subjects_pending()), (4, 4));
     assert_eq!(lease.renew(), Err(LeaseError::Over));
     drop(lease);
     assert_eq!(seat_stats(&service, 2).work, work, "dropping a finished lease gives nothing back");
@@ -182,9 +182,9 @@ fn deregistered_owner_has_lost_its_bucket() {
     report_all(&again);
     shop.tick();
     assert!(mine.iter().all(|user| report_of(&service, *user).as_deref() == Some("ok")));
-    let stats = seat_stats(&service, 1);
-    assert_eq!((stats.faults.stale, stats.work.buckets_put_back, stats.work.subjects_put_back), (4, 1, 4));
-    assert_eq!(stats.work.buckets_expired, 0);
+    let SeatStats { faults, work, .. } = seat_stats(&service, 1);
+    assert_eq!((faults.stale, work.buckets_put_back, work.subjects_put_back), (4, 1, 4));
+    assert_eq!(work.buckets_expired, 0);
     assert_adds_up(&shop.hub);
 }
 
@@ -271,20 +271,20 @@ fn retry_after_a_lost_answer_stores_nothing_twice() {
     let (shop, service) = shop_with(Limits::default(), 8);
     let seat = shop.seat(&service, 1);
     let (finished, partly) = (claim_one(&seat), claim_one(&seat));
-    let (token, sent) = (finished.token(), reports(&finished, "ok"));
+    let (token, payload) = (finished.token(), reports(&finished, "ok"));
     let some: Vec<_> = reports(&partly, "ok").into_iter().take(2).collect();
-    drop(seat.submit(&token, sent.clone()).unwrap());
+    drop(seat.submit(&token, payload.clone()).unwrap());
     drop(partly.report(some.clone()).unwrap());
     // Before it is written, and after.
     for round in 1..=3 {
-        let again = seat.submit(&token, sent.clone()).unwrap();
+        let again = seat.submit(&token, payload.clone()).unwrap();
         assert_eq!(again.outcomes, vec![Outcome::AlreadyDone; 4]);
         assert_eq!((again.put_back, again.kept, again.ticket.position()), (0, false, None));
         let again = partly.report(some.clone()).unwrap();
         assert_eq!((again.outcomes, again.kept), (vec![Outcome::AlreadyDone; 2], true));
         shop.tick();
         let bytes = shop.disk.journal_bytes();
-        drop(seat.submit(&token, sent.clone()).unwrap());
+        drop(seat.submit(&token, payload.clone()).unwrap());
         shop.tick();
         assert_eq!(shop.disk.journal_bytes(), bytes, "nothing was written");
         assert_eq!(seat_stats(&service, 1).already_done, 10 * round);
@@ -301,7 +301,7 @@ fn retry_after_a_lost_answer_stores_nothing_twice() {
     let shop = shop.restart();
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     let seat = shop.seat(&service, 1);
-    assert_eq!(seat.submit(&token, sent).unwrap_err(), LeaseError::Over);
+    assert_eq!(seat.submit(&token, payload).unwrap_err(), LeaseError::Over);
     let again = seat.report(&live, some).unwrap();
     assert_eq!((again.outcomes, again.kept), (vec![Outcome::AlreadyDone; 2], true));
     shop.tick();
@@ -318,7 +318,7 @@ fn report_lost_with_the_hub_can_be_sent_again() {
     shop.tick();
     let submitted = lease.submit(reports(&lease, "ok")).unwrap();
     assert_eq!(submitted.ticket.progress(), Ok(Progress::Pending));
-    let sent = reports(&lease, "ok");
+    let payload = reports(&lease, "ok");
     let lost = shop.after(Crash::Power);
     shop.tick();
     let kept = shop.after(Crash::Power);
@@ -326,7 +326,7 @@ fn report_lost_with_the_hub_can_be_sent_again() {
         let service = shop.hub.register(Plain::new("plain")).unwrap();
         let seat = shop.seat(&service, 1);
         assert_eq!(seat.leases().unwrap().len(), usize::from(!is_kept));
-        match seat.submit(&lease.token(), sent.clone()) {
+        match seat.submit(&lease.token(), payload.clone()) {
             Ok(again) => assert_eq!((again.accepted(), is_kept), (4, false)),
             Err(error) => assert_eq!((error, is_kept), (LeaseError::Over, true)),
         }
