@@ -256,10 +256,10 @@ fn recovered(what: &str, disk: &MemoryDisk, session: &Session, exact: bool) {
         seats.push(client.activate(&service).unwrap());
     }
     let mut accepted = usize::try_from(service.stats().subjects_done).unwrap();
-    for seat in &seats {
-        for view in seat.leases().unwrap() {
+    for holder in &seats {
+        for view in holder.leases().unwrap() {
             let reports = view.subjects.iter().map(|key| (*key, key * 2));
-            accepted += seat.submit(&view.token, reports).unwrap().accepted();
+            accepted += holder.submit(&view.token, reports).unwrap().accepted();
         }
     }
     clock.advance(Duration::from_millis(100));
@@ -274,8 +274,8 @@ fn recovered(what: &str, disk: &MemoryDisk, session: &Session, exact: bool) {
         hub.tick();
     }
     hub.tick();
-    let stats = service.stats();
-    assert_eq!((stats.subjects_done, accepted as u64), (stats.subjects_known, stats.subjects_known), "{what}");
+    let counts = service.stats();
+    assert_eq!((counts.subjects_done, accepted as u64), (counts.subjects_known, counts.subjects_known), "{what}");
     assert!(hub.stats().work.adds_up(), "{what}: {:?}", hub.stats().work);
     hub.close().unwrap();
 }
@@ -342,15 +342,16 @@ fn any_failing_batch_loses_nothing_durable() {
 /// R55: a disk that fails while the hub is opened: an error by name, and the healed disk opens, with what was on it.
 #[test]
 fn disk_that_fails_while_opening_is_told_and_opens_when_healed() {
-    let faults: [(&str, &dyn Fn(&MemoryDisk)); 8] = [
-        ("no room", &|disk| disk.journal().fail_append_after(0)),
-        ("room for a part of the header", &|disk| disk.journal().fail_append_after(5)),
-        ("room for all but the header's last byte", &|disk| disk.journal().fail_append_after(31)),
-        ("room for the header", &|disk| disk.journal().fail_append_after(32)),
-        ("room for a part of the first group", &|disk| disk.journal().fail_append_after(60)),
-        ("no sync", &|disk| disk.journal().fail_sync_after(0)),
-        ("one sync", &|disk| disk.journal().fail_sync_after(1)),
-        ("no batch", &|disk| disk.store().fail_apply_after(1)),
+    type Arm = fn(&MemoryDisk);
+    let faults: [(&str, Arm); 8] = [
+        ("no room", |disk| disk.journal().fail_append_after(0)),
+        ("room for a part of the header", |disk| disk.journal().fail_append_after(5)),
+        ("room for all but the header's last byte", |disk| disk.journal().fail_append_after(31)),
+        ("room for the header", |disk| disk.journal().fail_append_after(32)),
+        ("room for a part of the first group", |disk| disk.journal().fail_append_after(60)),
+        ("no sync", |disk| disk.journal().fail_sync_after(0)),
+        ("one sync", |disk| disk.journal().fail_sync_after(1)),
+        ("no batch", |disk| disk.store().fail_apply_after(1)),
     ];
     for (what, arm) in faults {
         for used in [false, true] {

@@ -318,8 +318,8 @@ fn put_back_subjects_come_first_and_ordinary_ones_get_their_share() {
             })
             .collect();
         assert_eq!(rest.iter().filter(|front| **front).count() as u64, 30 - fronts);
-        let last = rest.iter().rposition(|front| *front).unwrap() as u64;
-        assert!(last < 2 * (30 - fronts), "share {share}: the last of those put back came at claim {}", 31 + last);
+        let final_one = rest.iter().rposition(|front| *front).unwrap() as u64;
+        assert!(final_one < 2 * (30 - fronts), "share {share}: the last of them came at claim {}", 31 + final_one);
         drop(leases);
         rig.assert_adds_up();
     }

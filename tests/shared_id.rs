@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Barrier;
 use std::thread;
 
-use commissary::{Ask, Claim, EmptyReason, LeaseError, Outcome, Registration, SubjectState};
+use commissary::{Ask, Claim, ClaimError, EmptyReason, LeaseError, Outcome, Registration, SubjectState};
 use support::{Rig, drain, keys, none, one, policy, right, sorted};
 
 /// Runs two calls at the same instant.
@@ -145,7 +145,7 @@ fn is_second(outcome: &Outcome) -> bool {
 fn submit_is_wholly_before_or_wholly_after_a_deregistration() {
     let rig = Rig::new(policy(|_| {}));
     let third = rig.seat(1_000_000);
-    let (mut taken, mut refused) = (0_u64, 0_u64);
+    let (mut before, mut after) = (0_u64, 0_u64);
     for round in 0..500 {
         let id = round + 1;
         let seat = rig.seat(id);
@@ -163,20 +163,20 @@ fn submit_is_wholly_before_or_wholly_after_a_deregistration() {
             Ok(submitted) => {
                 assert_eq!(submitted.outcomes, vec![Outcome::Accepted; 4], "round {round}");
                 assert_eq!(again, Vec::<u64>::new(), "round {round}: a reported subject is not offered again");
-                taken += 1;
+                before += 1;
             }
             Err(error) => {
                 assert_eq!(error, LeaseError::NotRegistered, "round {round}");
                 assert_eq!(again, sorted(owed), "round {round}: offered again, each subject once");
-                refused += 1;
+                after += 1;
             }
         }
         rig.assert_adds_up();
     }
-    assert_eq!(taken + refused, 500);
+    assert_eq!(before + after, 500);
     let stats = rig.service.stats();
     assert_eq!((stats.subjects_done, stats.work.subjects_reported), (2_000, 2_000));
-    assert_eq!((stats.work.buckets_put_back, stats.work.subjects_put_back), (refused, refused * 4));
+    assert_eq!((stats.work.buckets_put_back, stats.work.subjects_put_back), (after, after * 4));
     assert_eq!(stats.active_seats, 1, "a deregistered client's seat is not active");
 }
 
@@ -200,8 +200,8 @@ fn subject_is_reported_or_offered_again_when_its_client_deregisters() {
         let again: HashSet<u64> = drain(&rig, &third).into_iter().collect();
         let accepted: HashSet<u64> = match &submitted {
             Ok(submitted) => {
-                let taken = owed.iter().zip(&submitted.outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
-                taken.map(|(key, _)| *key).collect()
+                let told = owed.iter().zip(&submitted.outcomes);
+                told.filter(|(_, outcome)| **outcome == Outcome::Accepted).map(|(key, _)| *key).collect()
             }
             Err(error) => {
                 assert_eq!(*error, LeaseError::NotRegistered);
@@ -293,10 +293,11 @@ fn subject_is_reported_or_released_never_both() {
         assert_eq!((accepted + stale, accepted + released as usize), (252, 252), "round {round}");
         rig.pass(100);
         let again: HashSet<u64> = drain(&rig, &third).into_iter().collect();
-        let taken = owed.iter().zip(&submitted.outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
-        let taken: HashSet<u64> = taken.map(|(key, _)| *key).collect();
-        assert!(taken.is_disjoint(&again));
-        assert_eq!(taken.len() + again.len(), 252, "round {round}");
+        let told = owed.iter().zip(&submitted.outcomes);
+        let done: HashSet<u64> =
+            told.filter(|(_, outcome)| **outcome == Outcome::Accepted).map(|(key, _)| *key).collect();
+        assert!(done.is_disjoint(&again));
+        assert_eq!(done.len() + again.len(), 252, "round {round}");
         reported += accepted as u64;
         put_back += u64::from(released);
         rig.assert_adds_up();
@@ -340,5 +341,37 @@ fn every_session_has_the_same_rights_and_no_other_client_has_any() {
     for key in owed {
         assert_eq!(rig.service.subject_state(&key).unwrap(), SubjectState::Done);
     }
+    rig.assert_adds_up();
+}
+
+/// R83: a claim that races with a deregistration by another session is wholly before it, and undone by it, or refused:
+/// afterwards nothing is held, and every subject is offered again once.
+#[test]
+fn claim_that_races_with_a_deregistration_leaves_nothing_held() {
+    let rig = Rig::new(policy(|_| {}));
+    rig.add(0..40);
+    let third = rig.seat(1_000_000);
+    for id in 1..=600 {
+        let seat = rig.seat(id);
+        let client = rig.hub.client(id).unwrap();
+        let (claimed, deregistered) = together(|| seat.claim(Ask::buckets(2)), || client.deregister().map(drop));
+        deregistered.unwrap();
+        match claimed {
+            Ok(Claim::Leased(grant)) => {
+                for lease in grant {
+                    let owed = keys(&lease);
+                    assert_eq!(lease.submit(right(&owed)).unwrap_err(), LeaseError::NotRegistered);
+                    let _lost = lease.into_token();
+                }
+            }
+            Ok(Claim::Empty(empty)) => panic!("client {id}: {empty:?}"),
+            Err(error) => assert!(matches!(error, ClaimError::NotRegistered | ClaimError::Inactive), "{error}"),
+        }
+        let work = rig.hub.stats().work;
+        assert_eq!((work.buckets_held, work.subjects_held, work.subjects_reported), (0, 0, 0), "client {id}");
+        rig.pass(100);
+        rig.assert_adds_up();
+    }
+    assert_eq!(drain(&rig, &third), (0..40).collect::<Vec<_>>());
     rig.assert_adds_up();
 }
