@@ -149,11 +149,13 @@ impl Client {
         if !core.is_registered() {
             // Room first: what could not be journaled does not happen.
             house.link.reserve(bytes)?;
-            new = core.set_registered(true);
-            if new {
-                ticket = house.link.post(client_change(core.id.value(), name, true), bytes);
-            } else {
-                house.link.give_back(bytes);
+            let sent = house.people.in_turn(core.id.value(), || {
+                let changed = core.set_registered(true);
+                changed.then(|| house.link.post(client_change(core.id.value(), name, true), bytes))
+            });
+            match sent {
+                Some(sent) => (new, ticket) = (true, sent),
+                None => house.link.give_back(bytes),
             }
         }
         // ordering: Relaxed; a statistic.
@@ -226,13 +228,22 @@ impl Client {
         let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
         // Room first: an activation that could not be journaled does not happen.
         link.reserve(bytes)?;
-        let activated =
-            self.house.people.seat(&self.core, service, fresh).and_then(|seat| Ok((seat.activate()?, seat)));
+        let client = self.core.id.value();
+        let activated = self.house.people.seat(&self.core, service, fresh).and_then(|seat| {
+            let changed = self.house.people.in_turn(client, || {
+                let changed =
+                    if self.core.is_registered() { seat.activate() } else { Err(ActivateError::NotRegistered) };
+                if changed == Ok(true) {
+                    let change = Change::Seat { service: service.id, client, state: SeatState::Active };
+                    drop(link.post(change, bytes));
+                }
+                changed
+            });
+            changed.map(|changed| (changed, seat))
+        });
         let (changed, seat) = activated.inspect_err(|_| link.give_back(bytes))?;
         if changed {
-            let change = Change::Seat { service: service.id, client: self.core.id.value(), state: SeatState::Active };
-            drop(link.post(change, bytes));
-            tracing::debug!(client = %self.core.id, service = %service.name, "seat activated");
+            tracing::debug!(client, service = %service.name, "seat activated");
         } else {
             link.give_back(bytes);
         }
@@ -264,12 +275,15 @@ impl Client {
         // Room first: what could not be journaled does not happen.
         let bytes = self.core.name.len() + Pending::OVERHEAD;
         link.reserve(bytes)?;
-        if !self.core.set_registered(false) {
+        // The record deactivates the client's seats as well.
+        let sent = self.house.people.in_turn(id, || {
+            let changed = self.core.set_registered(false);
+            changed.then(|| link.post(client_change(id, &self.core.name, false), bytes))
+        });
+        let Some(ticket) = sent else {
             link.give_back(bytes);
             return Err(not_registered());
-        }
-        // The record deactivates the client's seats as well.
-        let ticket = link.post(client_change(id, &self.core.name, false), bytes);
+        };
         for seat in self.house.people.seats_of(&self.core) {
             seat.retire();
             seat.end_all(Cause::Deregistered);

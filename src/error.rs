@@ -196,6 +196,12 @@ pub enum RegisterServiceError {
         /// What it may be.
         range: &'static str,
     },
+    /// The plugin panicked when it was asked for its id or policy.
+    #[error("the plugin panicked: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
     /// A plugin of another type is registered under this id.
     #[error("service {service:?} is registered with another plugin type")]
     OtherType {

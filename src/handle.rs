@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::apply::FinishedLease;
+use crate::commit::{Change, Pending};
 use crate::error::{AddError, AdminError, ReadError};
 use crate::house::House;
 use crate::id::ClientId;
@@ -190,10 +191,12 @@ impl<S: Service> ServiceHandle<S> {
         self.house.link.check()?;
         let journal = policy.max_subjects != self.core.policy().max_subjects;
         let room = if journal { Some(self.house.room_for_service(&self.core)?) } else { None };
-        self.core.set_policy(policy);
-        if let Some(room) = room {
-            drop(self.house.send_service(&self.core, room));
-        }
+        self.house.in_turn(|| {
+            self.core.set_policy(policy);
+            if let Some(room) = room {
+                drop(self.house.send_service(&self.core, room));
+            }
+        });
         self.house.link.steward.raise();
         Ok(())
     }
@@ -244,8 +247,8 @@ impl<S: Service> ServiceHandle<S> {
         self.house.link.check()?;
         // Room first: a change that could not be journaled does not happen, not even for a moment.
         let room = self.house.room_for_service(&self.core)?;
-        let before = self.core.set_state(state);
-        let ticket = self.house.send_service(&self.core, room);
+        let (before, ticket) =
+            self.house.in_turn(|| (self.core.set_state(state), self.house.send_service(&self.core, room)));
         tracing::info!(service = %self.core.name, %before, %state, "service state changed");
         self.house.link.steward.raise();
         Ok(ticket)
@@ -258,8 +261,12 @@ impl<S: Service> ServiceHandle<S> {
     ///
     /// [`AdminError`]; nothing was changed.
     pub fn suspend(&self, client: u64) -> Result<Ticket, AdminError> {
-        let (seat, ticket) = self.bar(client, SeatState::Suspended)?;
-        seat.set_suspended(true);
+        self.house.link.check()?;
+        let unknown = AdminError::UnknownClient { id: client };
+        let Some(core) = self.house.people.client(client) else { return Err(unknown) };
+        let value = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+        let Ok(seat) = self.house.people.seat(&core, &self.core, value) else { return Err(unknown) };
+        let ticket = self.decide(&seat, SeatState::Suspended)?;
         seat.end_all(Cause::Revoked);
         Ok(ticket)
     }
@@ -270,27 +277,25 @@ impl<S: Service> ServiceHandle<S> {
     ///
     /// [`AdminError`]; nothing was changed.
     pub fn reinstate(&self, client: u64) -> Result<Ticket, AdminError> {
+        self.house.link.check()?;
         match self.seat_core(client) {
-            Some(seat) if seat.state() == SeatState::Suspended => {}
-            Some(_) => return Ok(Ticket::nothing()),
-            None => return Err(AdminError::UnknownClient { id: client }),
+            Some(seat) if seat.state() == SeatState::Suspended => self.decide(&seat, SeatState::Inactive),
+            Some(_) => Ok(Ticket::nothing()),
+            None => Err(AdminError::UnknownClient { id: client }),
         }
-        let (seat, ticket) = self.bar(client, SeatState::Inactive)?;
-        seat.set_suspended(false);
-        Ok(ticket)
     }
 
-    /// Journals an administrator's decision on a seat.
-    fn bar(&self, client: u64, state: SeatState) -> Result<(Arc<SeatCore>, Ticket), AdminError> {
-        self.house.link.check()?;
-        let unknown = AdminError::UnknownClient { id: client };
-        let Some(core) = self.house.people.client(client) else { return Err(unknown) };
-        let value = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
-        let Ok(seat) = self.house.people.seat(&core, &self.core, value) else { return Err(unknown) };
-        let change = crate::commit::Change::Seat { service: self.core.id, client, state };
-        let ticket = self.house.link.send(change, 0)?;
+    /// Makes and journals an administrator's decision on a seat.
+    fn decide(&self, seat: &SeatCore, state: SeatState) -> Result<Ticket, AdminError> {
+        let (link, client) = (&self.house.link, seat.client.id.value());
+        // Room first: a decision that could not be journaled is not made.
+        link.reserve(Pending::OVERHEAD)?;
+        let ticket = self.house.people.in_turn(client, || {
+            seat.set_suspended(state == SeatState::Suspended);
+            link.post(Change::Seat { service: self.core.id, client, state }, Pending::OVERHEAD)
+        });
         tracing::info!(client, service = %self.core.name, ?state, "seat state set by an administrator");
-        Ok((seat, ticket))
+        Ok(ticket)
     }
 
     /// Leases that took longer than `threshold`, or have so far: those held now, then the slowest of the finished ones

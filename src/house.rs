@@ -63,6 +63,13 @@ impl House {
         self.caretakers().take()
     }
 
+    /// Runs a decision on a service and hands it to the writer, one decision at a time: what is journaled last is what was
+    /// decided last. Cold.
+    pub(crate) fn in_turn<R>(&self, decide: impl FnOnce() -> R) -> R {
+        let _turn = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        decide()
+    }
+
     fn caretakers(&self) -> MutexGuard<'_, Option<Caretakers>> {
         // A panic in a caretaker is a bug; its state is still whole enough to be closed.
         self.manual.lock().unwrap_or_else(PoisonError::into_inner)

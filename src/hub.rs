@@ -15,7 +15,7 @@ use crate::json::{NamedService, Plugin};
 use crate::limits::Limits;
 use crate::registry::ServiceCore;
 use crate::restore::restore;
-use crate::service::{Service, ServiceState};
+use crate::service::{Service, ServiceState, contain};
 use crate::stats::{self, ClientStats, HubStats};
 use crate::sync::Arc;
 use crate::ticket::Ticket;
@@ -132,11 +132,12 @@ impl Hub {
     pub fn register<S: Service>(&self, plugin: S) -> Result<ServiceHandle<S>, RegisterServiceError> {
         let house = self.house();
         house.link.check()?;
-        let name = plugin.id().to_owned();
+        let panicked = |message| RegisterServiceError::Panicked { message };
+        let name = contain(|| plugin.id().to_owned()).map_err(panicked)?;
         if !check_service_id(&name) {
             return Err(RegisterServiceError::Id { id: name });
         }
-        let policy = plugin.policy();
+        let policy = contain(|| plugin.policy()).map_err(panicked)?;
         policy.check().map_err(|(field, range)| RegisterServiceError::Policy {
             service: name.clone(),
             field,

@@ -420,12 +420,16 @@ impl<'a> Reporting<'a> {
         let mut hint = 0;
         for (name, report) in reports {
             key.clear();
-            name.write(&mut key);
-            let place = self.place_of(&key, hint);
-            hint = place.map_or(hint, |place| place + 1);
+            let place = match contain(|| name.write(&mut key)) {
+                Ok(()) => self.place_of(&key, hint),
+                Err(panic) => Err(self.panicked(&panic)),
+            };
             let outcome = match place {
-                None => Outcome::NotInBucket,
-                Some(place) => self.prepare_one(plugin, place, &report),
+                Ok(place) => {
+                    hint = place + 1;
+                    self.prepare_one(plugin, place, &report)
+                }
+                Err(outcome) => outcome,
             };
             self.outcomes.push(outcome);
             if self.items.len() > limit {
@@ -435,12 +439,22 @@ impl<'a> Reporting<'a> {
         Ok(())
     }
 
-    /// Where a key stands in the bucket. Reports usually come in the bucket's order: `hint` is looked at first.
-    fn place_of(&self, key: &[u8], hint: usize) -> Option<usize> {
+    /// Where a key stands in the bucket, or the answer if it does not. Reports usually come in the bucket's order: `hint` is
+    /// looked at first.
+    fn place_of(&self, key: &[u8], hint: usize) -> Result<usize, Outcome> {
         if self.pool.subject(self.index, hint).is_some_and(|subject| subject.key == key) {
-            return Some(hint);
+            return Ok(hint);
         }
-        self.pool.bucket(self.index).position(|subject| subject.key == key)
+        let mut nameless = false;
+        for (place, subject) in self.pool.bucket(self.index).enumerate() {
+            if subject.key == key {
+                return Ok(place);
+            }
+            nameless |= subject.key.is_empty();
+        }
+        // In a lease from before a restart, a subject that was reported may have lost its name with its finished block:
+        // an honest retry must not count as a fault.
+        Err(if nameless { Outcome::AlreadyDone } else { Outcome::NotInBucket })
     }
 
     fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report) -> Outcome {
@@ -674,11 +688,14 @@ pub(crate) fn encode_subject<T: Subject>(
     out: &mut Vec<u8>,
 ) -> Result<(), SubjectError> {
     let (mut key, mut body) = (Vec::new(), Vec::new());
-    subject.key().write(&mut key);
+    let written = contain(|| {
+        subject.key().write(&mut key);
+        subject.write_body(&mut body)
+    });
+    written.unwrap_or_else(|panic| Err(format!("its encoding panicked: {panic}"))).map_err(SubjectError::Encode)?;
     if key.is_empty() || key.len() > key_limit {
         return Err(SubjectError::Key { bytes: key.len(), limit: key_limit });
     }
-    subject.write_body(&mut body).map_err(SubjectError::Encode)?;
     if body.len() > body_limit {
         return Err(SubjectError::Body { bytes: body.len(), limit: body_limit });
     }

@@ -8,9 +8,10 @@ use crate::slot::{BUCKET_MAX, OWNERS_MAX, TIME_MAX};
 
 /// The hub's hard limits. Exceeding one is refused with an error that names the limit and the value.
 ///
+/// Name those that differ and take the rest from the default: new fields may be added.
+///
 /// Set them with [`Builder::limits`](crate::Builder::limits); read them with [`Hub::limits`](crate::Hub::limits).
 #[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
 pub struct Limits {
     /// Services that can be registered. Default 1,024.
     pub services: u32,

@@ -360,6 +360,13 @@ impl People {
         self.clients.iter().map(|client| Arc::clone(&client)).collect()
     }
 
+    /// Runs a decision on a client and hands it to the writer, one decision at a time: what is journaled last is what was
+    /// decided last. Cold; holds the client's shard, so `decide` must not touch the clients.
+    pub(crate) fn in_turn<R>(&self, client: u64, decide: impl FnOnce() -> R) -> R {
+        let _turn = self.clients.get_mut(&client);
+        decide()
+    }
+
     /// A client that the store knows.
     pub(crate) fn restore(&self, client: ClientCore) {
         self.clients.insert(client.id.value(), Arc::new(client));

@@ -200,7 +200,8 @@ pub enum ServiceState {
     Draining,
     /// Revoked at once: nothing is handed out and nothing is taken.
     Revoked,
-    /// The plugin panicked too often: nothing is handed out, finished work is taken.
+    /// The plugin panicked too often: nothing is handed out, finished work is taken. Not kept over a restart, which gives
+    /// the plugin another chance; a paused service stays paused.
     Degraded,
 }
 
@@ -245,9 +246,17 @@ pub enum OverAsk {
 }
 
 /// A service's settings. A change takes effect with the next pool; buckets formed before keep theirs.
+///
+/// Name the fields that differ and take the rest from the default: new fields may be added.
+///
+/// ```
+/// use commissary::Policy;
+///
+/// let policy = Policy { bucket_subjects: 16, max_depth: 2, ..Policy::default() };
+/// # assert_eq!(policy.buckets_per_claim, 10);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[non_exhaustive]
 pub struct Policy {
     /// Subjects in a bucket: 1 to [`Limits::BUCKET_SUBJECTS`]. Default 4.
     pub bucket_subjects: usize,

@@ -266,10 +266,12 @@ impl Steward {
             if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
                 continue;
             }
-            if seat.retire() {
-                let (service, client) = (seat.service.id, seat.client.id.value());
+            let (service, client) = (seat.service.id, seat.client.id.value());
+            let retired = self.people.in_turn(client, || {
                 let change = Change::Seat { service, client, state: SeatState::Inactive };
-                drop(self.link.post(change, Pending::OVERHEAD));
+                seat.retire().then(|| drop(self.link.post(change, Pending::OVERHEAD))).is_some()
+            });
+            if retired {
                 tracing::debug!(client, service = %seat.service.name, "idle seat retired");
                 changed = true;
             } else {

@@ -11,21 +11,32 @@ use crate::service::{Policy, Reporter, Service, Verdict};
 /// Buckets hold 180 users, as one client checks in a quarter of an hour.
 ///
 /// ```
-/// use commissary::services::{DmCheck, DmState};
-/// use commissary::{Ask, Hub, MemoryDisk, Registration};
+/// use commissary::services::DmCheck;
+/// use commissary::{Hub, MemoryDisk};
 ///
 /// let hub = Hub::builder().manual().open_in_memory(&MemoryDisk::new())?;
 /// let check = hub.register(DmCheck::default())?;
 /// check.add_all(1..=3)?;
-/// hub.tick();
-/// # let hub2 = hub.clone();
-/// # let _ = hub2;
 /// assert_eq!(check.stats().subjects_known, 3);
 /// # Ok::<(), commissary::Error>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct DmCheck {
-    _private: (),
+    policy: Policy,
+}
+
+impl Default for DmCheck {
+    fn default() -> Self {
+        Self { policy: Policy { bucket_subjects: 180, ..Policy::default() } }
+    }
+}
+
+impl DmCheck {
+    /// With settings of one's own.
+    #[must_use]
+    pub fn with(policy: Policy) -> Self {
+        Self { policy }
+    }
 }
 
 /// Whether direct messages can be sent to a user, as seen by the reporting client's account.
@@ -49,7 +60,7 @@ impl Service for DmCheck {
     }
 
     fn policy(&self) -> Policy {
-        Policy { bucket_subjects: 180, ..Policy::default() }
+        self.policy.clone()
     }
 
     fn judge(&self, user: &u64, _report: &DmState, reporter: Reporter) -> Verdict {
