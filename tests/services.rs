@@ -234,7 +234,8 @@ fn discovery_ends_at_the_budget_of_the_policy() {
 /// R35: on graphs with cycles every user is worked on once, whatever leads back to it.
 #[test]
 fn cycles_end_by_themselves() {
-    let graphs: [(&str, fn(u64) -> Vec<u64>); 4] = [
+    type Edges = fn(u64) -> Vec<u64>;
+    let graphs: [(&str, Edges); 4] = [
         ("ring", |user| vec![(user + 1) % 12]),
         ("complete", |user| (0..12).filter(|other| *other != user).collect()),
         ("star", |user| if user == 0 { (1..12).collect() } else { vec![0] }),
