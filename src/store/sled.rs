@@ -7,7 +7,7 @@
 //! # Power cuts
 //!
 //! sled has no rule of its own for what a power cut leaves of unsynced data, so there are two. What is unsynced stays within
-//! [`UNSYNCED_BYTES_MAX`], which in simulated cuts was always found whole; for a million small subjects this costs 5 % or less of what
+//! [`UNSYNCED_BYTES_MAX`], which in simulated cuts was always found whole; for a million small subjects this costs about 5 % of what
 //! could be made visible in the same time without it, where a sync takes well under a millisecond. And a marker file stands beside the
 //! store from the first batch until it was closed in order: a store that was not closed before the machine stopped is not opened
 //! again but rebuilt from the journal, whatever it looks like (see [`marker`](super::marker)). A process that ends, however it ends,
