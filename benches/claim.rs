@@ -41,13 +41,14 @@ impl Service for Plain {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
-        policy.bucket_subjects = self.bucket;
-        policy.pool_subjects = 1_000_000;
-        policy.leases_in_flight = 1_000_000;
-        policy.lease = LEASE;
-        policy.linger = Duration::ZERO;
-        policy
+        Policy {
+            bucket_subjects: self.bucket,
+            pool_subjects: 1_000_000,
+            leases_in_flight: 1_000_000,
+            lease: LEASE,
+            linger: Duration::ZERO,
+            ..Policy::default()
+        }
     }
 
     fn judge(&self, _subject: &u64, report: &u32, _reporter: Reporter) -> Verdict {
@@ -168,10 +169,8 @@ struct Shop {
 impl Shop {
     /// A hub whose pools hold `pool` buckets.
     fn open(manual: bool, bucket: usize, pool: usize) -> Self {
-        let mut limits = Limits::default();
-        limits.origin_burst = 1_000_000;
-        limits.newcomer_burst = 1_000_000;
-        limits.queue_bytes = 256 << 20;
+        let limits =
+            Limits { origin_burst: 1_000_000, newcomer_burst: 1_000_000, queue_bytes: 256 << 20, ..Limits::default() };
         let builder = Hub::builder().durability(Durability::Os).limits(limits).seed(7);
         let builder = if manual { builder.manual() } else { builder };
         let hub = builder.open_in_memory(&MemoryDisk::new()).expect("opens");

@@ -32,13 +32,14 @@ impl Service for Plain {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
-        policy.bucket_subjects = BUCKET;
-        policy.buckets_per_claim = 1_024;
-        policy.leases_in_flight = 1_000_000;
-        policy.pool_subjects = 1_000_000;
-        policy.linger = Duration::ZERO;
-        policy
+        Policy {
+            bucket_subjects: BUCKET,
+            buckets_per_claim: 1_024,
+            leases_in_flight: 1_000_000,
+            pool_subjects: 1_000_000,
+            linger: Duration::ZERO,
+            ..Policy::default()
+        }
     }
 
     fn judge(&self, _subject: &u64, report: &String, _reporter: Reporter) -> Verdict {
@@ -118,8 +119,7 @@ fn main() {
     }
     // Beside the build, not in a directory that may be in memory.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let mut limits = Limits::default();
-    limits.origin_burst = 1_000_000;
+    let limits = Limits { origin_burst: 1_000_000, ..Limits::default() };
     let hub = Hub::builder().limits(limits).open(place.path().join("hub")).expect("opens");
     let service = hub.register(Plain).expect("registers");
     // A pool is sized for the seats, twenty buckets each: more seats than the one that works.

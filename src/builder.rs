@@ -284,17 +284,25 @@ impl Builder {
     fn open_state(&self, place: &Place, report: &mut OpenReport) -> Result<State, OpenError> {
         // The journal's lock is the hub's lock: before anything is touched.
         let mut device = place.journal()?;
-        if self.rebuild_store {
+        // Only a journal that is all there can take the store's place.
+        let whole = Journal::is_whole(device.as_mut()).map_err(JournalError::Io)?;
+        let not_rebuildable = |damaged| OpenError::NotRebuildable { damaged };
+        if self.rebuild_store && place.has_store() {
+            if !whole {
+                return Err(not_rebuildable(None));
+            }
             place.set_store_aside(report, "asked for")?;
         } else if let Some(reason) = place.distrust()? {
-            // Only a journal that is all there can take its place.
-            if Journal::is_whole(device.as_mut()).map_err(JournalError::Io)? {
+            if whole {
                 place.set_store_aside(report, reason)?;
             } else {
                 tracing::warn!(reason, "the store is kept: without the journal's beginning it cannot be rebuilt");
             }
         }
         let store = place.store(self.cache_bytes, report)?;
+        if report.damaged.is_some() && !whole {
+            return Err(not_rebuildable(report.damaged.take()));
+        }
         let mut tried = self.replay(device, &store, report);
         if matches!(tried, Err(Failure::Headless)) {
             // Its creation was torn: nothing was ever acknowledged from it.
@@ -308,6 +316,9 @@ impl Builder {
             Err(failure) => return Err(failure.into_error()),
         };
         drop(store);
+        if !whole {
+            return Err(OpenError::Store(StoreError::Corrupted { what: cause }));
+        }
         place.set_store_aside(report, &cause)?;
         let store = place.store(self.cache_bytes, report)?;
         self.replay(place.journal()?, &store, report).map_err(Failure::into_error)
@@ -604,6 +615,13 @@ impl Place {
                 }
                 Ok(Arc::new(store))
             }
+        }
+    }
+
+    fn has_store(&self) -> bool {
+        match self {
+            Self::Memory(disk) => disk.store.scan(&[], None, 1).is_ok_and(|pairs| !pairs.is_empty()),
+            Self::Directory(directory) => directory.join("store").exists(),
         }
     }
 

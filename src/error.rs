@@ -74,6 +74,15 @@ pub enum OpenError {
         /// Up to where the store is right.
         store_position: u64,
     },
+    /// The store is to be rebuilt, or was found damaged and set aside, but the journal does not hold everything from the
+    /// beginning: it is missing, or was begun anew over a missing one.
+    #[error(
+        "the store cannot be rebuilt: the journal does not hold everything from the beginning; damaged store: {damaged:?}"
+    )]
+    NotRebuildable {
+        /// Where the damaged store was put; `None` if it was left alone.
+        damaged: Option<PathBuf>,
+    },
     /// A frame is intact but says something that cannot be.
     #[error("journal position {position}: {what}")]
     Frame {

@@ -63,10 +63,7 @@ impl Service for Plain {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
-        policy.bucket_subjects = self.bucket;
-        policy.linger = Duration::ZERO;
-        policy
+        Policy { bucket_subjects: self.bucket, linger: Duration::ZERO, ..Policy::default() }
     }
 
     fn judge(&self, _subject: &u64, _report: &u32, _reporter: Reporter) -> Verdict {

@@ -433,17 +433,15 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 9] = [
+const LOCKS: [(&str, &[&str], &str); 11] = [
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
-    (
-        "client.rs",
-        &["dashmap", "OnceLock", "event_listener"],
-        "the index of clients, and the origins' budgets: register, activate; those who would rather wait",
-    ),
+    ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
     ("device.rs", &["Mutex"], "the bytes of a memory disk: the writer's alone while a hub is open"),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
+    ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
+    ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),
     ("store/memory.rs", &["RwLock"], "the map of a memory disk: read and written as the store on disk is"),
     (
         "store/sled.rs",

@@ -53,9 +53,7 @@ fn following_check_keeps_the_contract() {
 #[test]
 fn list_checks_keep_the_contract_whatever_their_depth_and_budget() {
     for (depth, budget) in [(0, u64::MAX), (1, 4), (9, 5)] {
-        let mut policy = Policy::default();
-        policy.max_depth = depth;
-        policy.max_subjects = budget;
+        let policy = Policy { max_depth: depth, max_subjects: budget, ..Policy::default() };
         contract::conforms(|| FollowerCheck::with(policy.clone()), &list_samples());
     }
 }
@@ -164,8 +162,7 @@ impl<T: Subject> Service for Broken<T> {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
-        policy.max_depth = 1;
+        let policy = Policy { max_depth: 1, ..Policy::default() };
         (self.change)(&mut policy);
         policy
     }

@@ -35,10 +35,7 @@ impl Service for Probe {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
-        policy.bucket_subjects = 3;
-        policy.linger = Duration::from_millis(1);
-        policy
+        Policy { bucket_subjects: 3, linger: Duration::from_millis(1), ..Policy::default() }
     }
 
     fn judge(&self, _subject: &u64, _report: &u64, _reporter: Reporter) -> Verdict {
@@ -68,8 +65,7 @@ impl Chance {
 }
 
 fn open(directory: &Path, manual: bool) -> Hub {
-    let mut limits = Limits::default();
-    limits.repeat_burst = u32::MAX;
+    let limits = Limits { repeat_burst: u32::MAX, ..Limits::default() };
     let builder = Hub::builder().limits(limits);
     let builder = if manual { builder.manual() } else { builder };
     builder.open(directory).unwrap()

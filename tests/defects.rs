@@ -37,11 +37,7 @@ impl Service for Check {
 }
 
 fn policy() -> Policy {
-    let mut policy = Policy::default();
-    policy.bucket_subjects = 3;
-    policy.lease = LEASE;
-    policy.grace = GRACE;
-    policy
+    Policy { bucket_subjects: 3, lease: LEASE, grace: GRACE, ..Policy::default() }
 }
 
 struct Shop {
@@ -196,10 +192,10 @@ fn a_client_whose_seat_is_not_active_gets_nothing() {
     shop.pass(shop.service.policy().idle);
     assert_eq!(seat.claim(Ask::one()).err(), Some(ClaimError::Inactive));
     let seat = client.activate(&shop.service).expect("active again");
-    drop(shop.service.suspend(1, true).expect("suspended"));
+    drop(shop.service.suspend(1).expect("suspended"));
     assert_eq!(seat.claim(Ask::one()).err(), Some(ClaimError::Suspended));
     assert_eq!(client.activate(&shop.service).err(), Some(ActivateError::Suspended));
-    drop(shop.service.suspend(1, false).expect("lifted"));
+    drop(shop.service.reinstate(1).expect("lifted"));
     let seat = client.activate(&shop.service).expect("active again");
     drop(client.deregister().expect("deregistered"));
     assert_eq!(seat.claim(Ask::one()).err(), Some(ClaimError::NotRegistered));

@@ -612,8 +612,7 @@ fn settings_out_of_range_are_refused() {
 /// R37: with a full queue, changes of a service are refused and not made, not even for a moment.
 #[test]
 fn full_queue_refuses_changes_of_a_service_cleanly() {
-    let mut limits = Limits::default();
-    limits.queue_bytes = 4_096;
+    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
     let shop = Shop::open_with(limits);
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     shop.stock(&service, 8);
@@ -765,8 +764,7 @@ fn administrators_word_outlasts_the_owners_registering() {
 /// goes on.
 #[test]
 fn wrong_services_are_not_registered() {
-    let mut limits = Limits::default();
-    limits.services = 2;
+    let limits = Limits { services: 2, ..Limits::default() };
     let shop = Shop::open_with(limits);
     let longest = "x".repeat(Limits::SERVICE_ID_CHARS);
     for id in ["", " ", "a b", "a/b", "caf\u{e9}", &format!("{longest}x")] {

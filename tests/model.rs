@@ -43,16 +43,17 @@ impl Service for Check {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
-        policy.bucket_subjects = BUCKET;
-        policy.buckets_per_claim = PER_CLAIM;
-        policy.leases_in_flight = IN_FLIGHT;
-        policy.lease = Duration::from_millis(LEASE);
-        policy.grace = Duration::from_millis(GRACE);
-        policy.idle = Duration::from_millis(IDLE);
-        policy.linger = Duration::from_millis(LINGER);
-        policy.max_depth = DEPTH;
-        policy
+        Policy {
+            bucket_subjects: BUCKET,
+            buckets_per_claim: PER_CLAIM,
+            leases_in_flight: IN_FLIGHT,
+            lease: Duration::from_millis(LEASE),
+            grace: Duration::from_millis(GRACE),
+            idle: Duration::from_millis(IDLE),
+            linger: Duration::from_millis(LINGER),
+            max_depth: DEPTH,
+            ..Policy::default()
+        }
     }
 
     fn judge(&self, _: &u64, report: &u32, _: Reporter) -> Verdict {

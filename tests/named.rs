@@ -270,8 +270,7 @@ fn malformed_reports_are_refused() {
 /// R16: a body beyond the limit is refused, naming the limit, before it is parsed; one of exactly the limit is taken.
 #[test]
 fn oversized_bodies_are_refused() {
-    let mut limits = Limits::default();
-    limits.json_bytes = 500;
+    let limits = Limits { json_bytes: 500, ..Limits::default() };
     let (shop, service, named, seat) = shop_with(limits, 8);
     let (token, users) = claim_one(&seat);
     let padded = |value: &Value, bytes: usize| format!("{:bytes$}", value.to_string()).into_bytes();
@@ -341,8 +340,7 @@ fn service_that_is_not_ready_refuses_by_name() {
 /// R26 and G9: identity first: who is not registered is told so, whatever the body, before it is measured or parsed.
 #[test]
 fn unregistered_client_is_refused_before_its_body_is_looked_at() {
-    let mut limits = Limits::default();
-    limits.json_bytes = 500;
+    let limits = Limits { json_bytes: 500, ..Limits::default() };
     let (shop, service, named, seat) = shop_with(limits, 4);
     let (token, _) = claim_one(&seat);
     drop(shop.hub.deregister_client(1, &name_of(1)).unwrap());

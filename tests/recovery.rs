@@ -447,6 +447,35 @@ fn damaged_store_is_set_aside_and_made_again() {
     assert_eq!(hub.open_report().rebuilt, None);
 }
 
+/// I6: with the journal gone as well, a store is not thrown away for an empty hub: not when asked to rebuild it, and a
+/// damaged one is told, with the place where it was put.
+#[test]
+fn store_that_nothing_can_replace_is_not_given_up_in_silence() {
+    let root = tempfile::tempdir().unwrap();
+    let (expected, _) = prepare(root.path());
+    fs::remove_file(root.path().join("journal")).unwrap();
+    let error = open_with(Hub::builder().rebuild_store(), root.path()).unwrap_err();
+    assert!(matches!(error, OpenError::NotRebuildable { damaged: None }), "{error}");
+    let error = open(root.path()).unwrap_err();
+    assert!(matches!(error, OpenError::JournalMissing { .. }), "{error}");
+    let (hub, service) = open_with(Hub::builder().accept_missing_journal(), root.path()).unwrap();
+    assert_eq!(seen(&hub, &service), expected, "nothing was lost by asking");
+    hub.close().unwrap();
+    drop((hub, service));
+
+    let store = root.path().join("store");
+    for entry in fs::read_dir(&store).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let length = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+            fs::write(&path, vec![0xa5; length]).unwrap();
+        }
+    }
+    let error = open(root.path()).unwrap_err();
+    let OpenError::NotRebuildable { damaged: Some(damaged) } = error else { panic!("{error}") };
+    assert!(damaged.is_dir() && damaged != store);
+}
+
 /// I6: a flipped bit anywhere in the journal is told, with its position; only one in the last group may be taken for a
 /// torn tail, which is cut, and the report says so. Nothing is ever skipped silently.
 #[test]

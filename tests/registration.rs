@@ -226,9 +226,7 @@ fn storm_of_new_identities_leaves_at_most_its_origins_budget() {
 /// R65: new identities from many origins together are bounded too; known ones still register.
 #[test]
 fn storm_from_many_origins_is_bounded_in_total() {
-    let mut limits = Limits::default();
-    limits.newcomer_burst = 50;
-    limits.origin_refill = Duration::from_secs(100);
+    let limits = Limits { newcomer_burst: 50, origin_refill: Duration::from_secs(100), ..Limits::default() };
     let shop = Shop::open_with(limits);
     let attempt = |id: u64| shop.hub.register_client(&Registration::new(id, "fake").origin(id.to_be_bytes()));
     let taken = (1..=5_000).filter(|id| attempt(*id).is_ok()).count();
@@ -249,8 +247,7 @@ fn storm_from_many_origins_is_bounded_in_total() {
 /// R65 and R19: who registers over and over is throttled alone, and told when to come again; it stays registered.
 #[test]
 fn repeats_are_throttled_per_identity() {
-    let mut limits = Limits::default();
-    limits.repeat_burst = 5;
+    let limits = Limits { repeat_burst: 5, ..Limits::default() };
     let shop = Shop::open_with(limits);
     let attempt = |id| shop.hub.register_client(&Registration::new(id, name_of(id))).map(|registered| registered.new);
     assert_eq!((attempt(1), attempt(2)), (Ok(true), Ok(true)));
@@ -276,8 +273,7 @@ fn repeats_are_throttled_per_identity() {
 /// bounded.
 #[test]
 fn churn_of_one_identity_is_throttled_like_repeats() {
-    let mut limits = Limits::default();
-    limits.repeat_burst = 3;
+    let limits = Limits { repeat_burst: 3, ..Limits::default() };
     let shop = Shop::open_with(limits);
     let client = shop.client(1);
     for round in 0..100 {
@@ -293,8 +289,7 @@ fn churn_of_one_identity_is_throttled_like_repeats() {
 /// R65 and R16: the table of clients is bounded; beyond it newcomers are refused, naming the limit, and those known go on.
 #[test]
 fn full_table_of_clients_refuses_newcomers_only() {
-    let mut limits = Limits::default();
-    limits.clients = 3;
+    let limits = Limits { clients: 3, ..Limits::default() };
     let shop = Shop::open_with(limits);
     let clients = shop.clients(3);
     let newcomer = Registration::new(4, name_of(4));
@@ -401,8 +396,7 @@ fn deregistration_dropped_at_any_point_is_all_or_nothing() {
 /// the same call succeeds once there is room.
 #[test]
 fn full_queue_refuses_registrations_cleanly() {
-    let mut limits = Limits::default();
-    limits.queue_bytes = 4_096;
+    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
     let shop = Shop::open_with(limits);
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     shop.stock(&service, 8);

@@ -57,10 +57,7 @@ fn list(users: impl IntoIterator<Item = u64>) -> UserList {
 }
 
 fn policy(depth: u16, budget: u64) -> Policy {
-    let mut policy = Policy::default();
-    policy.max_depth = depth;
-    policy.max_subjects = budget;
-    policy
+    Policy { max_depth: depth, max_subjects: budget, ..Policy::default() }
 }
 
 /// R11: open, closed or not found, and who says so.
@@ -85,8 +82,7 @@ fn a_direct_message_check_keeps_its_three_answers_with_their_client() {
 #[test]
 fn two_clients_checks_of_one_service_are_told_apart() {
     let shop = Shop::open();
-    let mut small = Policy::default();
-    small.bucket_subjects = 1;
+    let small = Policy { bucket_subjects: 1, ..Policy::default() };
     let service = shop.hub.register(DmCheck::default()).expect("register");
     service.set_policy(small).expect("changed");
     service.add_all(1..=2).expect("taken in");
@@ -290,7 +286,7 @@ fn follower_and_following_checks_of_the_same_users_are_independent() {
     drop(lease.report(held.iter().take(2).map(|user| (*user, list([100 + user, 5])))).expect("answered"));
     shop.hub.tick();
     drop(followers.pause().expect("paused"));
-    drop(followers.suspend(500, true).expect("suspended"));
+    drop(followers.suspend(500).expect("suspended"));
     drop(lease);
     shop.hub.tick();
     // ... and the other is as it was.

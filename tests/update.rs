@@ -492,8 +492,7 @@ fn report_that_breaks_the_plugin_stays_with_the_lease() {
 /// limit is taken.
 #[test]
 fn too_large_reports_stay_with_the_lease() {
-    let mut limits = Limits::default();
-    limits.report_bytes = 100;
+    let limits = Limits { report_bytes: 100, ..Limits::default() };
     let (shop, service) = shop_with(limits, 4);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);
@@ -516,9 +515,7 @@ fn too_large_reports_stay_with_the_lease() {
 /// before.
 #[test]
 fn too_large_submits_are_refused_whole() {
-    let mut limits = Limits::default();
-    limits.report_bytes = 1_000;
-    limits.submit_bytes = 2_000;
+    let limits = Limits { report_bytes: 1_000, submit_bytes: 2_000, ..Limits::default() };
     let (shop, service) = shop_with(limits, 4);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);
@@ -539,8 +536,7 @@ fn too_large_submits_are_refused_whole() {
 /// room the same submit is taken whole. Claims and renewals need no room.
 #[test]
 fn full_queue_refuses_submits_before_anything_is_applied() {
-    let mut limits = Limits::default();
-    limits.queue_bytes = 4_096;
+    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
     let (shop, service) = shop_with(limits, 12);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);
@@ -578,8 +574,7 @@ fn full_queue_refuses_submits_before_anything_is_applied() {
 /// R37: a submit larger than the whole queue is taken when nothing else waits: no report is refused for ever.
 #[test]
 fn submit_larger_than_the_queue_is_taken_when_it_is_empty() {
-    let mut limits = Limits::default();
-    limits.queue_bytes = 4_096;
+    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
     let (shop, service) = shop_with(limits, 4);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);

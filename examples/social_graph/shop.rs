@@ -63,10 +63,7 @@ impl<'a> Shop<'a> {
 }
 
 fn brief_leases() -> Policy {
-    let mut policy = Policy::default();
-    policy.lease = LEASE;
-    policy.grace = GRACE;
-    policy
+    Policy { lease: LEASE, grace: GRACE, ..Policy::default() }
 }
 
 /// The DM check with brief leases: a service can be wrapped to change its settings.
