@@ -278,10 +278,12 @@ impl<S: Service> ServiceHandle<S> {
     /// [`AdminError`]; nothing was changed.
     pub fn reinstate(&self, client: u64) -> Result<Ticket, AdminError> {
         self.house.link.check()?;
+        if self.house.people.client(client).is_none() {
+            return Err(AdminError::UnknownClient { id: client });
+        }
         match self.seat_core(client) {
             Some(seat) if seat.state() == SeatState::Suspended => self.decide(&seat, SeatState::Inactive),
-            Some(_) => Ok(Ticket::nothing()),
-            None => Err(AdminError::UnknownClient { id: client }),
+            _ => Ok(Ticket::nothing()),
         }
     }
 

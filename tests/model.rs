@@ -814,7 +814,8 @@ impl World {
     }
 
     fn suspend(&mut self, client: u64, service: usize, suspended: bool) {
-        let answer = self.services[service].suspend(client, suspended);
+        let handle = &self.services[service];
+        let answer = if suspended { handle.suspend(client) } else { handle.reinstate(client) };
         if !self.model.clients.contains_key(&client) {
             assert_eq!(answer.err(), Some(AdminError::UnknownClient { id: client }));
             return;
