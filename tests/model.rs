@@ -603,10 +603,23 @@ impl World {
         if !self.model.is_registered(by) {
             return Err(LeaseError::NotRegistered);
         }
-        match self.model.services[self.given[id].service].leases.get(&id) {
+        let service = &self.model.services[self.given[id].service];
+        if service.state == ServiceState::Revoked {
+            return Err(LeaseError::NotReady { state: service.state });
+        }
+        match service.leases.get(&id) {
             None => Err(LeaseError::Over),
             Some(lease) if lease.client != by => Err(LeaseError::NotOwner),
             Some(_) => Ok(()),
+        }
+    }
+
+    /// What a token that proves nothing is answered at `service`.
+    fn refuses(&self, service: usize, by: u64) -> LeaseError {
+        match self.model.services[service].state {
+            _ if !self.model.is_registered(by) => LeaseError::NotRegistered,
+            state @ ServiceState::Revoked => LeaseError::NotReady { state },
+            _ => LeaseError::NotOwner,
         }
     }
 
@@ -615,7 +628,7 @@ impl World {
     }
 
     fn submit(&mut self, id: usize, by: u64, what: &Reports) {
-        let Given { service, token, ref subjects, .. } = self.given[id];
+        let Given { token, ref subjects, .. } = self.given[id];
         let chosen = |mask: u8, place: usize| mask >> place & 1 == 1;
         let mut reports = Vec::new();
         for (place, key) in subjects.iter().enumerate().filter(|(place, _)| chosen(what.mask, *place)) {
@@ -630,10 +643,7 @@ impl World {
         let seat = self.seat_of(id, by);
         let answer =
             if what.last { seat.submit(&token, reports.clone()) } else { seat.report(&token, reports.clone()) };
-        let expected = self.admits(id, by).and_then(|()| match self.model.services[service].state {
-            state @ ServiceState::Revoked => Err(LeaseError::NotReady { state }),
-            _ => Ok(()),
-        });
+        let expected = self.admits(id, by);
         let submitted = match (answer, expected) {
             (Ok(submitted), Ok(())) => submitted,
             (answer, expected) => {
@@ -697,6 +707,9 @@ impl World {
         if !accepted.is_empty() && model.leases[&id].owed().is_empty() {
             model.end(id);
         }
+        if last && !refused && model.leases[&id].is_held() {
+            model.seat(client).last_used = now;
+        }
         let put_back = if last && !refused { model.end(id) } else { 0 };
         assert_eq!(u64::from(submitted.put_back), put_back);
         assert_eq!(submitted.kept, model.leases[&id].is_held());
@@ -742,6 +755,7 @@ impl World {
         assert_eq!(answer, expected);
         if expected.is_ok() {
             model.end(id);
+            model.seat(by).last_used = self.now;
         }
     }
 
@@ -751,8 +765,7 @@ impl World {
         let wrong = if &text[digit..=digit] == "0" { "1" } else { "0" };
         text.replace_range(digit..=digit, wrong);
         let forged: LeaseToken = text.parse().expect("well formed");
-        let registered = self.model.is_registered(by);
-        let expected = if registered { LeaseError::NotOwner } else { LeaseError::NotRegistered };
+        let expected = self.refuses(self.given[id].service, by);
         let seat = self.seat_of(id, by);
         assert_eq!(seat.submit(&forged, [(0, 0)]).map(|_| ()), Err(expected.clone()));
         assert_eq!(seat.release(&forged), Err(expected.clone()));
@@ -767,8 +780,7 @@ impl World {
         }
         let given = &self.given[token.index(self.given.len())];
         let Some(seat) = self.seats.get(&(1 - given.service, by)) else { return };
-        let registered = self.model.is_registered(by);
-        let expected = if registered { LeaseError::NotOwner } else { LeaseError::NotRegistered };
+        let expected = self.refuses(1 - given.service, by);
         assert_eq!(seat.submit(&given.token, [(given.subjects[0], 0)]).map(|_| ()), Err(expected.clone()));
         assert_eq!(seat.release(&given.token), Err(expected));
     }
