@@ -279,9 +279,12 @@ impl ServiceCore {
             return !Arc::ptr_eq(&self.current.load(), pool);
         };
         // Only from `pool`: a claimer that fell asleep here cannot bring an old pool back.
-        self.current.compare_and_swap(pool, Arc::clone(following));
-        self.next.compare_and_swap(&*next, None);
-        self.link.steward.raise();
+        let before = self.current.compare_and_swap(pool, Arc::clone(following));
+        if Arc::ptr_eq(&before, pool) {
+            // Only who put it there: to a claimer that came too late, what is next may be the pool after.
+            self.next.compare_and_swap(&*next, None);
+            self.link.steward.raise();
+        }
         true
     }
 
@@ -434,5 +437,46 @@ impl Generations {
     pub(crate) fn next(&self) -> u64 {
         // ordering: Relaxed; only uniqueness matters.
         self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{HubClock, ManualClock};
+    use crate::id::Secret;
+    use crate::limits::Limits;
+    use crate::pool::{SubjectBuf, SubjectRef};
+    use crate::services::FollowerCheck;
+
+    fn service() -> ServiceCore {
+        let clock = HubClock::new(Arc::new(ManualClock::default()), 0);
+        let link = Arc::new(Link::new(clock, Limits::default(), Secret::from_bytes([1; Secret::BYTES]), true));
+        ServiceCore::new(1, "s", ServiceState::Active, Policy::default(), Arc::new(FollowerCheck::default()), link)
+    }
+
+    /// A pool of one bucket of one subject.
+    fn pool(service: &ServiceCore, generation: u64) -> Arc<Pool> {
+        let birth = Birth { service: service.id, generation, born: 0, terms: service.terms() };
+        let subject = SubjectRef { rank: generation, depth: 0, key: b"k", body: b"" };
+        Arc::new(Pool::cut(birth, &[SubjectBuf::new(subject)], &service.link.secret))
+    }
+
+    #[test]
+    fn a_claimer_that_lost_the_swap_does_not_lose_the_pool_after() {
+        let service = service();
+        let mut took = Vec::new();
+        let mut claim = || service.take(1, 1, 0, false, |pool, _| took.push(pool.generation));
+        service.publish_next(pool(&service, 1));
+        assert_eq!(claim(), 1);
+        // A claimer finds the first pool exhausted, and stops.
+        let first = service.current.load_full();
+        // The second is swapped in; the third is there before the second is exhausted.
+        service.publish_next(pool(&service, 2));
+        service.publish_next(pool(&service, 3));
+        // The claimer goes on: the first pool was replaced meanwhile, and not by what is next now.
+        assert!(service.advance(&first));
+        assert_eq!((claim(), claim()), (1, 1));
+        assert_eq!(took, [1, 2, 3]);
     }
 }
