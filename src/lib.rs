@@ -106,6 +106,7 @@ mod results;
 mod seat;
 mod service;
 pub mod services;
+mod signal;
 mod slot;
 mod stack;
 mod stats;

@@ -10,8 +10,9 @@ use crate::error::{HubError, TicketError};
 use crate::id::Secret;
 use crate::limits::Limits;
 use crate::permits::Permits;
+use crate::signal::Signal;
 use crate::stack::{Node, Stack};
-use crate::sync::{Arc, AtomicU32, Ordering, Padded, Signal};
+use crate::sync::{Arc, AtomicU32, Ordering, Padded};
 use crate::ticket::Ticket;
 
 const OPEN: u32 = 0;
