@@ -1,0 +1,35 @@
+//! The lock-free core of `commissary`, run by model checkers.
+//!
+//! The core's files are compiled here as they are, with a [`sync`] module that takes its atomics from loom (`--cfg loom`),
+//! from shuttle (`--cfg shuttle`) or, with neither, from std. Each model is one function; the checkers call it once per
+//! interleaving. A model names the states that it claims to cover and fails if one of them was never reached.
+//!
+//! `./run` runs all of it: see there.
+
+#[path = "../../src/cursor.rs"]
+mod cursor;
+#[path = "../../src/permits.rs"]
+mod permits;
+#[path = "../../src/signal.rs"]
+mod signal;
+#[path = "../../src/slot.rs"]
+#[expect(dead_code, reason = "the models need no nonce and no subjects")]
+mod slot;
+#[path = "../../src/stack.rs"]
+mod stack;
+mod sync;
+
+mod check;
+mod counts;
+mod pools;
+mod signals;
+mod slots;
+mod stacks;
+
+pub use check::{Model, Seen, explore, replay, seen_in};
+
+/// Every model.
+#[must_use]
+pub fn all() -> Vec<&'static Model> {
+    [slots::MODELS, pools::MODELS, stacks::MODELS, counts::MODELS, signals::MODELS].into_iter().flatten().collect()
+}

@@ -1,0 +1,238 @@
+//! Models of the pools of one service: the cursor, and the swap of an exhausted pool for the next.
+//!
+//! The swap stands in `registry.rs` on arc-swap, which the checkers cannot see into. Here the same steps, in the same
+//! order, run on a table of pools and the numbers of two of them; cursor and slots are the real ones.
+
+use crate::check::{Model, seen, seen_if_named, seen_when};
+use crate::cursor::Cursor;
+use crate::slot::Slot;
+use crate::sync::{Arc, AtomicU32, Ordering, thread};
+
+pub(crate) const MODELS: &[Model] = &[
+    Model {
+        name: "pool_cursor",
+        body: cursor,
+        states: &["went short", "found it passed", "came second"],
+        bound: None,
+        finite: true,
+        one_order: false,
+    },
+    Model {
+        name: "pool_swap",
+        body: swap,
+        states: &[SWAP_LOST, NOTHING_FOLLOWED, ANOTHER_SWAPPED, "steward published", "a claim got none"],
+        bound: Some(4),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "pool_publish",
+        body: publish,
+        states: &[SWAP_LOST, NOTHING_FOLLOWED, "claim got it", "claim came too early"],
+        bound: None,
+        finite: true,
+        one_order: true,
+    },
+];
+
+const SWAP_LOST: &str = "swap lost";
+const NOTHING_FOLLOWED: &str = "nothing followed";
+const ANOTHER_SWAPPED: &str = "another had swapped";
+
+/// No pool: `ArcSwapOption`'s null.
+const NONE: u32 = u32::MAX;
+
+/// `Pool`, as far as claims see it.
+struct Pool {
+    cursor: Cursor,
+    slots: Vec<Slot>,
+}
+
+impl Pool {
+    fn new(slots: usize) -> Self {
+        Self { cursor: Cursor::new(0), slots: (0..slots).map(|_| Slot::new(0, 1, 0)).collect() }
+    }
+
+    /// As `Pool::claim`.
+    fn claim(&self, n: usize, owner: u32, mut took: impl FnMut(usize)) -> usize {
+        let mut got = 0;
+        while got < n {
+            let range = self.cursor.take(n - got, self.slots.len());
+            if range.is_empty() {
+                break;
+            }
+            for index in range {
+                if self.slots[index].claim(owner, 0) {
+                    got += 1;
+                    took(index);
+                }
+            }
+        }
+        got
+    }
+
+    /// As `Pool::is_exhausted`.
+    fn is_exhausted(&self) -> bool {
+        self.cursor.passed(self.slots.len()) == self.slots.len()
+    }
+}
+
+/// `ServiceCore`, as far as ordinary claims see it. Pools are named by their place in the table.
+struct Service {
+    pools: Vec<Pool>,
+    current: AtomicU32,
+    next: AtomicU32,
+}
+
+/// A bucket: its pool and its place in it.
+type Bucket = (u32, usize);
+
+impl Service {
+    /// Pools of these many slots; claims are served from the first, and `next` follows it.
+    fn new(slots: &[usize], next: u32) -> Arc<Self> {
+        Arc::new(Self {
+            pools: slots.iter().map(|slots| Pool::new(*slots)).collect(),
+            current: AtomicU32::new(0),
+            next: AtomicU32::new(next),
+        })
+    }
+
+    fn pool(&self, number: u32) -> &Pool {
+        &self.pools[number as usize]
+    }
+
+    fn current(&self) -> u32 {
+        self.current.load(Ordering::SeqCst)
+    }
+
+    /// As `ServiceCore::take_ordinary`; `current` never goes back under a claimer's eyes.
+    fn take_ordinary(&self, n: usize, owner: u32) -> Vec<Bucket> {
+        let mut took = Vec::new();
+        let mut before = 0;
+        for _ in 0..4 {
+            let pool = self.current();
+            assert!(pool >= before, "an old pool came back");
+            before = pool;
+            let wanted = n - took.len();
+            self.pool(pool).claim(wanted, owner, |index| took.push((pool, index)));
+            if took.len() == n || !self.advance(pool) {
+                break;
+            }
+        }
+        took
+    }
+
+    /// As `ServiceCore::advance`.
+    fn advance(&self, pool: u32) -> bool {
+        let next = self.next.load(Ordering::SeqCst);
+        if next == NONE || next == pool {
+            let moved = self.current() != pool;
+            seen_if_named(if moved { ANOTHER_SWAPPED } else { NOTHING_FOLLOWED });
+            return moved;
+        }
+        if self.swap_current(pool, next) || cfg!(feature = "bug_swap_drops_next") {
+            let _ = self.next.compare_exchange(next, NONE, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        true
+    }
+
+    fn swap_current(&self, pool: u32, next: u32) -> bool {
+        if cfg!(feature = "bug_swap_blind") {
+            self.current.swap(next, Ordering::SeqCst);
+            return true;
+        }
+        let swapped = self.current.compare_exchange(pool, next, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if !swapped {
+            seen_if_named(SWAP_LOST);
+        }
+        swapped
+    }
+
+    /// As `ServiceCore::wants_next`.
+    fn wants_next(&self) -> bool {
+        let current = self.current();
+        let next = self.next.load(Ordering::SeqCst);
+        next == NONE || next == current
+    }
+
+    /// As `ServiceCore::publish_next`.
+    fn publish_next(&self, pool: u32) {
+        // arc-swap stores by a swap.
+        self.next.swap(pool, Ordering::SeqCst);
+        let current = self.current();
+        if self.pool(current).is_exhausted() {
+            self.advance(current);
+        }
+    }
+
+    /// Publishes the pools from `from` on as they are wanted, and claims until there is nothing more.
+    fn drain(&self, from: u32, took: &mut Vec<Bucket>) {
+        let mut pools = from..u32::try_from(self.pools.len()).unwrap_or(NONE);
+        loop {
+            let published = self.wants_next() && pools.next().map(|pool| self.publish_next(pool)).is_some();
+            let got = self.take_ordinary(1, 9);
+            if got.is_empty() && !published {
+                return;
+            }
+            took.extend(got);
+        }
+    }
+}
+
+/// Every bucket of every pool was leased, once.
+fn check_all_leased(service: &Service, mut took: Vec<Bucket>) {
+    took.sort_unstable();
+    let all = service.pools.iter().zip(0_u32..);
+    let all: Vec<Bucket> =
+        all.flat_map(|(pool, number)| (0..pool.slots.len()).map(move |index| (number, index))).collect();
+    assert_eq!(took, all, "a bucket was leased twice, or its pool was lost");
+}
+
+fn claimer(service: &Arc<Service>, n: usize, owner: u32) -> thread::JoinHandle<Vec<Bucket>> {
+    let service = Arc::clone(service);
+    thread::spawn(move || service.take_ordinary(n, owner))
+}
+
+/// Claims on one cursor get each place once, and none beyond the end.
+fn cursor() {
+    const LEN: usize = 4;
+    let cursor = Arc::new(Cursor::new(0));
+    let other = Arc::clone(&cursor);
+    let other = thread::spawn(move || [other.take(2, LEN), other.take(2, LEN)]);
+    let mine = [cursor.take(1, LEN), cursor.take(2, LEN)];
+    let others = other.join().expect("a thread of the model panicked");
+    let mut places: Vec<usize> = mine.iter().chain(&others).cloned().flatten().collect();
+    seen_when(mine[1].len() == 1 || others[1].len() == 1, "went short");
+    seen_when(mine[1].is_empty() || others[1].is_empty(), "found it passed");
+    seen_when(mine[0].start == 2, "came second");
+    places.sort_unstable();
+    assert_eq!(places, [0, 1, 2, 3], "each place is handed out once");
+    assert_eq!(cursor.passed(LEN), LEN);
+}
+
+/// Two claimers at the end of a pool and the steward who forms the next but one.
+fn swap() {
+    let service = Service::new(&[1, 1, 2], 1);
+    let claims = [claimer(&service, 2, 1), claimer(&service, 1, 2)];
+    let published = service.wants_next();
+    if published {
+        seen("steward published");
+        service.publish_next(2);
+    }
+    let claims = claims.map(|claim| claim.join().expect("a thread of the model panicked"));
+    seen_when(claims.iter().any(Vec::is_empty), "a claim got none");
+    let mut took = claims.concat();
+    service.drain(if published { 3 } else { 2 }, &mut took);
+    check_all_leased(&service, took);
+}
+
+/// The steward publishes the first pool of a service while somebody claims.
+fn publish() {
+    let service = Service::new(&[0, 1], NONE);
+    let claim = claimer(&service, 1, 1);
+    service.publish_next(1);
+    let mut took = claim.join().expect("a thread of the model panicked");
+    seen(if took.is_empty() { "claim came too early" } else { "claim got it" });
+    service.drain(2, &mut took);
+    check_all_leased(&service, took);
+}

@@ -1,0 +1,101 @@
+//! Models of the wake-up of a caretaker: work that was published is seen, or the caretaker is woken.
+//!
+//! The caretaker parks without a timeout here, so a wake-up that is lost is a deadlock.
+
+use std::time::Duration;
+
+use crate::check::{Model, PARKED, seen_when};
+use crate::cursor::Cursor;
+use crate::signal::Signal;
+use crate::slot::{Phase, Slot};
+use crate::stack::{Node, Stack};
+use crate::sync::{Arc, thread};
+
+pub(crate) const MODELS: &[Model] = &[
+    Model {
+        name: "signal_pushes",
+        body: pushes,
+        states: &[PARKED, "woken twice", "found all at once"],
+        bound: Some(3),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "signal_claim",
+        body: claim,
+        states: &[PARKED, "passed but not yet leased", "found it leased at once"],
+        bound: None,
+        finite: false,
+        one_order: true,
+    },
+];
+
+/// Longer than any model runs; it is not used, see `sync::park_timeout`.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The caretaker's rounds until `look` finds all it waits for; how many there were.
+fn caretake(signal: &Signal, mut look: impl FnMut() -> bool) -> usize {
+    signal.adopt();
+    for round in 1.. {
+        let found = if cfg!(feature = "bug_signal_look_first") {
+            let found = look();
+            signal.lower();
+            found
+        } else {
+            signal.lower();
+            look()
+        };
+        if found {
+            return round;
+        }
+        signal.wait(LONG);
+    }
+    unreachable!("the rounds have no end")
+}
+
+/// Two threads push a change each and raise; the caretaker takes until it has both.
+fn pushes() {
+    let shared = Arc::new((Signal::default(), Stack::default()));
+    let pushers = [0, 1].map(|name| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            shared.1.push(Arc::new(Node::new(name)));
+            shared.0.raise();
+        })
+    });
+    let mut taken = Vec::new();
+    let rounds = caretake(&shared.0, || {
+        taken.extend(shared.1.take_all().iter().map(|node| node.value));
+        taken.len() == 2
+    });
+    seen_when(rounds == 1, "found all at once");
+    seen_when(rounds > 2, "woken twice");
+    for pusher in pushers {
+        pusher.join().expect("a thread of the model panicked");
+    }
+    taken.sort_unstable();
+    assert_eq!(taken, [0, 1], "lost, or taken twice");
+}
+
+/// A claim against the writer, who reads the cursor and then the slot: it sees the lease in the end.
+fn claim() {
+    let shared = Arc::new((Signal::default(), Cursor::new(0), Slot::new(0, 1, 0)));
+    // An earlier raise, which the claimer may still see.
+    shared.0.raise();
+    let claimer = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let range = shared.1.take(1, 1);
+            assert!(shared.2.claim(1, 1) && range == (0..1));
+            shared.0.raise();
+        })
+    };
+    let rounds = caretake(&shared.0, || {
+        let passed = shared.1.passed(1) == 1;
+        let leased = passed && shared.2.snapshot().phase() == Phase::Leased;
+        seen_when(passed && !leased, "passed but not yet leased");
+        leased
+    });
+    seen_when(rounds == 1, "found it leased at once");
+    claimer.join().expect("a thread of the model panicked");
+}

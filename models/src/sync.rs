@@ -1,0 +1,172 @@
+//! The `sync` module that the core's files see here: the atomics of loom, shuttle or std behind one thin layer.
+//!
+//! The layer counts exchanges that failed, gives `SeqCst` its full meaning where a model needs it, and holds those seeded
+//! bugs that are a wrong instruction.
+//!
+//! loom treats a `SeqCst` access as `AcqRel`. That is weaker than the truth: a model that holds so, holds. The models of
+//! the signal need the single order of its `SeqCst` operations; for them ([`set_one_order`]) a `SeqCst` fence stands on
+//! both sides of each `SeqCst` access.
+
+use std::sync::atomic::AtomicBool as StdBool;
+pub(crate) use std::sync::atomic::Ordering;
+
+#[cfg(loom)]
+use loom::sync::atomic as real;
+#[cfg(shuttle)]
+use shuttle::sync::atomic as real;
+#[cfg(not(any(loom, shuttle)))]
+use std::sync::atomic as real;
+
+#[cfg(loom)]
+pub(crate) use loom::{sync::Arc, thread};
+#[cfg(shuttle)]
+pub(crate) use shuttle::{sync::Arc, thread};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::{sync::Arc, thread};
+
+pub(crate) use thread::{Thread, current as current_thread};
+
+use crate::check;
+
+/// Parks without a timeout: a wake-up that is lost is a deadlock, which the checkers report.
+pub(crate) fn park_timeout(_: std::time::Duration) {
+    check::seen_if_named(check::PARKED);
+    thread::park();
+}
+
+static ONE_ORDER: StdBool = StdBool::new(false);
+
+/// Gives `SeqCst` its full meaning under loom, from here on in this process.
+pub(crate) fn set_one_order() {
+    ONE_ORDER.store(true, Ordering::Relaxed);
+}
+
+/// Called before and after each access.
+fn fence(order: Ordering) {
+    let wanted = order == Ordering::SeqCst && ONE_ORDER.load(Ordering::Relaxed);
+    if cfg!(loom) && wanted && !cfg!(feature = "bug_signal_acqrel") {
+        real::fence(Ordering::SeqCst);
+    }
+}
+
+fn fenced<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
+    fence(order);
+    let value = access();
+    fence(order);
+    value
+}
+
+/// The ordering of a successful exchange.
+fn publishing(order: Ordering) -> Ordering {
+    if cfg!(feature = "bug_relaxed_publication") { Ordering::Relaxed } else { order }
+}
+
+fn counted<T>(result: Result<T, T>) -> Result<T, T> {
+    if result.is_err() {
+        check::seen_if_named(check::EXCHANGE_FAILED);
+    }
+    result
+}
+
+macro_rules! atomic {
+    ($name:ident $(<$generic:ident>)?, $value:ty, $exchange_bug:literal) => {
+        #[derive(Debug)]
+        pub(crate) struct $name $(<$generic>)? (real::$name $(<$generic>)?);
+
+        impl $(<$generic>)? $name $(<$generic>)? {
+            pub(crate) fn new(value: $value) -> Self {
+                Self(real::$name::new(value))
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                fenced(order, || self.0.load(order))
+            }
+
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                fenced(order, || self.0.store(value, order));
+            }
+
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                if cfg!(feature = "bug_take_load_store") {
+                    let before = self.0.load(Ordering::Acquire);
+                    self.0.store(value, Ordering::Release);
+                    return before;
+                }
+                fenced(order, || self.0.swap(value, order))
+            }
+
+            pub(crate) fn compare_exchange(
+                &self,
+                from: $value,
+                to: $value,
+                order: Ordering,
+                failed: Ordering,
+            ) -> Result<$value, $value> {
+                if cfg!(feature = $exchange_bug) {
+                    let now = self.0.load(Ordering::Acquire);
+                    if now == from {
+                        self.0.store(to, Ordering::Release);
+                    }
+                    return if now == from { Ok(now) } else { Err(now) };
+                }
+                counted(fenced(order, || self.0.compare_exchange(from, to, publishing(order), failed)))
+            }
+
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                from: $value,
+                to: $value,
+                order: Ordering,
+                failed: Ordering,
+            ) -> Result<$value, $value> {
+                self.compare_exchange(from, to, order, failed)
+            }
+        }
+    };
+}
+
+atomic!(AtomicBool, bool, "bug_check_then_act");
+atomic!(AtomicU8, u8, "bug_check_then_act");
+atomic!(AtomicU32, u32, "bug_check_then_act");
+atomic!(AtomicU64, u64, "bug_check_then_act");
+atomic!(AtomicPtr<T>, *mut T, "bug_push_load_store");
+
+impl AtomicU64 {
+    /// Adds `n` modulo 2^64.
+    fn count(&self, n: u64, order: Ordering) -> u64 {
+        if cfg!(feature = "bug_count_load_store") {
+            let before = self.0.load(Ordering::Acquire);
+            self.0.store(before.wrapping_add(n), Ordering::Release);
+            return before;
+        }
+        fenced(order, || self.0.fetch_add(n, order))
+    }
+
+    pub(crate) fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
+        self.count(n, order)
+    }
+
+    pub(crate) fn fetch_sub(&self, n: u64, order: Ordering) -> u64 {
+        self.count(n.wrapping_neg(), order)
+    }
+
+    pub(crate) fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        if bits == 0 && cfg!(feature = "bug_finish_plain_load") {
+            return self.0.load(Ordering::Acquire);
+        }
+        let bits = if cfg!(feature = "bug_close_without_bit") { 0 } else { bits };
+        fenced(order, || self.0.fetch_or(bits, order))
+    }
+}
+
+impl Default for AtomicU64 {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Default for AtomicU32 {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
