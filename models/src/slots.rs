@@ -107,7 +107,9 @@ const DEADLINE: u64 = 10;
 
 fn mask(places: &[usize]) -> Mask {
     let mut mask = Mask::default();
-    places.iter().for_each(|place| mask.insert(*place));
+    for place in places {
+        mask.insert(*place);
+    }
     mask
 }
 
