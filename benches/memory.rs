@@ -2,6 +2,7 @@
 //!
 //! Once with ascending ids and once with random ones, each in a process of its own, since a process remembers its peak.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::cast_precision_loss, reason = "figures")]
 
 use std::fs;
 use std::io;

@@ -457,7 +457,7 @@ mod tests {
 
     /// A pool of one bucket of one subject.
     fn pool(service: &ServiceCore, generation: u64) -> Arc<Pool> {
-        let birth = Birth { service: service.id, generation, born: 0, terms: service.terms() };
+        let birth = Birth { service: service.id, generation, born: 0, terms: service.current().terms };
         let subject = SubjectRef { rank: generation, depth: 0, key: b"k", body: b"" };
         Arc::new(Pool::cut(birth, &[SubjectBuf::new(subject)], &service.link.secret))
     }
@@ -466,7 +466,7 @@ mod tests {
     fn a_claimer_that_lost_the_swap_does_not_lose_the_pool_after() {
         let service = service();
         let mut took = Vec::new();
-        let mut claim = || service.take(1, 1, 0, false, |pool, _| took.push(pool.generation));
+        let mut claim = || service.take(&service.current(), 1, 1, 0, false, |pool, _| took.push(pool.generation));
         service.publish_next(pool(&service, 1));
         assert_eq!(claim(), 1);
         // A claimer finds the first pool exhausted, and stops.

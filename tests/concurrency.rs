@@ -442,13 +442,13 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
     ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),
+    ("signal.rs", &["OnceLock"], "names the caretaker's thread, once, as it starts"),
     ("store/memory.rs", &["RwLock"], "the map of a memory disk: read and written as the store on disk is"),
     (
         "store/sled.rs",
         &["sled", "crossbeam_epoch", "thread::sleep"],
         "the store on disk locks inside, and waits for its file when it is opened: never touched by a claim or submit",
     ),
-    ("sync.rs", &["OnceLock"], "names the caretaker's thread, once, as it starts"),
 ];
 
 /// Words that betray a lock, a channel or a library with one.
