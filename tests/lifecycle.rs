@@ -796,6 +796,12 @@ impl Dice {
     }
 }
 
+/// Bars a client or lifts the bar.
+fn bar<S: commissary::Service>(service: &commissary::ServiceHandle<S>, client: u64, barred: bool) {
+    let decided = if barred { service.suspend(client) } else { service.reinstate(client) };
+    drop(decided.unwrap());
+}
+
 /// R1, G7 and G8: clients come and go, crash, return, report twice, late or not at all; the hub is restarted; time passes.
 /// Against a sequential reference: no subject is done twice, the first report stays, and in the end all is done.
 #[test]
@@ -818,8 +824,7 @@ fn random_churn_loses_nothing_and_does_nothing_twice() {
                     added += n;
                 }
                 1 => drop(shop.hub.client(id as u64).unwrap().deregister()),
-                2 if dice.roll(3) == 0 => drop(service.suspend(id as u64).unwrap()),
-                2 => drop(service.reinstate(id as u64)),
+                2 => bar(&service, id as u64, dice.roll(3) == 0),
                 3 => shop.pass(Duration::from_secs(dice.roll(20_000) as u64)),
                 4 if dice.roll(20) == 0 => {
                     shop = shop.restart();
