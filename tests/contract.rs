@@ -162,7 +162,7 @@ impl<T: Subject> Service for Broken<T> {
     }
 
     fn policy(&self) -> Policy {
-        let policy = Policy { max_depth: 1, ..Policy::default() };
+        let mut policy = Policy { max_depth: 1, ..Policy::default() };
         (self.change)(&mut policy);
         policy
     }
