@@ -11,7 +11,9 @@ use commissary_models::{Model, all, explore, replay, seen_in};
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(name) = arguments.next() else {
-        all().iter().for_each(|model| println!("{}", model.name));
+        for model in all() {
+            println!("{}", model.name);
+        }
         return ExitCode::SUCCESS;
     };
     let Some(model) = all().into_iter().find(|model| model.name == name) else {

@@ -105,7 +105,7 @@ impl Service {
         self.current.load(Ordering::SeqCst)
     }
 
-    /// As `ServiceCore::take_ordinary`; `current` never goes back under a claimer's eyes.
+    /// As `ServiceCore::take_ordinary` (whose first pool is one that its caller loaded); `current` never goes back under a claimer's eyes.
     fn take_ordinary(&self, n: usize, owner: u32) -> Vec<Bucket> {
         let mut took = Vec::new();
         let mut before = 0;
