@@ -22,7 +22,7 @@ const RECORD_SUBJECTS: usize = 1_024;
 /// Bytes of subjects in one journal record, about at most.
 const RECORD_BYTES: usize = 256 << 10;
 /// Records under way for one call.
-const UNDER_WAY: usize = 16;
+const UNDER_WAY: usize = 4;
 
 fn at(place: u64) -> impl FnOnce(SubjectError) -> AddError {
     move |error| match error {
