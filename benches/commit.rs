@@ -3,8 +3,7 @@
 //! So many submits are outstanding at a time; then all their tickets are waited for. Only that is timed: claims and the
 //! visible half happen between the groups. The raw file lies beside the hub's, and gets as many bytes as the journal grew
 //! by, in one write and one sync; hub and raw file take turns.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-#![expect(clippy::cast_precision_loss, reason = "figures")]
+#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -1,8 +1,7 @@
 //! Five million pending subjects in a hub on disk with the defaults: peak memory, time, bytes on disk.
 //!
 //! Once with ascending ids and once with random ones, each in a process of its own, since a process remembers its peak.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-#![expect(clippy::cast_precision_loss, reason = "figures")]
+#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
 use std::fs;
 use std::io;

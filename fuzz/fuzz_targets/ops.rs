@@ -167,7 +167,8 @@ impl World {
             }
             14 => drop(self.hub.client(1 + u64::from(arg) % CLIENTS).map(|client| client.deregister())),
             15 => self.seats = (1..=CLIENTS).filter_map(|id| seat(&self.hub, &self.service, id)).collect(),
-            16 => drop(self.service.suspend(1 + u64::from(arg) % CLIENTS, arg >= 128)),
+            16 if arg >= 128 => drop(self.service.suspend(1 + u64::from(arg) % CLIENTS)),
+            16 => drop(self.service.reinstate(1 + u64::from(arg) % CLIENTS)),
             17 => drop(match arg % 4 {
                 0 => self.service.pause(),
                 1 => self.service.revoke(Revoke::Drain),
