@@ -342,6 +342,8 @@ impl Builder {
             (report.journal_base, report.journal_end) = (standing.position, standing.position);
             return Ok(State { journal, applier, store: Arc::clone(store), resume_at: standing.hub_ms });
         }
+        // What is replayed into the store must not be less durable than the store will be.
+        device.sync().map_err(JournalError::Io)?;
         // Only a sync proves that what the store reflects is on the device.
         let proven = if standing.class == CLASS_SYNC { standing.position } else { 0 };
         let mut replayed = Replayed { applier: &mut applier, last: None, class: standing.class, records: 0 };
@@ -660,10 +662,15 @@ impl Place {
             }
             Self::Directory(directory) => {
                 let path = directory.join("secret");
-                if let Ok(bytes) = fs::read(&path)
-                    && let Ok(bytes) = <[u8; Secret::BYTES]>::try_from(bytes.as_slice())
-                {
-                    return Ok(Secret::from_bytes(bytes));
+                match fs::read(&path) {
+                    Ok(bytes) => {
+                        if let Ok(bytes) = <[u8; Secret::BYTES]>::try_from(bytes.as_slice()) {
+                            return Ok(Secret::from_bytes(bytes));
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    // There may be one: a new one would void every token.
+                    Err(source) => return Err(OpenError::Io { path, source }),
                 }
                 report.secret_renewed = report.journal_end > report.journal_base;
                 let secret = Secret::generate(rng);

@@ -277,17 +277,20 @@ impl Client {
         link.reserve(bytes)?;
         // The record deactivates the client's seats as well.
         let sent = self.house.people.in_turn(id, || {
-            let changed = self.core.set_registered(false);
-            changed.then(|| link.post(client_change(id, &self.core.name, false), bytes))
+            if !self.core.set_registered(false) {
+                return None;
+            }
+            let ticket = link.post(client_change(id, &self.core.name, false), bytes);
+            for seat in self.house.people.seats_of(&self.core) {
+                seat.retire();
+                seat.end_all(Cause::Deregistered);
+            }
+            Some(ticket)
         });
         let Some(ticket) = sent else {
             link.give_back(bytes);
             return Err(not_registered());
         };
-        for seat in self.house.people.seats_of(&self.core) {
-            seat.retire();
-            seat.end_all(Cause::Deregistered);
-        }
         link.writer.raise();
         tracing::info!(client = id, "client deregistered");
         Ok(ticket)

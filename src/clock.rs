@@ -63,8 +63,9 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         // ordering: Relaxed; a test's clock, read as a number.
-        self.monotonic_ms.fetch_add(ms, Ordering::Relaxed);
-        self.wall_ms.fetch_add(i64::try_from(ms).unwrap_or(i64::MAX), Ordering::Relaxed);
+        let _ = self.monotonic_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(at.saturating_add(ms)));
+        let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+        let _ = self.wall_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(at.saturating_add(ms)));
     }
 
     /// Sets the wall reading alone, as an administrator or a time server might.
@@ -91,19 +92,22 @@ impl Clock for ManualClock {
 #[derive(Debug)]
 pub(crate) struct HubClock {
     clock: Arc<dyn Clock>,
-    /// Hub time minus the clock's monotonic reading, in ms; wraps.
-    offset: u64,
+    /// The clock's reading when the hub was opened, ms.
+    opened: u64,
+    /// Hub time then.
+    resume_at: u64,
 }
 
 impl HubClock {
     /// Goes on from `resume_at`, the hub time last seen in the journal.
     pub(crate) fn new(clock: Arc<dyn Clock>, resume_at: u64) -> Self {
-        let offset = resume_at.wrapping_sub(millis(clock.monotonic()));
-        Self { clock, offset }
+        let opened = millis(clock.monotonic());
+        Self { clock, opened, resume_at }
     }
 
     pub(crate) fn now(&self) -> u64 {
-        millis(self.clock.monotonic()).wrapping_add(self.offset)
+        // A clock that goes back, against its contract, stands still.
+        self.resume_at.saturating_add(millis(self.clock.monotonic()).saturating_sub(self.opened))
     }
 
     pub(crate) fn wall_ms(&self) -> i64 {

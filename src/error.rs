@@ -344,6 +344,12 @@ pub enum LeaseError {
         /// What it is.
         state: ServiceState,
     },
+    /// One call has too many reports.
+    #[error("more than {limit} reports in one call (SUBMIT_REPORTS)")]
+    TooMany {
+        /// `Limits::SUBMIT_REPORTS`.
+        limit: usize,
+    },
     /// The reports of one call are too large together.
     #[error("the reports take {bytes} bytes, the limit is {limit} (submit_bytes)")]
     TooLarge {

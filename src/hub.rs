@@ -64,9 +64,16 @@ impl Inner {
         house.registry.all().iter().for_each(|service| service.notify());
         house.link.writer.raise();
         house.link.steward.raise();
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let ended = if let Some(Threads { writer, steward }) = threads {
-            let steward = steward.join().map_err(|_| "the steward panicked".to_owned());
+        // Held to the end: whoever closes as well returns when the hub is closed.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = if let Some(Threads { writer, steward }) = threads.take() {
+            // A caretaker's own thread gets here if a plugin's subject closes the hub; it ends by itself.
+            let is_self = |id| id == std::thread::current().id();
+            let steward = if is_self(steward.thread().id()) {
+                Ok(())
+            } else {
+                steward.join().map_err(|_| "the steward panicked".to_owned())
+            };
             let writer = writer.join().unwrap_or_else(|_| Err("the writer panicked".to_owned()));
             steward.and(writer)
         } else if let Some(mut caretakers) = house.dismiss() {
@@ -255,6 +262,9 @@ impl Hub {
 
     /// Closes the hub, for all handles: journals and syncs what waits, makes the store durable, joins the threads. Leases
     /// stay with their holders: they go on when the hub is opened again. Closing again does nothing.
+    ///
+    /// The directory can be opened again once every handle of the hub (services, clients, seats, leases) is dropped too:
+    /// they still read results.
     ///
     /// # Errors
     ///

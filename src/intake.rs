@@ -21,6 +21,8 @@ use crate::ticket::{Intake, Ticket};
 const RECORD_SUBJECTS: usize = 1_024;
 /// Bytes of subjects in one journal record, about at most.
 const RECORD_BYTES: usize = 256 << 10;
+/// Bytes of subjects read ahead of the cutting, about at most: bounds a pool as well.
+const WINDOW_BYTES: usize = 64 << 20;
 /// Records under way for one call.
 const UNDER_WAY: usize = 4;
 
@@ -156,13 +158,15 @@ pub(crate) struct Reader {
     leased: HashSet<u64>,
     /// Read but not cut yet, oldest first.
     tail: VecDeque<SubjectBuf>,
+    /// Bytes of the tail.
+    bytes: usize,
     /// Hub time, ms, since when the tail has waited; meaningless while it is empty.
     tail_since: u64,
 }
 
 impl Reader {
     pub(crate) fn new(service: u32, leased: HashSet<u64>) -> Self {
-        Self { service, next_rank: 0, leased, tail: VecDeque::new(), tail_since: 0 }
+        Self { service, next_rank: 0, leased, tail: VecDeque::new(), bytes: 0, tail_since: 0 }
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -189,7 +193,7 @@ impl Reader {
         let mut unreadable = 0;
         // A scan is no snapshot: beyond what is known to be whole it could show a later block and miss an earlier one.
         let visible = service.counts.visible.rank();
-        while self.tail.len() < wanted && self.next_rank < visible {
+        while self.tail.len() < wanted && self.bytes < WINDOW_BYTES && self.next_rank < visible {
             let start = key::of(self.service, key::OWED, &self.next_rank.to_be_bytes());
             let end = key::of(self.service, key::OWED, &visible.to_be_bytes());
             let blocks = store.scan(&start, Some(&end), 4)?;
@@ -224,6 +228,7 @@ impl Reader {
             }
             if service.plugin.reads(item.key, item.body) {
                 let subject = SubjectRef { rank, depth: item.depth, key: item.key, body: item.body };
+                self.bytes += item.key.len() + item.body.len();
                 self.tail.push_back(SubjectBuf::new(subject));
             } else {
                 unreadable += 1;
@@ -241,6 +246,7 @@ impl Reader {
         // Short only if there is no more: with more waiting, whole buckets can be cut.
         let take = if short && available == self.tail.len() { available } else { whole };
         let mut window: Vec<SubjectBuf> = self.tail.drain(..take).collect();
+        self.bytes -= window.iter().map(SubjectBuf::bytes).sum::<usize>();
         window.shuffle(rng);
         window
     }

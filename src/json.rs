@@ -89,12 +89,14 @@ impl<S: Service> Plugin for S {
             Claim::Leased(grant) => grant,
         };
         let (limit, clamped) = (grant.limit, grant.clamped);
-        let mut leases = Vec::new();
-        for lease in grant {
-            // Encoded while the guard still holds the bucket: a subject that breaks the encoder gives it back.
-            let subjects = serde_json::to_value(lease.subjects().collect::<Vec<_>>())?;
-            leases.push(json!({ "token": lease.into_token(), "subjects": subjects }));
+        // All are encoded while the guards still hold the buckets: a subject that breaks the encoder gives all of them back.
+        let mut encoded = Vec::new();
+        for lease in grant.leases() {
+            encoded.push(serde_json::to_value(lease.subjects().collect::<Vec<_>>())?);
         }
+        let leases = grant.into_iter().zip(encoded);
+        let leases: Vec<Value> =
+            leases.map(|(lease, subjects)| json!({ "token": lease.into_token(), "subjects": subjects })).collect();
         Ok(json!({ "leases": leases, "limit": limit, "clamped": clamped }))
     }
 

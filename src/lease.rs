@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
+use crate::limits::Limits;
 use crate::people::SeatCore;
 use crate::pool::{Pool, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
@@ -432,6 +433,9 @@ impl<'a> Reporting<'a> {
                 Err(outcome) => outcome,
             };
             self.outcomes.push(outcome);
+            if self.outcomes.len() > Limits::SUBMIT_REPORTS {
+                return Err(LeaseError::TooMany { limit: Limits::SUBMIT_REPORTS });
+            }
             if self.items.len() > limit {
                 return Err(LeaseError::TooLarge { bytes: self.items.len(), limit });
             }

@@ -83,6 +83,8 @@ mod commit;
 pub mod contract;
 mod cursor;
 mod device;
+#[cfg(test)]
+mod endings_test;
 mod error;
 #[cfg(test)]
 mod faults_test;

@@ -51,7 +51,10 @@ pub struct Limits {
 impl Limits {
     /// Most subjects in a bucket: fixed by the slot's chunk words.
     pub const BUCKET_SUBJECTS: usize = BUCKET_MAX;
-    /// Longest lease, in milliseconds, renewals included (397 days): fixed by the slot's state word.
+    /// Most reports in one submit: sixteen for each subject of the largest bucket.
+    pub const SUBMIT_REPORTS: usize = 16 * BUCKET_MAX;
+    /// Longest time, in milliseconds, from the forming of a pool to the end of its last lease, renewals included (397
+    /// days): fixed by the slot's state word.
     pub const LEASE_MS: u64 = TIME_MAX;
     /// Characters of a screen name: 1 to this.
     pub const NAME_CHARS: usize = 15;

@@ -76,6 +76,9 @@ impl Link {
         self.poison.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(cause)));
         // ordering: SeqCst; see `check`. Only an open hub is poisoned; a closed one stays closed.
         let _ = self.status.compare_exchange(OPEN, POISONED, Ordering::SeqCst, Ordering::SeqCst);
+        // Both caretakers tell those who wait.
+        self.writer.raise();
+        self.steward.raise();
     }
 
     pub(crate) fn close(&self) {

@@ -14,7 +14,7 @@ use crate::id::ClientId;
 use crate::lease::Hold;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
-use crate::slot::{Cause, Ended, Phase};
+use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering};
 use crate::throttle::Budget;
 
@@ -400,6 +400,26 @@ impl People {
         service: &Arc<ServiceCore>,
         value: SeatValue,
     ) -> Result<Arc<SeatCore>, ActivateError> {
+        self.seat_within(client, service, value, service.link.limits.seats)
+    }
+
+    /// A seat that the store knows: the limit is for new ones.
+    pub(crate) fn restore_seat(
+        &self,
+        client: &Arc<ClientCore>,
+        service: &Arc<ServiceCore>,
+        value: SeatValue,
+    ) -> Result<Arc<SeatCore>, ActivateError> {
+        self.seat_within(client, service, value, OWNERS_MAX - 1)
+    }
+
+    fn seat_within(
+        &self,
+        client: &Arc<ClientCore>,
+        service: &Arc<ServiceCore>,
+        value: SeatValue,
+        limit: u32,
+    ) -> Result<Arc<SeatCore>, ActivateError> {
         if let Some(seat) = client.seat(service.id).and_then(|index| self.seats.get(index as usize)) {
             return Ok(Arc::clone(seat));
         }
@@ -408,7 +428,6 @@ impl People {
         if let Some(seat) = client.seat(service.id).and_then(|index| self.seats.get(index as usize)) {
             return Ok(Arc::clone(seat));
         }
-        let limit = service.link.limits.seats;
         if self.seats.count() >= limit as usize {
             return Err(ActivateError::TooMany { limit });
         }

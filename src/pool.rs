@@ -62,6 +62,11 @@ impl SubjectBuf {
         }
     }
 
+    /// Bytes of key and body.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn parts(&self) -> (&[u8], &[u8]) {
         self.bytes.split_at_checked(self.key_len).unwrap_or_default()
     }

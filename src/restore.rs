@@ -8,6 +8,7 @@ use crate::house::House;
 use crate::pool::{Birth, Pool, RecoveredLease, SubjectBuf, SubjectRef, Terms};
 use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, key};
 use crate::registry::ServiceCore;
+use crate::slot::Mask;
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
 
@@ -24,38 +25,57 @@ pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), Regi
         }
         Ok(())
     })?;
+    // Everything that can fail is read before anything is made.
+    let leases = read_leases(store, core.id)?;
     for (client, mut value) in seats {
         let Some(client) = house.people.client(client) else { continue };
         if value.state == SeatState::Active && !client.is_registered() {
             value.state = SeatState::Inactive;
         }
-        let seat = house.people.seat(&client, core, value);
+        let seat = house.people.restore_seat(&client, core, value);
         if seat.is_ok_and(|seat| seat.state() == SeatState::Active) {
             // ordering: Relaxed; sizes the next pool.
             core.active_seats.fetch_add(1, Ordering::Relaxed);
         }
     }
-    restore_leases(house, core)?;
+    restore_leases(house, core, leases)?;
     Ok(())
 }
 
-fn restore_leases(house: &House, core: &Arc<ServiceCore>) -> Result<(), StoreError> {
-    let store = house.store.as_ref();
+/// A live lease with its subjects.
+struct Stored {
+    generation: u64,
+    slot: u32,
+    client: u64,
+    open: Mask,
+    subjects: Vec<SubjectBuf>,
+}
+
+fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreError> {
+    let mut blocks = Blocks::default();
+    let mut leases = Vec::new();
+    for (generation, slot, lease) in apply::leases(store, service)? {
+        let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, service, *rank));
+        let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
+        leases.push(Stored { generation, slot, client: lease.client, open: lease.open(), subjects });
+    }
+    Ok(leases)
+}
+
+fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -> Result<(), StoreError> {
     let now = house.link.clock.now();
     let terms = Terms::of(&core.policy());
-    let mut blocks = Blocks::default();
     let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
-    for (generation, slot, lease) in apply::leases(store, core.id)? {
-        let client = house.people.client(lease.client);
-        let Some(seat) = client.and_then(|client| house.people.seat_of(&client, core.id)) else { continue };
+    for Stored { generation, slot, client, open, subjects } in leases {
+        let seat = house.people.client(client).and_then(|client| house.people.seat_of(&client, core.id));
+        // Left out, its subjects would be handed out again while the store keeps the lease.
+        let ownerless = || StoreError::Corrupted { what: format!("a lease of client {client}, who has no seat") };
+        let seat = seat.ok_or_else(ownerless)?;
         seat.adopt(1, now);
         // A full term from now: the time down is not the holder's fault. Spread by up to an eighth, so that the holders
         // who do not come back are not missed all at once.
         let spread = house.link.secret.scramble(&[generation.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat());
         let deadline = now + terms.lease_ms + spread % (terms.lease_ms / 8).max(1);
-        let open = lease.open();
-        let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, core.id, *rank));
-        let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
         let lease = RecoveredLease { slot, owner: seat.index, deadline, open, subjects };
         match generations.last_mut() {
             Some((last, leases)) if *last == generation => leases.push(lease),

@@ -186,7 +186,7 @@ impl<S: Service> Seat<S> {
         }
     }
 
-    /// Waits until a claim would probably get something; false after `timeout`, or when the hub is closed.
+    /// Waits until a claim would probably get something; false after `timeout`, or when the hub is poisoned or closed.
     ///
     /// Parks the calling thread. In a manual hub it answers at once.
     #[must_use]
@@ -198,22 +198,23 @@ impl<S: Service> Seat<S> {
         let deadline = crate::clock::deadline(timeout);
         loop {
             let listener = service.published().listen();
+            if !service.link.is_open() {
+                return false;
+            }
             if service.has_ready() {
                 return true;
             }
-            let notified = if let Some(deadline) = deadline {
-                service.link.is_open() && listener.wait_deadline(deadline).is_some()
+            if let Some(deadline) = deadline {
+                if listener.wait_deadline(deadline).is_none() {
+                    return false;
+                }
             } else {
                 listener.wait();
-                true
-            };
-            if !notified || !service.link.is_open() {
-                return service.has_ready() && service.link.is_open();
             }
         }
     }
 
-    /// Resolves when a claim would probably get something, or when the hub is closed. Needs no particular runtime.
+    /// Resolves when a claim would probably get something, or when the hub is poisoned or closed. Needs no particular runtime.
     pub async fn ready(&self) {
         let service = &self.core.service;
         loop {

@@ -16,7 +16,8 @@ use crate::limits::Limits;
 ///
 /// # Contract
 ///
-/// The hub calls a plugin with nothing locked, pinned or borrowed: it may call back into the hub. It must not block for
+/// The hub calls these methods with nothing locked, pinned or borrowed: they may call back into the hub. (The methods of
+/// [`Subject`] and [`Key`] must not: they run on the hub's own threads, too.) A plugin must not block for
 /// long, since whoever submits waits for it, and must not keep state that changes its answers: the hub may be closed
 /// between any two calls, and a report may be judged again after a client's retry.
 ///
@@ -60,6 +61,8 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// What a service works on: a key that is its identity, and whatever else a client needs to do the work.
+///
+/// Its methods, and serde's for it, run on clients' threads and on the hub's own; they must not call the hub.
 ///
 /// `u32`, `u64`, `u128` and `String` are subjects that are all key. For a struct, derive serde's traits and name the key:
 ///
@@ -272,7 +275,7 @@ pub struct Policy {
     pub grace: Duration,
     /// A seat unused for so long is deactivated: 1 ms or more. Default 24 h.
     pub idle: Duration,
-    /// How long subjects too few for a bucket wait for companions. Default 100 ms.
+    /// How long subjects too few for a bucket wait for companions: 0 to 30 days. Default 100 ms.
     pub linger: Duration,
     /// Most subjects in a pool: 1 to 1,000,000. Default 18,000.
     pub pool_subjects: usize,
@@ -317,6 +320,7 @@ impl Policy {
             ((1..=1_000_000).contains(&self.leases_in_flight), "leases_in_flight", "1 to 1,000,000"),
             ((ms..=MONTH).contains(&self.lease), "lease", "1 ms to 30 days"),
             (self.grace <= MONTH, "grace", "0 to 30 days"),
+            (self.linger <= MONTH, "linger", "0 to 30 days"),
             (self.idle >= ms, "idle", "1 ms or more"),
             ((1..=1_000_000).contains(&self.pool_subjects), "pool_subjects", "1 to 1,000,000"),
             (self.ordinary_share >= 2, "ordinary_share", "2 or more"),

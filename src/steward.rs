@@ -16,7 +16,7 @@ use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
 use crate::service::{Policy, ServiceState};
 use crate::slot::{Cause, Mask, Phase};
-use crate::stack::Stack;
+use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
 
@@ -101,15 +101,17 @@ impl Steward {
     pub(crate) fn turn(&mut self) -> bool {
         self.link.steward.lower();
         if !self.link.is_open() {
+            self.registry.all().iter().for_each(|service| service.notify());
             return false;
         }
         let now = self.link.clock.now();
+        // The inbox first: what it holds belongs to services that are in the table by now.
+        let returned = self.inbox.take_all();
         let services = self.registry.all();
-        let mut changed = false;
         for service in &services {
             self.ward(service);
         }
-        changed |= self.take_inbox(now);
+        let mut changed = self.take_in(&returned, now);
         if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
             self.swept_at = Some(now);
             for service in &services {
@@ -153,9 +155,8 @@ impl Steward {
         });
     }
 
-    fn take_inbox(&mut self, now: u64) -> bool {
-        let returned = self.inbox.take_all();
-        for node in &returned {
+    fn take_in(&mut self, returned: &[Arc<Node<PutBack>>], now: u64) -> bool {
+        for node in returned {
             let PutBack { service, pool, index, left } = &node.value;
             let Some(ward) = self.wards.get_mut(service) else { continue };
             if ward.returned.is_empty() {
@@ -363,7 +364,8 @@ impl Ward {
         }
         let most = refill.saturating_mul(self.haste).min(policy.pool_subjects).max(policy.bucket_subjects);
         service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
-        let lingered = self.reader.waiting_since().is_some_and(|since| now >= since + millis(policy.linger));
+        let lingered =
+            self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 

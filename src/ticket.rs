@@ -1,6 +1,7 @@
 //! What a caller holds while its change is on its way: poll it, wait, await, or drop it.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -9,6 +10,7 @@ use atomic_waker::AtomicWaker;
 use serde::Serialize;
 
 use crate::error::TicketError;
+use crate::service::contain;
 use crate::stack::Node;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -96,7 +98,19 @@ impl Resolution {
     fn advance(&self, to: u64) {
         // ordering: Release; pairs with the Acquire in `progress`, publishes position and counts.
         self.state.store(to, Ordering::Release);
-        self.waker.wake();
+        // The waker is the application's: its panic is not the writer's.
+        if let Err(message) = contain(|| self.waker.wake()) {
+            tracing::error!(message, "a ticket's waker panicked");
+        }
+    }
+
+    /// Nobody works on the change any more: a ticket that is still awaited fails.
+    pub(crate) fn abandon(&self) {
+        match self.progress() {
+            Ok(Progress::Pending) => self.fail(TicketError::Unknown),
+            Ok(Progress::Durable) => self.fail(TicketError::NotVisible),
+            _ => {}
+        }
     }
 
     fn progress(&self) -> Result<Progress, TicketError> {
@@ -118,7 +132,7 @@ impl Resolution {
 
     /// True once the change is at least durable: a later failure concerns its visibility alone.
     pub(crate) fn is_durable(&self) -> bool {
-        matches!(self.progress(), Ok(Progress::Durable | Progress::Visible))
+        matches!(self.progress(), Ok(Progress::Durable | Progress::Visible) | Err(TicketError::NotVisible))
     }
 }
 
@@ -151,7 +165,7 @@ impl Intake {
 /// # Concurrency
 ///
 /// [`progress`](Self::progress) is wait-free; the `wait` methods park the calling thread; the futures need no particular
-/// runtime. A ticket has one owner, hence one waiter at a time.
+/// runtime. A ticket has one owner, hence one waiter at a time: it is `Send`, not `Sync`.
 ///
 /// # Durability
 ///
@@ -162,16 +176,18 @@ pub struct Ticket {
     /// None: there was nothing to write.
     node: Option<Arc<Node<crate::commit::Pending>>>,
     manual: bool,
+    /// One waiter at a time: a ticket can be sent to another thread, not shared with it.
+    _alone: PhantomData<std::cell::Cell<()>>,
 }
 
 impl Ticket {
     pub(crate) fn new(node: Arc<Node<crate::commit::Pending>>, manual: bool) -> Self {
-        Self { node: Some(node), manual }
+        Self { node: Some(node), manual, _alone: PhantomData }
     }
 
     /// For a call that changed nothing.
     pub(crate) fn nothing() -> Self {
-        Self { node: None, manual: false }
+        Self { node: None, manual: false, _alone: PhantomData }
     }
 
     fn resolution(&self) -> Option<&Resolution> {
@@ -218,7 +234,7 @@ impl Ticket {
     /// # Errors
     ///
     /// [`TicketError`] if it will not be.
-    pub async fn durable(&self) -> Result<(), TicketError> {
+    pub async fn durable(&mut self) -> Result<(), TicketError> {
         Waiting { ticket: self, until: Progress::Durable }.await.map(|_| ())
     }
 
@@ -227,7 +243,7 @@ impl Ticket {
     /// # Errors
     ///
     /// [`TicketError`] if they will not.
-    pub async fn visible(&self) -> Result<Intake, TicketError> {
+    pub async fn visible(&mut self) -> Result<Intake, TicketError> {
         Waiting { ticket: self, until: Progress::Visible }.await
     }
 

@@ -2,6 +2,7 @@
 //! applies the group to the store, resolves their visible half.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::apply::{Applier, At, FinishedLease};
@@ -33,7 +34,23 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Changes applied in one batch, about.
 const BATCH_CHANGES: usize = 1_024;
 
-type Waiting = Arc<Node<Pending>>;
+/// A change taken from the queue. Whatever becomes of the writer, its ticket is answered: here at the latest.
+#[derive(Debug)]
+struct Waiting(Arc<Node<Pending>>);
+
+impl Deref for Waiting {
+    type Target = Pending;
+
+    fn deref(&self) -> &Pending {
+        &self.0.value
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.value.resolution.abandon();
+    }
+}
 
 /// A journaled group that is still to be applied.
 #[derive(Debug)]
@@ -108,12 +125,13 @@ impl Writer {
         // Looked at in this order, and drafted in the other: whatever a lease needs (its client, above all) was pushed before the lease
         // was taken, and so stands before it, wherever a crash may cut the group.
         let marked = self.marked();
-        let waiting = self.link.take_all();
+        let waiting: Vec<Waiting> = self.link.take_all().into_iter().map(Waiting).collect();
         if self.link.is_poisoned() {
             // Poisoned: what is on the device is unknown, nothing more is written.
             for node in &waiting {
-                self.link.fail(&node.value, TicketError::Refused);
+                self.link.fail(node, TicketError::Refused);
             }
+            self.give_up();
             return false;
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
@@ -133,6 +151,14 @@ impl Writer {
             self.sync_if_due(time.hub_ms);
         }
         any
+    }
+
+    /// Nothing more becomes durable or visible: every ticket that is still awaited is answered, and who waits for work goes.
+    fn give_up(&mut self) {
+        self.drafts.clear();
+        self.backlog.clear();
+        self.backlog_bytes = 0;
+        self.registry.all().iter().for_each(|service| service.notify());
     }
 
     /// Applies what is journaled, a batch's worth. False if there was nothing.
@@ -191,7 +217,7 @@ impl Writer {
     pub(crate) fn sleep(&self) -> Option<Duration> {
         match self.durability {
             Durability::Every(every) if self.log.synced() < self.log.end() => {
-                let due = self.synced_at + millis(every);
+                let due = self.synced_at.saturating_add(millis(every));
                 Some(Duration::from_millis(due.saturating_sub(self.link.clock.now()).max(1)))
             }
             _ => None,
@@ -201,13 +227,12 @@ impl Writer {
     /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         self.turn();
-        if self.link.is_poisoned() {
-            self.link.fail_all(TicketError::Closed);
-            return Err(self.link.cause());
+        if let Err(error) = self.log.sync() {
+            self.link.poison(format!("journal sync: {error}"));
         }
-        self.log.sync().map_err(|error| format!("journal sync: {error}"))?;
         self.apply_all();
         self.link.fail_all(TicketError::Closed);
+        self.give_up();
         if self.link.is_poisoned() {
             return Err(self.link.cause());
         }
@@ -308,7 +333,7 @@ impl Writer {
     }
 
     fn draft_change(&mut self, time: GroupTime, node: Waiting) {
-        let offset = match &node.value.change {
+        let offset = match &node.change {
             Change::Service { service, name, state, max_subjects } => {
                 let record = ServiceRecord { service: *service, name, state: *state, max_subjects: *max_subjects };
                 self.draft(time, &Record::Service(record))
@@ -329,13 +354,13 @@ impl Writer {
                 }
                 let kept = if reports.whole { None } else { Some(filter(&reports.items, reports.accepted)) };
                 let items = kept.as_deref().unwrap_or(&reports.items);
-                let is_evidence = matches!(node.value.change, Change::Conflict(_));
+                let is_evidence = matches!(node.change, Change::Conflict(_));
                 self.draft(time, &reported(reports, items, is_evidence))
             }
         };
         match (offset, self.drafts.last_mut()) {
             (Some(offset), Some(draft)) => draft.waiting.push((offset, node)),
-            _ => self.link.fail(&node.value, TicketError::Refused),
+            _ => self.link.fail(&node, TicketError::Refused),
         }
     }
 
@@ -385,7 +410,7 @@ impl Writer {
         }
         for journaled in written {
             for (offset, node) in &journaled.waiting {
-                node.value.resolution.durable(journaled.start + offset);
+                node.resolution.durable(journaled.start + offset);
             }
             self.backlog_bytes += journaled.group.bytes();
             self.backlog.push_back(journaled);
@@ -401,13 +426,13 @@ impl Writer {
 
     fn refuse(&self, waiting: &[(u64, Waiting)], error: TicketError) {
         for (_, node) in waiting {
-            self.link.fail(&node.value, error);
+            self.link.fail(node, error);
         }
     }
 
     fn sync_if_due(&mut self, now: u64) {
         let Durability::Every(every) = self.durability else { return };
-        if self.log.synced() < self.log.end() && now >= self.synced_at + millis(every) {
+        if self.log.synced() < self.log.end() && now >= self.synced_at.saturating_add(millis(every)) {
             self.synced_at = now;
             if let Err(error) = self.log.sync() {
                 self.link.poison(format!("journal sync: {error}"));
@@ -450,8 +475,8 @@ impl Writer {
         }
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
-                self.link.give_back(node.value.permits);
-                node.value.resolution.visible(intake);
+                self.link.give_back(node.permits);
+                node.resolution.visible(intake);
             }
             for put_back in journaled.put_back.drain(..) {
                 self.inbox.push(Arc::new(Node::new(put_back)));

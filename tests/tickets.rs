@@ -62,7 +62,7 @@ fn ticket_is_pending_then_durable_then_visible() {
     let intake = ticket.wait_visible().unwrap();
     assert_eq!((intake.added, intake.duplicates, intake.cut), (1, 0, 0));
     assert_eq!(rig.service.subject_state(&7).unwrap(), SubjectState::Pending);
-    let again = rig.service.add(&7).unwrap();
+    let mut again = rig.service.add(&7).unwrap();
     rig.hub.tick();
     let intake = block_on(again.visible()).unwrap();
     assert_eq!((intake.added, intake.duplicates, intake.cut), (0, 1, 0));
@@ -127,7 +127,7 @@ fn visible_change_is_counted() {
 fn tickets_can_be_awaited_with_std_alone() {
     let (hub, service, seat) = threaded();
     for n in 0..100 {
-        let ticket = service.add(&n).unwrap();
+        let mut ticket = service.add(&n).unwrap();
         block_on(async {
             ticket.durable().await.unwrap();
             assert!(ticket.position().is_some());
@@ -139,7 +139,7 @@ fn tickets_can_be_awaited_with_std_alone() {
         block_on(seat.ready());
         for lease in seat.claim(Ask::buckets(10)).unwrap().leased().into_iter().flatten() {
             let owed = keys(&lease);
-            let submitted = lease.submit(right(&owed)).unwrap();
+            let mut submitted = lease.submit(right(&owed)).unwrap();
             assert_eq!(submitted.outcomes, vec![Outcome::Accepted; owed.len()]);
             block_on(submitted.ticket.visible()).unwrap();
             for key in &owed {
@@ -157,7 +157,7 @@ fn tickets_can_be_awaited_with_std_alone() {
 fn dropped_tickets_and_dropped_waits_change_nothing() {
     let rig = Rig::new(policy(|_| {}));
     drop(rig.service.add(&1).unwrap());
-    let ticket = rig.service.add(&2).unwrap();
+    let mut ticket = rig.service.add(&2).unwrap();
     {
         let mut wait = pin!(ticket.visible());
         let mut context = Context::from_waker(Waker::noop());

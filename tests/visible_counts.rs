@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use commissary::services::DmCheck;
@@ -12,7 +12,7 @@ use commissary::{Hub, MemoryDisk, ServiceHandle, Ticket};
 /// Looks at a service's counts as soon as its ticket resolves visible: on the writer's thread, while it resolves it.
 struct Look {
     service: ServiceHandle<DmCheck>,
-    ticket: Ticket,
+    ticket: Mutex<Ticket>,
     known: AtomicU64,
 }
 
@@ -21,7 +21,8 @@ const NOT_YET: u64 = u64::MAX;
 impl Look {
     fn poll(self: &Arc<Self>) {
         let waker = Waker::from(Arc::clone(self));
-        if let Poll::Ready(resolved) = pin!(self.ticket.visible()).poll(&mut Context::from_waker(&waker)) {
+        let mut ticket = self.ticket.lock().expect("one thread");
+        if let Poll::Ready(resolved) = pin!(ticket.visible()).poll(&mut Context::from_waker(&waker)) {
             resolved.expect("resolved");
             self.known.store(self.service.stats().subjects_known, Ordering::SeqCst);
         }
@@ -42,7 +43,7 @@ fn counts_are_published_before_the_ticket_resolves_visible() {
     let service = hub.register(DmCheck::default()).expect("register");
     hub.tick();
     let ticket = service.add(&7).expect("add");
-    let look = Arc::new(Look { service, ticket, known: AtomicU64::new(NOT_YET) });
+    let look = Arc::new(Look { service, ticket: Mutex::new(ticket), known: AtomicU64::new(NOT_YET) });
     look.poll();
     assert_eq!(look.known.load(Ordering::SeqCst), NOT_YET, "pending before the writer's turn");
     hub.tick();
