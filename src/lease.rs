@@ -417,21 +417,27 @@ impl<'a> Reporting<'a> {
         let expected = reports.size_hint().1.map_or(most, |announced| announced.min(most));
         self.outcomes.reserve_exact(expected);
         self.ready.reserve_exact(expected);
+        // What is owed now; a race is decided when the reports take effect.
+        let open = self.pool.slot(self.index).map(Slot::open).unwrap_or_default();
         let mut key = Vec::new();
         let mut hint = 0;
         for (name, report) in reports {
             key.clear();
-            let place = match contain(|| name.write(&mut key)) {
-                Ok(()) => self.place_of(&key, hint),
-                Err(panic) => Err(self.panicked(&panic)),
-            };
-            let outcome = match place {
-                Ok(place) => {
-                    hint = place + 1;
-                    self.prepare_one(plugin, place, &report)
+            // One containment for all foreign code of a report; what it leaves half done is not used.
+            let prepared = contain(|| {
+                name.write(&mut key);
+                match self.place_of(&key, hint) {
+                    Ok(place) => {
+                        hint = place + 1;
+                        self.prepare_one(plugin, place, &report, open.has(place))
+                    }
+                    Err(outcome) => outcome,
                 }
-                Err(outcome) => outcome,
-            };
+            });
+            let outcome = prepared.unwrap_or_else(|panic| {
+                self.seat.service.note_panic(&panic);
+                Outcome::PluginPanicked
+            });
             self.outcomes.push(outcome);
             if self.outcomes.len() > Limits::SUBMIT_REPORTS {
                 return Err(LeaseError::TooMany { limit: Limits::SUBMIT_REPORTS });
@@ -461,16 +467,15 @@ impl<'a> Reporting<'a> {
         Err(if nameless { Outcome::AlreadyDone } else { Outcome::NotInBucket })
     }
 
-    fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report) -> Outcome {
+    fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report, owed: bool) -> Outcome {
         let link = &self.seat.service.link;
         let Some(stored) = self.pool.subject(self.index, place) else { return Outcome::NotInBucket };
         let mut scratch = std::mem::take(&mut self.encoded);
         scratch.clear();
         // On an error or a panic the scratch is gone; the next report gets a new one.
-        self.encoded = match contain(|| postcard::to_extend(report, scratch)) {
-            Ok(Ok(encoded)) => encoded,
-            Ok(Err(error)) => return Outcome::Rejected { reason: format!("not encodable: {error}") },
-            Err(panic) => return self.panicked(&panic),
+        self.encoded = match postcard::to_extend(report, scratch) {
+            Ok(encoded) => encoded,
+            Err(error) => return Outcome::Rejected { reason: format!("not encodable: {error}") },
         };
         let bytes = self.encoded.len();
         let limit = link.limits.report_bytes;
@@ -479,18 +484,16 @@ impl<'a> Reporting<'a> {
         }
         // Never 0, which stands for "not known".
         let print = crc32fast::hash(&self.encoded) | 1;
-        let owed = self.pool.slot(self.index).is_some_and(|slot| slot.open().has(place));
         let done_or_twice = !owed || self.wanted.has(place);
         let mut found = Vec::new();
         let mut too_deep = 0;
         if !done_or_twice {
             match self.judge(plugin, stored, report) {
-                Ok(Ok(subjects)) => match self.encode_found(stored.depth, &subjects) {
+                Ok(subjects) => match self.encode_found(stored.depth, &subjects) {
                     Ok(encoded) => (found, too_deep) = encoded,
                     Err(reason) => return Outcome::Rejected { reason },
                 },
-                Ok(Err(reason)) => return Outcome::Rejected { reason },
-                Err(panic) => return self.panicked(&panic),
+                Err(reason) => return Outcome::Rejected { reason },
             }
         } else if self.wanted.has(place) {
             return Outcome::AlreadyDone;
@@ -510,36 +513,29 @@ impl<'a> Reporting<'a> {
             self.items.reserve_exact(one.saturating_mul(self.ready.capacity()).min(ITEMS_RESERVED));
         }
         let start = self.items.len();
-        record::append(&mut self.items, &item);
+        item.append_to(&mut self.items);
         self.wanted.insert(place);
         self.ready.push(Ready { outcome: self.outcomes.len(), place, print, start, end: self.items.len() });
         Outcome::Accepted
     }
 
-    fn panicked(&self, message: &str) -> Outcome {
-        self.seat.service.note_panic(message);
-        Outcome::PluginPanicked
-    }
-
-    /// The subjects revealed, or the reason of a rejection; `Err` if the plugin panicked.
+    /// The subjects revealed, or the reason of a rejection.
     fn judge<S: Service>(
         &self,
         plugin: &S,
         stored: SubjectRef<'_>,
         report: &S::Report,
-    ) -> Result<Result<Vec<S::Subject>, String>, String> {
+    ) -> Result<Vec<S::Subject>, String> {
         let reporter = Reporter::new(self.seat.client.id);
-        contain(|| {
-            let subject = S::Subject::read(stored.key, stored.body)?;
-            match plugin.judge(&subject, report, reporter) {
-                Verdict::Accept => {
-                    let mut found = Vec::new();
-                    plugin.discover(&subject, report, &mut found);
-                    Ok(found)
-                }
-                Verdict::Reject(reason) => Err(reason),
+        let subject = S::Subject::read(stored.key, stored.body)?;
+        match plugin.judge(&subject, report, reporter) {
+            Verdict::Accept => {
+                let mut found = Vec::new();
+                plugin.discover(&subject, report, &mut found);
+                Ok(found)
             }
-        })
+            Verdict::Reject(reason) => Err(reason),
+        }
     }
 
     /// Encodes what was discovered; only counts it if it lies too deep.

@@ -119,6 +119,10 @@ mod throttle;
 mod ticket;
 mod writer;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The protocol and the file format, as documents.
 pub mod docs {
     #[doc = include_str!("docs/format.md")]
