@@ -121,6 +121,7 @@ impl Client {
                 let ticket = house.link.send(client_change(wanted.id, &wanted.name, true), wanted.name.len())?;
                 let core = Arc::new(ClientCore::new(id, &wanted.name, true, wall_ms, wall_ms));
                 entry.insert(Arc::clone(&core));
+                tracing::info!(client = wanted.id, "client registered");
                 return Ok(Registered { client: Self { house: Arc::clone(house), core }, new: true, ticket });
             }
         };

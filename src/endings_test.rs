@@ -154,3 +154,57 @@ fn deregistration_does_not_undo_a_newer_activation() {
         });
     }
 }
+
+/// Adds to its own service, asks for its statistics and claims, from inside `judge` and `discover`.
+struct Curious(std::sync::OnceLock<(ServiceHandle<CuriousRef>, Seat<CuriousRef>)>);
+
+struct CuriousRef(Arc<Curious>);
+
+impl CuriousRef {
+    fn ask(&self) {
+        let (service, seat) = self.0.0.get().unwrap();
+        drop(service.add(&99).unwrap());
+        assert!(service.stats().work.adds_up());
+        assert!(seat.claim(Ask::one()).is_ok());
+    }
+}
+
+impl Service for CuriousRef {
+    type Subject = u64;
+    type Report = u64;
+
+    fn id(&self) -> &'static str {
+        "curious"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { bucket_subjects: 1, max_depth: 1, ..Policy::default() }
+    }
+
+    fn judge(&self, _: &u64, _: &u64, _: Reporter) -> Verdict {
+        self.ask();
+        Verdict::Accept
+    }
+
+    fn discover(&self, _: &u64, _: &u64, _: &mut Vec<u64>) {
+        self.ask();
+    }
+}
+
+#[test]
+fn plugins_may_call_the_hub_back() {
+    let hub = Hub::builder().manual().open_in_memory(&MemoryDisk::new()).unwrap();
+    let curious = Arc::new(Curious(std::sync::OnceLock::new()));
+    let service = hub.register(CuriousRef(Arc::clone(&curious))).unwrap();
+    service.add_all(0..4).unwrap();
+    hub.tick();
+    let seat = client(&hub, 1).activate(&service).unwrap();
+    assert!(curious.0.set((service.clone(), seat.clone())).is_ok());
+    let lease = seat.claim(Ask::one()).unwrap().leased().unwrap().pop().unwrap();
+    let key = lease.subjects().next().unwrap();
+    let submitted = lease.submit([(key, 1)]).unwrap();
+    assert_eq!(submitted.accepted(), 1);
+    hub.tick();
+    submitted.ticket.wait_visible().unwrap();
+    assert_eq!((service.stats().panics, service.stats().subjects_known), (0, 5));
+}

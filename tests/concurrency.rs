@@ -25,7 +25,7 @@ fn seat_in(hub: &Hub, service: &commissary::ServiceHandle<Doubling>, id: u64) ->
 /// R84: two clients that claim at the same instant get different buckets, however often they try.
 #[test]
 fn two_claims_at_the_same_instant_are_disjoint() {
-    const ROUNDS: u64 = 20_000;
+    const ROUNDS: u64 = 100_000;
     let rig = Rig::new(policy(|policy| policy.bucket_subjects = 1));
     let seats = [rig.seat(1), rig.seat(2)];
     rig.add(0..ROUNDS * 2);
