@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 /// One append-only file, and nothing the journal does not need of it.
 pub(crate) trait Device: Send + std::fmt::Debug {
@@ -40,13 +42,29 @@ pub(crate) struct FileDevice {
     file: File,
 }
 
+/// How often a lock is tried, and how long it is waited for in between: a second in all. A hub that was just closed may
+/// still hold it for a moment, through a thread of the engine or a child process that has not replaced its image yet.
+const LOCK_TRIES: u32 = 100;
+const LOCK_TRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks a file until it is dropped, or says that another holds it.
+pub(crate) fn lock_patiently(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..LOCK_TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_TRY_PAUSE),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
+}
+
 impl FileDevice {
     /// Opens the file, and creates it if it is not there.
     pub(crate) fn open(path: &Path) -> Result<FileDevice, FileDeviceError> {
         let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
         // Append mode: even a writer that lost track of the end could not overwrite what is there.
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
-        match file.try_lock() {
+        match lock_patiently(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(FileDeviceError::Locked { path: path.to_path_buf() });

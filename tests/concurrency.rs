@@ -436,7 +436,11 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 const LOCKS: [(&str, &[&str], &str); 11] = [
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
     ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
-    ("device.rs", &["Mutex"], "the bytes of a memory disk: the writer's alone while a hub is open"),
+    (
+        "device.rs",
+        &["Mutex", "thread::sleep"],
+        "the bytes of a memory disk: the writer's alone while a hub is open; opening waits for a file's lock",
+    ),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
@@ -446,7 +450,7 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     ("store/memory.rs", &["RwLock"], "the map of a memory disk: read and written as the store on disk is"),
     (
         "store/sled.rs",
-        &["sled", "crossbeam_epoch", "thread::sleep"],
+        &["sled", "crossbeam_epoch"],
         "the store on disk locks inside, and waits for its file when it is opened: never touched by a claim or submit",
     ),
 ];

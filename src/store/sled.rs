@@ -21,11 +21,10 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use super::marker::Marker;
 use super::{Batch, FORMAT_VERSION, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
+use crate::device::lock_patiently;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// One turn of the epoch collector for so many records of a batch, which held memory at a tenth of what it was without.
@@ -50,10 +49,6 @@ const UNSYNCED_BYTES_MAX: u64 = 64 << 10;
 
 /// What sled writes about a record besides its bytes, rounded up.
 const RECORD_OVERHEAD_BYTES: u64 = 32;
-
-/// sled's worker threads may hold the file a moment longer than the handle that was dropped; a reopening waits so long for them.
-const LOCK_TRIES: u32 = 26;
-const LOCK_TRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The file sled keeps its log in, and locks.
 const LOG_FILE: &str = "db";
@@ -412,18 +407,13 @@ fn lock(dir: &Path) -> Result<Option<File>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StoreError::Io { source }),
     };
-    for _ in 0..LOCK_TRIES {
-        match log.try_lock() {
-            Ok(()) => return Ok(Some(log)),
-            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_TRY_PAUSE),
-            // A file system without locks: sled decides whether it can live there.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                return Ok(Some(log));
-            }
-            Err(TryLockError::Error(source)) => return Err(StoreError::Io { source }),
-        }
+    match lock_patiently(&log) {
+        Ok(()) => Ok(Some(log)),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
+        // A file system without locks: sled decides whether it can live there.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(Some(log)),
+        Err(TryLockError::Error(source)) => Err(StoreError::Io { source }),
     }
-    Err(StoreError::Locked)
 }
 
 fn open_log(dir: &Path) -> io::Result<File> {
