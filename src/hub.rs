@@ -61,7 +61,7 @@ impl Inner {
     fn close(&self) -> Result<(), CloseError> {
         let house = &self.house;
         house.link.close();
-        house.registry.all().iter().for_each(|service| service.notify());
+        house.registry.notify_all();
         house.link.writer.raise();
         house.link.steward.raise();
         // Held to the end: whoever closes as well returns when the hub is closed.

@@ -43,6 +43,13 @@ impl Registry {
         self.table.load().all.clone()
     }
 
+    /// Wakes whoever waits for work of any service: the hub is at its end.
+    pub(crate) fn notify_all(&self) {
+        for service in &self.table.load().all {
+            service.notify();
+        }
+    }
+
     /// Adds a service. The caller makes sure that only one thread adds at a time.
     pub(crate) fn insert(&self, service: &Arc<ServiceCore>) {
         self.table.rcu(|table| {

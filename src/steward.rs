@@ -101,7 +101,7 @@ impl Steward {
     pub(crate) fn turn(&mut self) -> bool {
         self.link.steward.lower();
         if !self.link.is_open() {
-            self.registry.all().iter().for_each(|service| service.notify());
+            self.registry.notify_all();
             return false;
         }
         let now = self.link.clock.now();

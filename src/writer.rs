@@ -158,7 +158,7 @@ impl Writer {
         self.drafts.clear();
         self.backlog.clear();
         self.backlog_bytes = 0;
-        self.registry.all().iter().for_each(|service| service.notify());
+        self.registry.notify_all();
     }
 
     /// Applies what is journaled, a batch's worth. False if there was nothing.
@@ -419,7 +419,7 @@ impl Writer {
             // What is durable is made visible before reads are all that is left.
             self.apply_all();
             self.link.poison(cause);
-            self.registry.all().iter().for_each(|service| service.notify());
+            self.registry.notify_all();
         }
         self.sync_if_due(self.link.clock.now());
     }
@@ -462,7 +462,7 @@ impl Writer {
             self.refuse(&journaled.waiting, TicketError::NotVisible);
         }
         self.link.poison(format!("store: {cause}"));
-        self.registry.all().iter().for_each(|service| service.notify());
+        self.registry.notify_all();
     }
 
     /// The batch is in the store: publishes the counts, resolves tickets, hands put-back subjects to the steward.
