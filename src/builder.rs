@@ -366,6 +366,7 @@ impl Builder {
         if let Some((next, time)) = last {
             applier.flush(next, time, class)?;
         }
+        drop(applier.take_effects());
         let resume_at = scan.last_time.map_or(0, |time| time.hub_ms).max(standing.hub_ms);
         Ok(State { journal, applier, store: Arc::clone(store), resume_at })
     }
@@ -583,6 +584,8 @@ impl Replayed<'_> {
         self.last = Some((entry.next, entry.time));
         if self.applier.changes() >= REPLAY_BATCH {
             self.applier.flush(entry.next, entry.time, entry.class)?;
+            // Nobody keeps anything in memory yet.
+            drop(self.applier.take_effects());
             self.last = None;
         }
         Ok(())

@@ -227,7 +227,8 @@ impl Reader {
                 continue;
             }
             if service.plugin.reads(item.key, item.body) {
-                let subject = SubjectRef { rank, depth: item.depth, key: item.key, body: item.body };
+                let BlockItem { depth, round, key, body } = item;
+                let subject = SubjectRef { rank, depth, round, since: owed.since, key, body };
                 self.bytes += item.key.len() + item.body.len();
                 self.tail.push_back(SubjectBuf::new(subject));
             } else {

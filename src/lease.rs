@@ -485,14 +485,11 @@ impl<'a> Reporting<'a> {
         // Never 0, which stands for "not known".
         let print = crc32fast::hash(&self.encoded) | 1;
         let done_or_twice = !owed || self.wanted.has(place);
-        let mut found = Vec::new();
-        let mut too_deep = 0;
+        let mut discovered = Discovered::default();
         if !done_or_twice {
-            match self.judge(plugin, stored, report) {
-                Ok(subjects) => match self.encode_found(stored.depth, &subjects) {
-                    Ok(encoded) => (found, too_deep) = encoded,
-                    Err(reason) => return Outcome::Rejected { reason },
-                },
+            let encoded = self.judge(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
+            match encoded {
+                Ok(encoded) => discovered = encoded,
                 Err(reason) => return Outcome::Rejected { reason },
             }
         } else if self.wanted.has(place) {
@@ -502,14 +499,17 @@ impl<'a> Reporting<'a> {
             place: u16::try_from(place).unwrap_or(u16::MAX),
             rank: stored.rank,
             depth: stored.depth,
+            round: stored.round,
             key: stored.key,
             report: &self.encoded,
-            found: &found,
-            too_deep,
+            found: &discovered.found,
+            beyond: &discovered.beyond,
+            too_deep: discovered.too_deep,
         };
         if self.items.is_empty() {
             // Reports on one bucket are of a size, mostly.
-            let one = stored.key.len() + bytes + found.len() + ITEM_OVERHEAD;
+            let found = discovered.found.len() + discovered.beyond.len();
+            let one = stored.key.len() + bytes + found + ITEM_OVERHEAD;
             self.items.reserve_exact(one.saturating_mul(self.ready.capacity()).min(ITEMS_RESERVED));
         }
         let start = self.items.len();
@@ -538,18 +538,23 @@ impl<'a> Reporting<'a> {
         }
     }
 
-    /// Encodes what was discovered; only counts it if it lies too deep.
-    fn encode_found<T: Subject>(&self, depth: u16, found: &[T]) -> Result<(Vec<u8>, u32), String> {
-        let mut bytes = Vec::new();
-        if depth >= self.pool.terms.max_depth {
-            return Ok((bytes, u32::try_from(found.len()).unwrap_or(u32::MAX)));
+    /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept.
+    fn encode_found<T: Subject>(&self, depth: u16, found: &[T]) -> Result<Discovered, String> {
+        let mut discovered = Discovered::default();
+        let (terms, limits) = (&self.pool.terms, &self.seat.service.link.limits);
+        let beyond = depth >= terms.max_depth;
+        if beyond {
+            discovered.too_deep = u32::try_from(found.len()).unwrap_or(u32::MAX);
         }
-        let limits = &self.seat.service.link.limits;
+        if beyond && !terms.keep_unmarked {
+            return Ok(discovered);
+        }
+        let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
         for subject in found {
-            encode_subject(subject, limits.key_bytes, limits.body_bytes, &mut bytes)
+            encode_subject(subject, limits.key_bytes, limits.body_bytes, bytes)
                 .map_err(|error| format!("a discovered subject: {error}"))?;
         }
-        Ok((bytes, 0))
+        Ok(discovered)
     }
 
     /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer.
@@ -657,6 +662,14 @@ impl<'a> Reporting<'a> {
             }
         }
     }
+}
+
+/// What a report revealed: lists of `SubjectRecord`.
+#[derive(Debug, Default)]
+struct Discovered {
+    found: Vec<u8>,
+    beyond: Vec<u8>,
+    too_deep: u32,
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {

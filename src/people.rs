@@ -146,6 +146,7 @@ pub(crate) struct SeatCounts {
     pub(crate) plugin_panics: Counter,
     pub(crate) already_done: Counter,
     pub(crate) conflicts: Counter,
+    pub(crate) disagreements: Counter,
     pub(crate) stale: Counter,
     /// Milliseconds during which it held at least one lease, and what it reported in them.
     pub(crate) busy_ms: Counter,
@@ -162,6 +163,7 @@ impl SeatCounts {
             subjects_reported: Counter::new(tally.subjects_reported),
             subjects_put_back: Counter::new(tally.subjects_put_back),
             conflicts: Counter::new(tally.conflicts),
+            disagreements: Counter::new(tally.disagreements),
             ..Self::default()
         }
     }

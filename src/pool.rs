@@ -17,6 +17,7 @@ pub(crate) struct Terms {
     pub(crate) grace_ms: u64,
     pub(crate) ordinary_share: u32,
     pub(crate) max_depth: u16,
+    pub(crate) keep_unmarked: bool,
 }
 
 impl Terms {
@@ -30,6 +31,7 @@ impl Terms {
             grace_ms: crate::clock::millis(policy.grace),
             ordinary_share: policy.ordinary_share,
             max_depth: policy.max_depth,
+            keep_unmarked: policy.keep_unmarked,
         }
     }
 }
@@ -39,6 +41,9 @@ impl Terms {
 pub(crate) struct SubjectRef<'a> {
     pub(crate) rank: u64,
     pub(crate) depth: u16,
+    pub(crate) round: u32,
+    /// Hub time, ms, at which it began to wait.
+    pub(crate) since: u64,
     pub(crate) key: &'a [u8],
     pub(crate) body: &'a [u8],
 }
@@ -48,6 +53,9 @@ pub(crate) struct SubjectRef<'a> {
 pub(crate) struct SubjectBuf {
     pub(crate) rank: u64,
     pub(crate) depth: u16,
+    pub(crate) round: u32,
+    /// Hub time, ms, at which it began to wait.
+    pub(crate) since: u64,
     key_len: usize,
     bytes: Box<[u8]>,
 }
@@ -57,6 +65,8 @@ impl SubjectBuf {
         Self {
             rank: subject.rank,
             depth: subject.depth,
+            round: subject.round,
+            since: subject.since,
             key_len: subject.key.len(),
             bytes: [subject.key, subject.body].concat().into(),
         }
@@ -82,9 +92,11 @@ struct Subjects {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     rank: u64,
+    since: u64,
     start: u32,
     key_end: u32,
     end: u32,
+    round: u32,
     depth: u16,
 }
 
@@ -97,7 +109,8 @@ impl Subjects {
             u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
         };
         let (start, key_end, end) = (mark(&[]), mark(key), mark(body));
-        self.places.push(Place { rank: subject.rank, start, key_end, end, depth: subject.depth });
+        let SubjectBuf { rank, depth, round, since, .. } = *subject;
+        self.places.push(Place { rank, since, start, key_end, end, round, depth });
     }
 
     fn at(&self, index: usize) -> Option<SubjectRef<'_>> {
@@ -106,6 +119,8 @@ impl Subjects {
         Some(SubjectRef {
             rank: place.rank,
             depth: place.depth,
+            round: place.round,
+            since: place.since,
             key: bytes(place.start, place.key_end)?,
             body: bytes(place.key_end, place.end)?,
         })

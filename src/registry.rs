@@ -99,6 +99,11 @@ pub(crate) struct ServiceCounts {
     pub(crate) duplicates: Counter,
     pub(crate) cut_by_depth: Counter,
     pub(crate) cut_by_budget: Counter,
+    pub(crate) unmarked: Counter,
+    pub(crate) reruns: Counter,
+    pub(crate) deleted: Counter,
+    pub(crate) withdrawn: Counter,
+    pub(crate) discarded: Counter,
     /// Subjects that wait and are in no pool yet, or in one not yet claimed from.
     pub(crate) waiting: Counter,
     /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
@@ -122,6 +127,11 @@ impl ServiceCounts {
         self.duplicates.set(tally.duplicates);
         self.cut_by_depth.set(tally.cut_by_depth);
         self.cut_by_budget.set(tally.cut_by_budget);
+        self.unmarked.set(tally.unmarked);
+        self.reruns.set(tally.reruns);
+        self.deleted.set(tally.deleted);
+        self.withdrawn.set(tally.withdrawn);
+        self.discarded.set(tally.discarded);
         self.visible.raise_to(tally.next_rank);
     }
 }
@@ -465,7 +475,7 @@ mod tests {
     /// A pool of one bucket of one subject.
     fn pool(service: &ServiceCore, generation: u64) -> Arc<Pool> {
         let birth = Birth { service: service.id, generation, born: 0, terms: service.current().terms };
-        let subject = SubjectRef { rank: generation, depth: 0, key: b"k", body: b"" };
+        let subject = SubjectRef { rank: generation, depth: 0, round: 1, since: 0, key: b"k", body: b"" };
         Arc::new(Pool::cut(birth, &[SubjectBuf::new(subject)], &service.link.secret))
     }
 

@@ -110,16 +110,18 @@ impl Blocks {
         let found = store.last(&start, &key::of(service, key::OWED, &rank.to_be_bytes()))?;
         if let Some((name, owed)) = found {
             let first = key::number(key::rest(&name)).unwrap_or(0);
-            let _: Owed = stored(record::decode("block state", &owed))?;
+            let Owed { since, .. } = stored(record::decode("block state", &owed))?;
             let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
             let mut subjects = Vec::new();
             for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
-                let BlockItem { depth, key, body } = stored(item)?;
-                subjects.push(SubjectBuf::new(SubjectRef { rank: first + place as u64, depth, key, body }));
+                let BlockItem { depth, round, key, body } = stored(item)?;
+                let rank = first + place as u64;
+                subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }));
             }
             self.read.insert(first, subjects);
         }
-        Ok(self.cached(rank).unwrap_or_else(|| SubjectBuf::new(SubjectRef { rank, depth: 0, key: &[], body: &[] })))
+        let nameless = SubjectRef { rank, depth: 0, round: 0, since: 0, key: &[], body: &[] };
+        Ok(self.cached(rank).unwrap_or_else(|| SubjectBuf::new(nameless)))
     }
 
     fn cached(&self, rank: u64) -> Option<SubjectBuf> {

@@ -9,7 +9,7 @@ use crate::apply::stored;
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::id::ClientId;
-use crate::record::{self, SubjectValue, key};
+use crate::record::{self, SubjectValue, VersionValue, key};
 use crate::service::{Key, Service, Subject, contain};
 use crate::store::Store;
 
@@ -46,7 +46,9 @@ impl<S: Service> fmt::Debug for Finding<S> {
 pub enum SubjectState {
     /// Never taken in.
     Unknown,
-    /// It waits or is being worked on.
+    /// Discovered too deep to be worked on.
+    Unmarked,
+    /// It waits or is being worked on, for the first time or again.
     Pending,
     /// It was reported.
     Done,
@@ -69,9 +71,12 @@ pub(crate) fn state<S: Service>(
 ) -> Result<SubjectState, ReadError> {
     let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
     let Some(bytes) = value else { return Ok(SubjectState::Unknown) };
-    Ok(match stored(record::decode("subject", &bytes))? {
-        SubjectValue::Known { .. } => SubjectState::Pending,
-        SubjectValue::Done { .. } => SubjectState::Done,
+    let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
+    Ok(match value {
+        SubjectValue { withdrawn, .. } if withdrawn != 0 => SubjectState::Unknown,
+        SubjectValue { round: 0, .. } => SubjectState::Unmarked,
+        SubjectValue { open: true, .. } => SubjectState::Pending,
+        SubjectValue { .. } => SubjectState::Done,
     })
 }
 
@@ -118,17 +123,15 @@ fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, Read
 }
 
 fn decode<S: Service>(bytes: &[u8], value: &[u8]) -> Result<Option<Finding<S>>, ReadError> {
-    match stored(record::decode("subject", value))? {
-        SubjectValue::Known { .. } => Ok(None),
-        SubjectValue::Done { depth, version, client, wall_ms, position, report, .. } => {
-            let undecodable = |what: String| ReadError::Decode { key: hex(bytes), what };
-            let report = contain(|| postcard::from_bytes(report).map_err(|error| error.to_string()))
-                .unwrap_or_else(Err)
-                .map_err(undecodable)?;
-            let (at, client) = (utc(wall_ms), ClientId::known(client));
-            Ok(Some(Finding { key: key_of::<S>(bytes)?, report, client, at, version, depth, position }))
-        }
-    }
+    let value: SubjectValue<'_> = stored(record::decode("subject", value))?;
+    let SubjectValue { depth, withdrawn: 0, current: Some(version), .. } = value else { return Ok(None) };
+    let undecodable = |what: String| ReadError::Decode { key: hex(bytes), what };
+    let report = contain(|| postcard::from_bytes(version.report).map_err(|error| error.to_string()))
+        .unwrap_or_else(Err)
+        .map_err(undecodable)?;
+    let (at, client) = (utc(version.wall_ms), ClientId::known(version.client));
+    let VersionValue { number, position, .. } = version;
+    Ok(Some(Finding { key: key_of::<S>(bytes)?, report, client, at, version: number, depth, position }))
 }
 
 /// The bytes of a subject's report, as they were stored, whatever the plugin's type is now.
@@ -138,8 +141,6 @@ pub(crate) fn raw<S: Service>(
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<Option<Vec<u8>>, ReadError> {
     let Some(value) = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))? else { return Ok(None) };
-    Ok(match stored(record::decode("subject", &value))? {
-        SubjectValue::Known { .. } => None,
-        SubjectValue::Done { report, .. } => Some(report.to_vec()),
-    })
+    let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;
+    Ok(value.current.filter(|_| value.withdrawn == 0).map(|version| version.report.to_vec()))
 }

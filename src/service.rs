@@ -283,7 +283,9 @@ pub struct Policy {
     pub ordinary_share: u32,
     /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
     pub max_depth: u16,
-    /// Subjects that the service takes in, at most. Default: no bound but the disk.
+    /// Whether discoveries that lie deeper are kept, not to be worked on until they are marked by hand. Default true.
+    pub keep_unmarked: bool,
+    /// Subjects that the service takes in, unmarked ones included, at most. Default: no bound but the disk.
     pub max_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.
     pub panics_tolerated: u32,
@@ -303,6 +305,7 @@ impl Default for Policy {
             pool_subjects: 18_000,
             ordinary_share: 4,
             max_depth: 0,
+            keep_unmarked: true,
             max_subjects: u64::MAX,
             panics_tolerated: 3,
         }

@@ -124,6 +124,8 @@ pub struct SeatStats {
     pub empty_claims: u64,
     /// Repeated reports, answered `AlreadyDone`: no fault.
     pub already_done: u64,
+    /// Its results that another client's later report, in a re-run, did not confirm.
+    pub disagreements: u64,
     /// Time since the last successful call.
     pub idle: Duration,
 }
@@ -162,9 +164,9 @@ pub struct ServiceStats {
     pub work: Work,
     /// The sum over its seats.
     pub faults: Faults,
-    /// Subjects ever taken in.
+    /// Subjects to be worked on, or done: taken in, and neither deleted nor withdrawn since.
     pub subjects_known: u64,
-    /// Subjects with a result.
+    /// Of these, those that wait for no report.
     pub subjects_done: u64,
     /// Offers of subjects that were known already.
     pub duplicates: u64,
@@ -172,6 +174,17 @@ pub struct ServiceStats {
     pub cut_by_depth: u64,
     /// Subjects beyond `max_subjects`.
     pub cut_by_budget: u64,
+    /// Subjects known but not to be worked on: discovered too deep.
+    pub unmarked: u64,
+    /// Rounds opened after a subject's first.
+    pub reruns: u64,
+    /// Subjects deleted.
+    pub deleted: u64,
+    /// Results withdrawn by retractions that were not undone.
+    pub withdrawn: u64,
+    /// Reports for subjects that were owed no more (deleted, withdrawn, or done by another lease): answered as accepted
+    /// and dropped.
+    pub discarded: u64,
     /// Stored subjects that the plugin's type does not read.
     pub unreadable: u64,
     /// Pools formed since the hub was opened.
@@ -274,6 +287,7 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
         claims: seat.counts.claims.value(),
         empty_claims: seat.counts.empty.value(),
         already_done: seat.counts.already_done.value(),
+        disagreements: seat.counts.disagreements.value(),
         idle: crate::people::idle_for(seat, now),
     }
 }
@@ -323,6 +337,11 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         duplicates: counts.duplicates.value(),
         cut_by_depth: counts.cut_by_depth.value(),
         cut_by_budget: counts.cut_by_budget.value(),
+        unmarked: counts.unmarked.value(),
+        reruns: counts.reruns.value(),
+        deleted: counts.deleted.value(),
+        withdrawn: counts.withdrawn.value(),
+        discarded: counts.discarded.value(),
         unreadable: counts.unreadable.value(),
         pools_formed: counts.pools_formed.value(),
         abandoned_slots: counts.abandoned_slots.value(),

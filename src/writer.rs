@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::apply::{Applier, At, FinishedLease};
+use crate::apply::{Applier, At, Effect, FinishedLease};
 use crate::clock::millis;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
@@ -291,6 +291,7 @@ impl Writer {
             client: seat.client.id.value(),
             at: began.min(time.hub_ms),
             ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
+            again: Vec::new(),
         });
         slot.note_logged(LOGGED_LEASED);
         self.draft(time, &record);
@@ -473,6 +474,9 @@ impl Writer {
             service.counts.publish(self.applier.tally(service.id));
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
+        for effect in self.applier.take_effects() {
+            self.pass_on(effect);
+        }
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
                 self.link.give_back(node.permits);
@@ -486,6 +490,19 @@ impl Writer {
             }
         }
         self.link.steward.raise();
+    }
+
+    /// Tells those concerned what a record that was applied means for them.
+    fn pass_on(&self, effect: Effect) {
+        match effect {
+            Effect::Disagreed { service, client } => {
+                let client = self.people.client(client);
+                if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
+                    seat.counts.disagreements.add(1);
+                }
+            }
+            Effect::Urgent { .. } | Effect::Gone { .. } => {}
+        }
     }
 
     fn checkpoint_if_due(&mut self, applied: u64) {
