@@ -394,7 +394,7 @@ impl Builder {
         let State { journal, applier, store, resume_at } = state;
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let link = Arc::new(Link::new(clock, self.limits, secret, self.manual));
-        let (registry, people) = (Arc::new(Registry::default()), Arc::new(People::new()));
+        let (registry, people) = (Arc::new(Registry::default()), People::new());
         load_clients(store.as_ref(), &people)?;
         let boot = applier.standing().boot + 1;
         report.boots = boot;

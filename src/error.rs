@@ -429,6 +429,26 @@ pub enum TicketError {
     Manual,
 }
 
+/// Why subjects were not made urgent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrgentError {
+    /// Too many in one call.
+    #[error("{keys} subjects in one call, the limit is {limit} (Limits::URGENT_KEYS)")]
+    TooMany {
+        /// Subjects given.
+        keys: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// They could not be looked up.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
 /// Why something stored could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

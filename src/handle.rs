@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use crate::apply::FinishedLease;
 use crate::commit::{Change, Pending};
-use crate::error::{AddError, AdminError, ReadError};
+use crate::error::{AddError, AdminError, ReadError, UrgentError};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
+use crate::limits::Limits;
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
-use crate::results::{self, Finding, SubjectState};
+use crate::results::{self, Finding, Marked, SubjectState};
 use crate::service::{Policy, Service, ServiceState, Subject};
 use crate::slot::Cause;
 use crate::stats::{self, SeatStats, ServiceStats};
@@ -108,6 +109,45 @@ impl<S: Service> ServiceHandle<S> {
     /// [`AddError`] says how many were taken in before.
     pub fn add_all(&self, subjects: impl IntoIterator<Item = S::Subject>) -> Result<Intake, AddError> {
         intake::send_all(&self.house, &self.core, subjects)
+    }
+
+    /// Marks subjects urgent: they are offered before all others, at once. What becomes of one that stands in a bucket, or is
+    /// being worked on, is the policy's to say ([`Policy::urgent`]). Marking again changes nothing. The marks survive a restart,
+    /// and end with the subject's report.
+    ///
+    /// Says for each key, in their order, what was found when it was looked up; a subject whose addition is not
+    /// [visible](crate::Progress::Visible) yet is unknown.
+    ///
+    /// # Errors
+    ///
+    /// [`UrgentError`]; nothing was changed.
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the store on the calling thread. A subject reported meanwhile stays reported.
+    ///
+    /// # Durability
+    ///
+    /// The ticket tells. The marks take effect when they are visible.
+    pub fn prioritize(&self, keys: &[KeyOf<S>]) -> Result<(Vec<Marked>, Ticket), UrgentError> {
+        let limit = Limits::URGENT_KEYS;
+        if keys.len() > limit {
+            return Err(UrgentError::TooMany { keys: keys.len(), limit });
+        }
+        self.house.link.check()?;
+        let mut marked = Vec::with_capacity(keys.len());
+        let mut ranks = Vec::new();
+        for key in keys {
+            let (mark, rank) = results::mark::<S>(self.house.store.as_ref(), self.core.id, key)?;
+            marked.push(mark);
+            ranks.extend(rank);
+        }
+        if ranks.is_empty() {
+            return Ok((marked, Ticket::nothing()));
+        }
+        let bytes = ranks.len() * 10;
+        let ticket = self.house.link.send(Change::Urgent { service: self.core.id, ranks }, bytes)?;
+        Ok((marked, ticket))
     }
 
     /// The result of a subject, if it has one.

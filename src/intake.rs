@@ -182,6 +182,25 @@ impl Reader {
         self.next_rank
     }
 
+    /// Takes those of these ranks out that were read and not cut yet.
+    pub(crate) fn take_out(&mut self, ranks: &HashSet<u64>) -> Vec<SubjectBuf> {
+        let (out, stay): (VecDeque<_>, _) = self.tail.drain(..).partition(|subject| ranks.contains(&subject.rank));
+        self.tail = stay;
+        let out = Vec::from(out);
+        self.bytes -= out.iter().map(SubjectBuf::bytes).sum::<usize>();
+        out
+    }
+
+    /// Passes over a rank when it comes to be read: it is served otherwise.
+    pub(crate) fn skip(&mut self, rank: u64) {
+        self.leased.insert(rank);
+    }
+
+    /// When the oldest subject read began to wait.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.tail.front().map(|subject| subject.since)
+    }
+
     /// Reads blocks until `wanted` subjects wait or there are no more; returns how many were unreadable.
     pub(crate) fn fill(
         &mut self,

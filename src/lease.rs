@@ -576,12 +576,19 @@ impl<'a> Reporting<'a> {
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
         // From here to the push: no plugin code, no allocation, no clock, no guard.
-        let taken = slot.report(self.wanted);
+        let Contest { lost, won, freed } = self.contend();
+        let mut taken = slot.report(self.wanted.without(lost));
+        let dropped = if lost.is_empty() { Mask::default() } else { drop_lost(slot, lost, &mut taken) };
         if !taken.accepted.is_empty() {
             set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
         }
         self.settle(&node, &taken);
+        self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
+        self.settle_contest(won, freed);
+        if taken.emptied {
+            Hold::finish_slot(self.seat, self.pool, self.index);
+        }
         if taken.accepted.is_empty() {
             link.give_back(bytes);
             return if self.seat.client.is_registered() {
@@ -590,10 +597,44 @@ impl<'a> Reporting<'a> {
                 Err(LeaseError::NotRegistered)
             };
         }
-        if taken.emptied {
-            Hold::finish_slot(self.seat, self.pool, self.index);
-        }
         Ok(Ticket::new(node, link.manual))
+    }
+
+    /// Of urgent subjects that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
+    fn contend(&self) -> Contest {
+        let mut contest = Contest::default();
+        for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| self.wanted.has(*place)) {
+            let Some(slot) = origin.pool.slot(origin.index) else { continue };
+            // A bucket that waits comes back to the steward as a whole.
+            if slot.abandon() {
+                contest.freed.insert(place);
+                continue;
+            }
+            let taken = slot.report(Mask::of(origin.place));
+            if !taken.accepted.is_empty() {
+                contest.won.insert(place);
+            } else if taken.stale.is_empty() {
+                contest.lost.insert(place);
+            }
+            // Put back there: our own bit decides.
+        }
+        contest
+    }
+
+    /// Accounts for what was taken from other buckets.
+    fn settle_contest(&self, won: Mask, freed: Mask) {
+        for (place, origin) in self.pool.origins(self.index) {
+            if freed.has(place) {
+                origin.pool.mark(origin.index);
+                self.seat.service.link.writer.raise();
+            }
+            let Some(slot) = origin.pool.slot(origin.index).filter(|_| won.has(place)) else { continue };
+            let Some(people) = self.seat.people.upgrade() else { continue };
+            if let Some(holder) = people.seats.get(slot.snapshot().owner() as usize) {
+                holder.counts.subjects_put_back.add(1);
+                Hold::finish_slot(holder, &origin.pool, origin.index);
+            }
+        }
     }
 
     /// Puts the outcomes right, counts, and keeps conflicting reports as evidence.
@@ -602,13 +643,19 @@ impl<'a> Reporting<'a> {
         self.seat.touch(now);
         let mut evidence = Mask::default();
         for ready in &self.ready {
+            let origin = self.pool.origin(self.index, ready.place);
             let outcome = if taken.accepted.has(ready.place) {
                 self.pool.note_print(self.index, ready.place, ready.print);
+                if let Some(origin) = origin {
+                    origin.pool.note_print(origin.index, origin.place, ready.print);
+                }
                 Outcome::Accepted
             } else if taken.stale.has(ready.place) {
                 Outcome::Stale
             } else {
-                let first = self.pool.print_of(self.index, ready.place);
+                let here = self.pool.print_of(self.index, ready.place);
+                let there = || origin.map_or(0, |origin| origin.pool.print_of(origin.index, origin.place));
+                let first = if here == 0 { there() } else { here };
                 if first == 0 || first == ready.print {
                     Outcome::AlreadyDone
                 } else {
@@ -664,12 +711,32 @@ impl<'a> Reporting<'a> {
     }
 }
 
+/// Who reports the subjects of a bucket that stood in another one as well, by their places.
+#[derive(Debug, Default)]
+struct Contest {
+    /// Reported on the other lease.
+    lost: Mask,
+    /// Taken from the other lease.
+    won: Mask,
+    /// Nobody held the other bucket: it was taken back.
+    freed: Mask,
+}
+
 /// What a report revealed: lists of `SubjectRecord`.
 #[derive(Debug, Default)]
 struct Discovered {
     found: Vec<u8>,
     beyond: Vec<u8>,
     too_deep: u32,
+}
+
+/// Clears the bits of subjects that were reported on another lease: they are owed no more. Returns those cleared here.
+fn drop_lost(slot: &Slot, lost: Mask, taken: &mut Taken) -> Mask {
+    let dropped = slot.report(lost);
+    taken.done = taken.done.with(dropped.accepted).with(dropped.done);
+    taken.stale = taken.stale.with(dropped.stale);
+    taken.emptied |= dropped.emptied;
+    dropped.accepted
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {

@@ -86,6 +86,8 @@ mod device;
 #[cfg(test)]
 mod endings_test;
 mod error;
+mod express;
+mod fairness;
 #[cfg(test)]
 mod faults_test;
 mod handle;
@@ -117,6 +119,7 @@ mod store;
 mod sync;
 mod throttle;
 mod ticket;
+mod urgent;
 mod writer;
 
 #[cfg(doctest)]
@@ -144,9 +147,9 @@ pub use json::{NamedSeat, NamedService};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use record::SeatState;
-pub use results::{Finding, SubjectState};
+pub use results::{Finding, Marked, SubjectState};
 pub use seat::Seat;
-pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Verdict};
+pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Urgent, Verdict};
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use ticket::{Durability, Intake, Progress, Ticket};

@@ -53,6 +53,8 @@ impl Limits {
     pub const BUCKET_SUBJECTS: usize = BUCKET_MAX;
     /// Most reports in one submit: sixteen for each subject of the largest bucket.
     pub const SUBMIT_REPORTS: usize = 16 * BUCKET_MAX;
+    /// Most subjects that one call can make urgent.
+    pub const URGENT_KEYS: usize = 65_536;
     /// Longest time, in milliseconds, from the forming of a pool to the end of its last lease, renewals included (397
     /// days): fixed by the slot's state word.
     pub const LEASE_MS: u64 = TIME_MAX;

@@ -1,7 +1,7 @@
 //! Everyone the hub knows: who clients and seats are, and what each of them did.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +29,7 @@ pub(crate) struct People {
     origins: OnceLock<Box<[Budget]>>,
     newcomers: Budget,
     pub(crate) refused: PeopleCounts,
+    this: Weak<Self>,
 }
 
 /// Refusals that concern no known client.
@@ -116,6 +117,8 @@ pub(crate) struct SeatCore {
     busy_since: AtomicU64,
     /// Buckets processed and subjects reported before the hub was opened: the time they took is not known.
     before: (u64, u64),
+    /// Everyone else: for what concerns two seats.
+    pub(crate) people: Weak<People>,
     pub(crate) counts: SeatCounts,
 }
 
@@ -174,7 +177,13 @@ const INACTIVE: u32 = 1;
 const SUSPENDED: u32 = 2;
 
 impl SeatCore {
-    pub(crate) fn new(index: u32, client: Arc<ClientCore>, service: Arc<ServiceCore>, value: SeatValue) -> Self {
+    pub(crate) fn new(
+        index: u32,
+        client: Arc<ClientCore>,
+        service: Arc<ServiceCore>,
+        value: SeatValue,
+        people: Weak<People>,
+    ) -> Self {
         let state = match value.state {
             SeatState::Active => ACTIVE,
             SeatState::Inactive => INACTIVE,
@@ -191,6 +200,7 @@ impl SeatCore {
             last_used: AtomicU64::new(now),
             busy_since: AtomicU64::new(0),
             before: (value.tally.buckets_processed, value.tally.subjects_reported),
+            people,
             counts: SeatCounts::of(value.tally),
             client,
             service,
@@ -344,14 +354,15 @@ impl SeatCore {
 const HISTORY_BUCKETS: u64 = 3;
 
 impl People {
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
             clients: DashMap::new(),
             seats: boxcar::Vec::new(),
             origins: OnceLock::new(),
             newcomers: Budget::default(),
             refused: PeopleCounts::default(),
-        }
+            this: Weak::clone(this),
+        })
     }
 
     pub(crate) fn client(&self, id: u64) -> Option<Arc<ClientCore>> {
@@ -435,7 +446,8 @@ impl People {
         }
         let index = self.seats.push_with(|index| {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            Arc::new(SeatCore::new(index, Arc::clone(client), Arc::clone(service), value))
+            let people = Weak::clone(&self.this);
+            Arc::new(SeatCore::new(index, Arc::clone(client), Arc::clone(service), value, people))
         });
         let mut seats = Vec::clone(&client.seats.load());
         seats.push((service.id, u32::try_from(index).unwrap_or(u32::MAX)));

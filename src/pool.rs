@@ -1,10 +1,12 @@
 //! One generation of ready buckets: immutable but for its cursor and its slots' words.
 
+use std::collections::HashSet;
+
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
 use crate::service::{OverAsk, Policy};
 use crate::slot::{Mask, Slot};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering, Padded};
 
 /// The policy as it was when the pool was formed: what holds for its buckets and leases.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +79,14 @@ impl SubjectBuf {
         self.bytes.len()
     }
 
+    pub(crate) fn key(&self) -> &[u8] {
+        self.parts().0
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        self.parts().1
+    }
+
     fn parts(&self) -> (&[u8], &[u8]) {
         self.bytes.split_at_checked(self.key_len).unwrap_or_default()
     }
@@ -138,6 +148,25 @@ pub(crate) struct RecoveredLease {
     pub(crate) subjects: Vec<SubjectBuf>,
 }
 
+/// Where a subject stands: a place in a bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Spot {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) index: usize,
+    pub(crate) place: usize,
+}
+
+impl Spot {
+    /// True if the subject is offered or owed there: nobody else need offer it.
+    pub(crate) fn is_responsible(&self) -> bool {
+        self.pool.slot(self.index).is_some_and(|slot| !slot.snapshot().is_final() && slot.open().has(self.place))
+    }
+
+    pub(crate) fn is_at(&self, pool: &Arc<Pool>, index: usize) -> bool {
+        Arc::ptr_eq(&self.pool, pool) && self.index == index
+    }
+}
+
 /// One generation.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -151,8 +180,14 @@ pub(crate) struct Pool {
     /// Slot numbers where they are not simply the places (recovered pools); ascending.
     numbers: Option<Box<[u32]>>,
     subjects: Subjects,
+    /// Where else its urgent subjects stood when it was cut, by their places among `subjects`; ascending.
+    origins: Box<[(usize, Spot)]>,
+    /// Some of its subjects were offered again elsewhere, or it offers some again.
+    shared: AtomicBool,
     /// A fingerprint of each accepted report, 0 before: tells a repeated report from a conflicting one.
     prints: Box<[AtomicU32]>,
+    /// When the first of its subjects began to wait: hub time, ms.
+    oldest: Option<u64>,
     /// One bit a slot: the writer must look at it.
     dirty: Box<[AtomicU64]>,
     /// Slots below this are known to the writer; the writer's alone.
@@ -171,6 +206,16 @@ pub(crate) struct Birth {
 impl Pool {
     /// Cuts `subjects` into buckets, in the order given; the last one may be short.
     pub(crate) fn cut(birth: Birth, buckets: &[SubjectBuf], secret: &Secret) -> Self {
+        Self::cut_again(birth, buckets, Vec::new(), secret)
+    }
+
+    /// As [`cut`](Self::cut); of some subjects, by their places in `buckets` and ascending, it is known where else they stand.
+    pub(crate) fn cut_again(
+        birth: Birth,
+        buckets: &[SubjectBuf],
+        origins: Vec<(usize, Spot)>,
+        secret: &Secret,
+    ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::new();
         for bucket in buckets.chunks(birth.terms.bucket_subjects.max(1)) {
@@ -181,11 +226,19 @@ impl Pool {
             let nonce = secret.nonce(birth.service, birth.generation, number(slots.len()));
             slots.push(Slot::new(number(first), bucket.len(), nonce));
         }
-        Self::assemble(birth, slots, None, subjects, 0)
+        let pool = Self::assemble(birth, slots, None, subjects, 0);
+        let shared = AtomicBool::new(!origins.is_empty());
+        Self { origins: origins.into(), shared, ..pool }
     }
 
-    /// Brings back the leases of one generation of an earlier opening, ascending by slot.
-    pub(crate) fn recover(birth: Birth, leases: &[RecoveredLease], secret: &Secret) -> Self {
+    /// Brings back the leases of one generation of an earlier opening, ascending by slot. `origin_of` knows where else a
+    /// rank stands.
+    pub(crate) fn recover(
+        birth: Birth,
+        leases: &[RecoveredLease],
+        origin_of: impl Fn(u64) -> Option<Spot>,
+        secret: &Secret,
+    ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::with_capacity(leases.len());
         for lease in leases {
@@ -201,7 +254,11 @@ impl Pool {
         }
         let numbers = leases.iter().map(|lease| lease.slot).collect();
         let taken = slots.len();
-        Self::assemble(birth, slots, Some(numbers), subjects, taken)
+        let origins = subjects.places.iter().enumerate();
+        let origins = origins.filter_map(|(at, place)| Some((at, origin_of(place.rank)?))).collect();
+        let pool = Self::assemble(birth, slots, Some(numbers), subjects, taken);
+        // What was shared before the opening is not known: the ends of its leases are journaled as if all were.
+        Self { origins, shared: AtomicBool::new(true), ..pool }
     }
 
     /// A pool of nothing: what a service starts with.
@@ -217,10 +274,13 @@ impl Pool {
             born: birth.born,
             terms: birth.terms,
             cursor: Padded(Cursor::new(taken)),
+            oldest: subjects.places.iter().map(|place| place.since).min(),
             prints: (0..subjects.places.len()).map(|_| AtomicU32::new(0)).collect(),
             dirty: (0..slots.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             slots: slots.into(),
             numbers,
+            origins: Box::default(),
+            shared: AtomicBool::new(false),
             subjects,
             seen: AtomicU64::new(taken as u64),
         }
@@ -270,6 +330,59 @@ impl Pool {
     pub(crate) fn bucket(&self, index: usize) -> impl Iterator<Item = SubjectRef<'_>> {
         let places = self.slot(index).map(Slot::subjects).unwrap_or_default();
         places.filter_map(|at| self.subjects.at(at))
+    }
+
+    /// Where else the subject at `place` of the bucket at `index` stood when the pool was cut.
+    pub(crate) fn origin(&self, index: usize, place: usize) -> Option<&Spot> {
+        if self.origins.is_empty() {
+            return None;
+        }
+        let at = self.slot(index)?.subjects().nth(place)?;
+        let found = self.origins.binary_search_by_key(&at, |(at, _)| *at).ok()?;
+        self.origins.get(found).map(|(_, spot)| spot)
+    }
+
+    /// The subjects of the bucket at `index` that stood elsewhere, too: their places in it, and where.
+    pub(crate) fn origins(&self, index: usize) -> impl Iterator<Item = (usize, &Spot)> {
+        let subjects = self.slot(index).map(Slot::subjects).unwrap_or_default();
+        let from = self.origins.partition_point(|(at, _)| *at < subjects.start);
+        let rest = self.origins.get(from..).unwrap_or_default();
+        let end = subjects.end;
+        rest.iter().take_while(move |(at, _)| *at < end).map(move |(at, spot)| (*at - subjects.start, spot))
+    }
+
+    /// Where each of the ranks in `wanted` stands in it, whatever became of it.
+    pub(crate) fn spots(self: &Arc<Self>, wanted: &HashSet<u64>) -> Vec<(u64, Spot)> {
+        let mut spots = Vec::new();
+        for index in 0..self.slots.len() {
+            let bucket = self.bucket(index).enumerate().filter(|(_, subject)| wanted.contains(&subject.rank));
+            spots.extend(bucket.map(|(place, subject)| {
+                let pool = Arc::clone(self);
+                (subject.rank, Spot { pool, index, place })
+            }));
+        }
+        spots
+    }
+
+    /// Some of its subjects stand elsewhere, too: the end of each of its leases must be journaled.
+    pub(crate) fn share(&self) {
+        // ordering: SeqCst; set before the other place is published.
+        self.shared.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        // ordering: SeqCst; see `share`.
+        self.shared.load(Ordering::SeqCst)
+    }
+
+    /// When the first of its subjects began to wait.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.oldest
+    }
+
+    /// Subjects that no claim has taken, about.
+    pub(crate) fn ready_subjects(&self) -> usize {
+        (self.slots.len() - self.passed()) * self.subjects.places.len() / self.slots.len().max(1)
     }
 
     /// Leases up to `n` buckets to `owner` and calls `took` with the place of each. Lock-free, no allocation, never

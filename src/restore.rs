@@ -1,11 +1,11 @@
 //! Brings a service back from the store: its counts, its seats, its leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::apply::{self, stored};
 use crate::error::{RegisterServiceError, StoreError};
 use crate::house::House;
-use crate::pool::{Birth, Pool, RecoveredLease, SubjectBuf, SubjectRef, Terms};
+use crate::pool::{Birth, Pool, RecoveredLease, Spot, SubjectBuf, SubjectRef, Terms};
 use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, key};
 use crate::registry::ServiceCore;
 use crate::slot::Mask;
@@ -87,22 +87,31 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
         lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
     });
     core.leased_before.store(Some(Arc::new(owed.collect())));
+    let urgent = apply::urgent(house.store.as_ref(), core.id)?;
+    let wanted: HashSet<u64> = urgent.iter().copied().collect();
+    core.urgent_before.store(Some(Arc::new(urgent)));
+    // Where an urgent subject is held already, if another lease holds it, too.
+    let mut held: HashMap<u64, Spot> = HashMap::new();
     for (generation, leases) in generations {
         let birth = Birth { service: core.id, generation, born: now, terms };
-        core.add_live(Arc::new(Pool::recover(birth, &leases, &house.link.secret)));
+        let pool = Pool::recover(birth, &leases, |rank| held.get(&rank).cloned(), &house.link.secret);
+        let pool = Arc::new(pool);
+        let spots = pool.spots(&wanted);
+        held.extend(spots.into_iter().filter(|(_, spot)| spot.is_responsible()));
+        core.add_live(pool);
     }
     Ok(())
 }
 
 /// Blocks of pending subjects, read once each.
 #[derive(Default)]
-struct Blocks {
+pub(crate) struct Blocks {
     read: BTreeMap<u64, Vec<SubjectBuf>>,
 }
 
 impl Blocks {
     /// The subject of a rank. One whose block is finished and gone was reported: it keeps its place, under no name.
-    fn subject(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<SubjectBuf, StoreError> {
+    pub(crate) fn subject(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<SubjectBuf, StoreError> {
         if let Some(subject) = self.cached(rank) {
             return Ok(subject);
         }

@@ -101,10 +101,10 @@ impl<S: Service> Seat<S> {
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
-        let ordinary_first = seat.counts.claims.next().is_multiple_of(u64::from(current.terms.ordinary_share));
+        let turn = seat.counts.claims.next();
         let mut leases = SmallVec::new();
         let mut subjects = 0;
-        let got = seat.service.take(&current, room as usize, seat.index, now, ordinary_first, |pool, index| {
+        let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
             subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
             leases.push(Lease::new(Arc::clone(seat), Arc::clone(pool), index));
         });

@@ -248,6 +248,19 @@ pub enum OverAsk {
     Reject,
 }
 
+/// What becomes of a subject that is made urgent while it stands in a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Urgent {
+    /// Out of a bucket that waits it is moved to an urgent one. If a client holds it, it is offered again: the first report
+    /// wins, the other is answered [`Outcome::AlreadyDone`](crate::Outcome::AlreadyDone); counted as extra work.
+    Again,
+    /// Out of a bucket that waits it is moved. If a client holds it, it stays with that client until its lease is dead.
+    Wait,
+    /// It stays where it is, in a bucket that waits, too, and is offered again.
+    Keep,
+}
+
 /// A service's settings. A change takes effect with the next pool; buckets formed before keep theirs.
 ///
 /// Name the fields that differ and take the rest from the default: new fields may be added.
@@ -279,7 +292,16 @@ pub struct Policy {
     pub linger: Duration,
     /// Most subjects in a pool: 1 to 1,000,000. Default 18,000.
     pub pool_subjects: usize,
-    /// One claim in so many is served from the ordinary pool even when subjects put back are offered: 2 or more. Default 4.
+    /// No more subjects are kept ready than are taken in this time, once it is known how fast they are taken: 1 ms or more.
+    /// So a new priority acts within it. Default 1 h.
+    pub max_pool_age: Duration,
+    /// How long a subject should wait at most: 4 ms or more. Default 4 h. One that has waited a quarter of it is as urgent
+    /// as the urgent ones, one that has waited half of it goes before them; one that waits longer is overdue.
+    pub max_wait: Duration,
+    /// What becomes of a subject that is made urgent while it stands in a bucket. Default: moved, or offered again.
+    pub urgent: Urgent,
+    /// One claim in so many is served from the lower class even when the higher one has work, so that neither starves: 2 or
+    /// more. Default 4.
     pub ordinary_share: u32,
     /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
     pub max_depth: u16,
@@ -303,6 +325,9 @@ impl Default for Policy {
             idle: Duration::from_secs(24 * 3_600),
             linger: Duration::from_millis(100),
             pool_subjects: 18_000,
+            max_pool_age: Duration::from_secs(3_600),
+            max_wait: Duration::from_secs(4 * 3_600),
+            urgent: Urgent::Again,
             ordinary_share: 4,
             max_depth: 0,
             keep_unmarked: true,
@@ -326,6 +351,8 @@ impl Policy {
             (self.linger <= MONTH, "linger", "0 to 30 days"),
             (self.idle >= ms, "idle", "1 ms or more"),
             ((1..=1_000_000).contains(&self.pool_subjects), "pool_subjects", "1 to 1,000,000"),
+            (self.max_pool_age >= ms, "max_pool_age", "1 ms or more"),
+            (self.max_wait >= 4 * ms, "max_wait", "4 ms or more"),
             (self.ordinary_share >= 2, "ordinary_share", "2 or more"),
             (self.panics_tolerated >= 1, "panics_tolerated", "1 or more"),
         ];

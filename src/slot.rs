@@ -32,6 +32,25 @@ impl Mask {
         }
     }
 
+    /// One place.
+    pub(crate) fn of(place: usize) -> Self {
+        let mut mask = Self::default();
+        mask.insert(place);
+        mask
+    }
+
+    /// The places of either.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, bits)| *word |= bits);
+        self
+    }
+
+    /// The places that are not in `other`.
+    pub(crate) fn without(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, bits)| *word &= !bits);
+        self
+    }
+
     pub(crate) fn has(&self, place: usize) -> bool {
         self.0.get(place / CHUNK_BITS).is_some_and(|word| word & (1 << (place % CHUNK_BITS)) != 0)
     }

@@ -195,8 +195,18 @@ pub struct ServiceStats {
     pub panics: u32,
     /// Tokens presented that belong to no client's lease.
     pub unknown_tokens: u64,
-    /// How long the oldest subject read but not yet offered has waited in memory.
+    /// How long the oldest subject that is not handed out has waited, of those in memory: those in the store are younger.
     pub oldest_wait: Duration,
+    /// The longest that a subject waited before it was handed out, since the hub was opened.
+    pub longest_wait: Duration,
+    /// Subjects that were handed out later than `Policy::max_wait` after they began to wait, since the hub was opened.
+    pub overdue: u64,
+    /// Time in which what is ready will have been taken, at the present rate; `None`: nothing is being taken.
+    pub pool_drain_time: Option<Duration>,
+    /// Urgent subjects moved out of buckets that waited, since the hub was opened.
+    pub moved: u64,
+    /// Extra work: urgent subjects handed out while another lease held them, since the hub was opened.
+    pub extra_work: u64,
 }
 
 impl ServiceStats {
@@ -348,6 +358,11 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         panics: service.panics(),
         unknown_tokens: counts.unknown_tokens.value(),
         oldest_wait: Duration::from_millis(if since == 0 { 0 } else { now.saturating_sub(since) }),
+        longest_wait: Duration::from_millis(counts.longest_wait.value()),
+        overdue: counts.overdue.value(),
+        pool_drain_time: Some(counts.drain_ms.value()).filter(|ms| *ms != u64::MAX).map(Duration::from_millis),
+        moved: counts.moved.value(),
+        extra_work: counts.offered_again.value(),
     }
 }
 

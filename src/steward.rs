@@ -7,18 +7,23 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
+use crate::error::StoreError;
+use crate::express::Express;
+use crate::fairness::{Drain, effective_class};
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::Link;
 use crate::people::{People, is_idle};
-use crate::pool::{Birth, LOGGED_ENDED, Pool, SubjectBuf, Terms};
+use crate::pool::{Birth, LOGGED_ENDED, Pool, Spot, SubjectBuf, Terms};
 use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
-use crate::service::{Policy, ServiceState};
-use crate::slot::{Cause, Mask, Phase};
+use crate::restore::Blocks;
+use crate::service::{Policy, ServiceState, Urgent};
+use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
+use crate::urgent::Rush;
 
 /// A slot that the cursor passed is taken back if no claim took it within this time of its pool's exhaustion.
 const ABANDON_MS: u64 = 1_000;
@@ -38,14 +43,39 @@ pub(crate) struct PutBack {
     pub(crate) left: Mask,
 }
 
+/// What the writer has for the steward.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    PutBack(PutBack),
+    /// Something became of these ranks.
+    Ranks {
+        service: u32,
+        fate: Fate,
+        ranks: Vec<u64>,
+    },
+}
+
+/// What became of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// It is urgent from here on.
+    Urgent,
+    /// Nothing is owed of it any more; it was deleted or withdrawn.
+    Gone,
+    /// It was urgent, and nothing is owed of it any more.
+    Settled,
+}
+
 /// What the steward knows of one service.
 #[derive(Debug)]
 struct Ward {
     reader: Reader,
+    rush: Rush,
+    drain: Drain,
+    /// Subjects cut into ordinary pools so far.
+    cut: u64,
     /// Put back, not yet in a front pool; oldest first.
     returned: VecDeque<SubjectBuf>,
-    /// Hub time since when the oldest of them has waited.
-    returned_since: u64,
     /// When a pool was first seen exhausted.
     exhausted: HashMap<u64, u64>,
     /// Multiplies the size of the next pool; grows when pools are eaten faster than they are formed.
@@ -61,7 +91,7 @@ pub(crate) struct Steward {
     registry: Arc<Registry>,
     people: Arc<People>,
     store: Arc<dyn Store>,
-    inbox: Arc<Stack<PutBack>>,
+    inbox: Arc<Stack<Errand>>,
     generations: Arc<Generations>,
     rng: ChaCha12Rng,
     wards: HashMap<u32, Ward>,
@@ -78,7 +108,7 @@ impl Steward {
         registry: Arc<Registry>,
         people: Arc<People>,
         store: Arc<dyn Store>,
-        inbox: Arc<Stack<PutBack>>,
+        inbox: Arc<Stack<Errand>>,
         generations: Arc<Generations>,
         rng: ChaCha12Rng,
     ) -> Self {
@@ -111,7 +141,13 @@ impl Steward {
         for service in &services {
             self.ward(service);
         }
-        let mut changed = self.take_in(&returned, now);
+        let mut changed = match self.take_in(&returned) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.link.poison(format!("store: {error}"));
+                return false;
+            }
+        };
         if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
             self.swept_at = Some(now);
             for service in &services {
@@ -140,32 +176,43 @@ impl Steward {
         if lingering { Duration::from_millis(10) } else { PERIOD }
     }
 
-    /// Takes a service under care, with the leases that it brought from an earlier opening.
-    fn ward(&mut self, service: &ServiceCore) {
-        self.wards.entry(service.id).or_insert_with(|| {
-            let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
-            Ward {
-                reader: Reader::new(service.id, leased),
-                returned: VecDeque::new(),
-                returned_since: 0,
-                exhausted: HashMap::new(),
-                haste: 1,
-                lingering: false,
-            }
-        });
+    /// Takes a service under care, with the leases and the urgent subjects that it brought from an earlier opening.
+    fn ward(&mut self, service: &Arc<ServiceCore>) {
+        if self.wards.contains_key(&service.id) {
+            return;
+        }
+        let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
+        self.wards.insert(service.id, Ward::new(service.id, leased));
+        if let Some(ranks) = service.urgent_before.swap(None).filter(|ranks| !ranks.is_empty()) {
+            let ranks = Vec::clone(&ranks);
+            let errand = Errand::Ranks { service: service.id, fate: Fate::Urgent, ranks };
+            self.inbox.push(Arc::new(Node::new(errand)));
+            self.link.steward.raise();
+        }
     }
 
-    fn take_in(&mut self, returned: &[Arc<Node<PutBack>>], now: u64) -> bool {
-        for node in returned {
-            let PutBack { service, pool, index, left } = &node.value;
-            let Some(ward) = self.wards.get_mut(service) else { continue };
-            if ward.returned.is_empty() {
-                ward.returned_since = now;
+    fn take_in(&mut self, errands: &[Arc<Node<Errand>>]) -> Result<bool, StoreError> {
+        for node in errands {
+            match &node.value {
+                Errand::PutBack(put_back) => {
+                    if let Some(ward) = self.wards.get_mut(&put_back.service) {
+                        ward.take_back(put_back);
+                    }
+                }
+                Errand::Ranks { service, fate, ranks } => {
+                    let (Some(ward), Some(service)) = (self.wards.get_mut(service), self.registry.by_id(*service))
+                    else {
+                        continue;
+                    };
+                    match fate {
+                        Fate::Urgent => ward.make_urgent(&service, ranks, self.store.as_ref())?,
+                        Fate::Gone => ward.take_away(&service, ranks),
+                        Fate::Settled => ranks.iter().for_each(|rank| ward.rush.remove(*rank)),
+                    }
+                }
             }
-            let subjects = left.places().filter_map(|place| pool.subject(*index, place));
-            ward.returned.extend(subjects.map(SubjectBuf::new));
         }
-        !returned.is_empty()
+        Ok(!errands.is_empty())
     }
 
     /// Looks at every lease: releases what has been dead for its grace, then marks what is past its deadline. In this
@@ -309,44 +356,150 @@ impl Steward {
         }
     }
 
-    /// Forms the front pool and the next ordinary pool, where they are wanted.
-    fn form(&mut self, service: &Arc<ServiceCore>, now: u64) -> Result<bool, crate::error::StoreError> {
+    /// Forms the urgent, the front and the next ordinary pool, where they are wanted.
+    fn form(&mut self, service: &Arc<ServiceCore>, now: u64) -> Result<bool, StoreError> {
         let Some(ward) = self.wards.get_mut(&service.id) else { return Ok(false) };
         let mut formed = false;
+        let policy = service.policy();
         if service.state() == ServiceState::Active {
-            let policy = service.policy();
             let terms = Terms::of(&policy);
-            let birth = |generation| Birth { service: service.id, generation, born: now, terms };
-            if !ward.returned.is_empty() && service.wants_front() {
+            let generations = &self.generations;
+            let birth = || Birth { service: service.id, generation: generations.next(), born: now, terms };
+            let secret = &self.link.secret;
+            if ward.rush.waiting() > 0 && service.urgent.wants() {
+                let (subjects, origins) = ward.rush.cut(&mut self.rng);
+                let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
+                ward.rush.note(&pool);
+                publish(service, Some(&service.urgent), pool);
+                formed = true;
+            }
+            if !ward.returned.is_empty() && service.front.wants() {
                 let most = policy.pool_subjects.min(ward.returned.len());
                 let returned: Vec<SubjectBuf> = ward.returned.drain(..most).collect();
-                let birth = birth(self.generations.next());
-                let pool = Pool::cut(birth, &returned, &self.link.secret);
-                service.counts.pools_formed.add(1);
-                tracing::debug!(service = %service.name, subjects = most, "front pool published");
-                service.publish_front(Arc::new(pool));
+                publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &returned, secret)));
                 formed = true;
             }
             let wanted = service.wants_next();
             if wanted {
                 let window = ward.next_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
                 if !window.is_empty() {
-                    let birth = birth(self.generations.next());
-                    let pool = Pool::cut(birth, &window, &self.link.secret);
-                    service.counts.pools_formed.add(1);
-                    tracing::debug!(service = %service.name, subjects = window.len(), "pool published");
-                    service.publish_next(Arc::new(pool));
+                    ward.cut += window.len() as u64;
+                    publish(service, None, Arc::new(Pool::cut(birth(), &window, secret)));
                     formed = true;
                 }
             }
             ward.lingering = wanted && ward.reader.waiting() > 0;
         }
-        ward.publish_waiting(service);
+        ward.publish_waiting(service, &policy, now);
         Ok(formed)
     }
 }
 
+/// Publishes a pool: an express one, or the next ordinary one.
+fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
+    service.counts.pools_formed.add(1);
+    let (generation, buckets) = (pool.generation, pool.slots().len());
+    tracing::debug!(service = %service.name, generation, buckets, express = express.is_some(), "pool published");
+    match express {
+        Some(place) => service.publish_express(place, pool),
+        None => service.publish_next(pool),
+    }
+}
+
 impl Ward {
+    fn new(service: u32, leased: HashSet<u64>) -> Self {
+        Self {
+            reader: Reader::new(service, leased),
+            rush: Rush::default(),
+            drain: Drain::default(),
+            cut: 0,
+            returned: VecDeque::new(),
+            exhausted: HashMap::new(),
+            haste: 1,
+            lingering: false,
+        }
+    }
+
+    /// Subjects of one bucket come back: urgent ones to the urgent, all others to the front.
+    fn take_back(&mut self, put_back: &PutBack) {
+        let PutBack { pool, index, left, .. } = put_back;
+        for subject in left.places().filter_map(|place| pool.subject(*index, place)) {
+            let subject = SubjectBuf::new(subject);
+            if !self.rush.take_back(&subject, pool, *index) {
+                self.returned.push_back(subject);
+            }
+        }
+    }
+
+    /// Makes subjects urgent: takes them from where they wait; out of buckets that wait as the policy says.
+    fn make_urgent(&mut self, service: &ServiceCore, ranks: &[u64], store: &dyn Store) -> Result<(), StoreError> {
+        let mut wanted: HashSet<u64> = ranks.iter().copied().filter(|rank| self.rush.add(*rank)).collect();
+        let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| wanted.contains(&subject.rank));
+        self.returned = stay;
+        for subject in Vec::from(out).into_iter().chain(self.reader.take_out(&wanted)) {
+            wanted.remove(&subject.rank);
+            self.rush.push(subject, None);
+        }
+        let policy = service.policy().urgent;
+        for (rank, spots) in stand_in_buckets(service, &wanted) {
+            wanted.remove(&rank);
+            // Offered twice already: it stays so.
+            if let [spot] = spots.as_slice() {
+                self.hurry(service, spot, policy);
+            }
+        }
+        let next_rank = self.reader.next_rank();
+        let mut blocks = Blocks::default();
+        let mut unread: Vec<u64> = wanted.into_iter().filter(|rank| *rank >= next_rank).collect();
+        unread.sort_unstable();
+        for rank in unread {
+            let subject = blocks.subject(store, service.id, rank)?;
+            if service.plugin.reads(subject.key(), subject.body()) {
+                self.reader.skip(rank);
+                self.rush.push(subject, None);
+            }
+        }
+        // All others are on their way back from a bucket.
+        Ok(())
+    }
+
+    /// An urgent subject stands in a bucket: moves it out, or offers it again.
+    fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent) {
+        let Some(slot) = spot.pool.slot(spot.index) else { return };
+        if policy != Urgent::Keep && slot.snapshot().phase() == Phase::Ready {
+            // The whole bucket comes back, and is sorted out then.
+            if slot.abandon() {
+                service.counts.moved.add(1);
+                spot.pool.mark(spot.index);
+                service.link.writer.raise();
+                return;
+            }
+        }
+        if policy == Urgent::Wait && slot.snapshot().phase() != Phase::Dead {
+            return;
+        }
+        if let Some(subject) = spot.pool.subject(spot.index, spot.place) {
+            spot.pool.share();
+            self.rush.push(SubjectBuf::new(subject), Some(spot.clone()));
+        }
+    }
+
+    /// Takes subjects away that are owed no more; buckets that wait come back without them.
+    fn take_away(&mut self, service: &ServiceCore, ranks: &[u64]) {
+        let gone: HashSet<u64> = ranks.iter().copied().collect();
+        self.returned.retain(|subject| !gone.contains(&subject.rank));
+        drop(self.reader.take_out(&gone));
+        for rank in ranks {
+            self.rush.remove(*rank);
+        }
+        for spot in stand_in_buckets(service, &gone).into_values().flatten() {
+            if spot.pool.slot(spot.index).is_some_and(Slot::abandon) {
+                spot.pool.mark(spot.index);
+                service.link.writer.raise();
+            }
+        }
+    }
+
     /// The subjects of the next ordinary pool; empty if there are none, or too few who may wait for companions.
     fn next_window(
         &mut self,
@@ -355,27 +508,67 @@ impl Ward {
         store: &dyn Store,
         rng: &mut ChaCha12Rng,
         now: u64,
-    ) -> Result<Vec<SubjectBuf>, crate::error::StoreError> {
+    ) -> Result<Vec<SubjectBuf>, StoreError> {
         // ordering: Relaxed; a size.
         let seats = service.active_seats.load(Ordering::Relaxed).max(1) as usize;
         let refill = seats.saturating_mul(10 * 2 * policy.bucket_subjects);
         if service.counts.starved.value() > 0 {
             self.haste = (self.haste * 2).min(64);
         }
-        let most = refill.saturating_mul(self.haste).min(policy.pool_subjects).max(policy.bucket_subjects);
+        self.drain.look(self.cut.saturating_sub(service.ready_subjects() as u64), now);
+        // Two pools are ready at a time, the one that is served and the next.
+        let soon = self.drain.within(millis(policy.max_pool_age) / 2).unwrap_or(usize::MAX);
+        let least = policy.bucket_subjects.saturating_mul(seats);
+        let most = refill.saturating_mul(self.haste).min(soon.max(least)).min(policy.pool_subjects);
+        let most = most.max(policy.bucket_subjects);
         service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 
-    /// Publishes how many subjects wait that no claim can reach yet: at least, while the store holds more.
-    fn publish_waiting(&self, service: &ServiceCore) {
+    /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
+    /// oldest has waited, of which class the oldest ordinary one is, and how long what is ready will last.
+    fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
         let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
-        counts.waiting.set((self.returned.len() + self.reader.waiting() + unread) as u64);
-        let returned = (!self.returned.is_empty()).then_some(self.returned_since);
-        let oldest = returned.into_iter().chain(self.reader.waiting_since()).min();
-        counts.oldest_wait_since.set(oldest.unwrap_or(0));
+        counts.waiting.set((self.rush.waiting() + self.returned.len() + self.reader.waiting() + unread) as u64);
+        let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
+        let returned = self.returned.front().map(|subject| subject.since);
+        let oldest = ordinary.into_iter().chain(returned).chain(self.rush.waiting_since()).min();
+        // 0 stands for none.
+        counts.oldest_wait_since.set(oldest.map_or(0, |since| since.max(1)));
+        let waited = ordinary.into_iter().chain(returned).min().map_or(0, |since| now.saturating_sub(since));
+        service.set_ordinary_class(effective_class(waited, millis(policy.max_wait)));
+        let ready = service.ready_subjects();
+        self.drain.look(self.cut.saturating_sub(ready as u64), now);
+        counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
+    }
+}
+
+/// The buckets in which subjects of these ranks are offered or owed.
+fn stand_in_buckets(service: &ServiceCore, wanted: &HashSet<u64>) -> HashMap<u64, Vec<Spot>> {
+    let mut found: HashMap<u64, Vec<Spot>> = HashMap::new();
+    if wanted.is_empty() {
+        return found;
+    }
+    for pool in service.live().iter() {
+        for (rank, spot) in pool.spots(wanted) {
+            if spot.is_responsible() {
+                found.entry(rank).or_default().push(spot);
+            }
+        }
+    }
+    found
+}
+
+/// Milliseconds until so many subjects are taken at so many a second.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is never negative")]
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn drain_ms(ready: usize, rate: f64) -> u64 {
+    match ready {
+        0 => 0,
+        _ if rate > 0.0 => (ready as f64 / rate * 1_000.0) as u64,
+        _ => u64::MAX,
     }
 }

@@ -1,7 +1,7 @@
 //! The one group-commit writer: takes what waits, journals it as a group, syncs once, resolves the tickets' durable half,
 //! applies the group to the store, resolves their visible half.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
 use crate::people::People;
-use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
+use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
-    self, Added, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord, key,
+    self, Added, Again, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord,
+    Urgent, key,
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
-use crate::steward::PutBack;
+use crate::steward::{Errand, Fate, PutBack};
 use crate::sync::Arc;
 use crate::ticket::{Durability, Intake};
 
@@ -77,7 +78,7 @@ pub(crate) struct Writer {
     link: Arc<Link>,
     registry: Arc<Registry>,
     people: Arc<People>,
-    inbox: Arc<Stack<PutBack>>,
+    inbox: Arc<Stack<Errand>>,
     log: Box<dyn Log>,
     applier: Applier,
     durability: Durability,
@@ -95,7 +96,7 @@ impl Writer {
         link: Arc<Link>,
         registry: Arc<Registry>,
         people: Arc<People>,
-        inbox: Arc<Stack<PutBack>>,
+        inbox: Arc<Stack<Errand>>,
         log: Box<dyn Log>,
         applier: Applier,
         durability: Durability,
@@ -265,6 +266,10 @@ impl Writer {
             Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
             Phase::Done => {
                 self.draft_lease(time, pool, index, slot);
+                if pool.is_shared() && slot.logged() & LOGGED_ENDED == 0 {
+                    // Not its own reports alone may have ended it.
+                    self.draft_released(time, pool, index, Cause::Client, Vec::new());
+                }
                 slot.note_logged(LOGGED_ENDED);
             }
             Phase::Released => self.draft_end(time, service, pool, index, slot, seen.cause()),
@@ -291,10 +296,23 @@ impl Writer {
             client: seat.client.id.value(),
             at: began.min(time.hub_ms),
             ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
-            again: Vec::new(),
+            again: pool.origins(index).map(again).collect(),
         });
+        self.note_waits(pool, index, began);
         slot.note_logged(LOGGED_LEASED);
         self.draft(time, &record);
+    }
+
+    /// Counts how long the subjects of a bucket waited before it was leased, and those that another lease held.
+    fn note_waits(&self, pool: &Pool, index: usize, began: u64) {
+        let Some(service) = self.registry.by_id(pool.service) else { return };
+        let (counts, max_wait) = (&service.counts, millis(service.policy().max_wait));
+        for subject in pool.bucket(index) {
+            let waited = began.saturating_sub(subject.since);
+            counts.overdue.add(u64::from(waited > max_wait));
+            counts.longest_wait.set(waited.max(counts.longest_wait.value()));
+        }
+        counts.offered_again.add(pool.origins(index).count() as u64);
     }
 
     fn draft_end(
@@ -314,23 +332,21 @@ impl Writer {
         if cause != Cause::Abandoned {
             self.draft_lease(time, pool, index, slot);
             let ranks = left.places().filter_map(|place| pool.subject(index, place)).map(|subject| subject.rank);
-            let record = Record::Released(Released {
-                service: pool.service,
-                generation: pool.generation,
-                slot: pool.number(index),
-                cause,
-                ranks: ranks.collect(),
-            });
-            self.draft(time, &record);
+            self.draft_released(time, pool, index, cause, ranks.collect());
         }
         let put_back = PutBack { service: service.id, pool: Arc::clone(pool), index, left };
         // An abandoned slot alone makes no record; it still needs a draft to travel with.
         if self.drafts.is_empty() {
-            self.inbox.push(Arc::new(Node::new(put_back)));
+            self.return_subjects(put_back);
             self.link.steward.raise();
         } else if let Some(draft) = self.drafts.last_mut() {
             draft.put_back.push(put_back);
         }
+    }
+
+    fn draft_released(&mut self, time: GroupTime, pool: &Pool, index: usize, cause: Cause, ranks: Vec<u64>) {
+        let (service, generation, slot) = (pool.service, pool.generation, pool.number(index));
+        self.draft(time, &Record::Released(Released { service, generation, slot, cause, ranks }));
     }
 
     fn draft_change(&mut self, time: GroupTime, node: Waiting) {
@@ -348,6 +364,9 @@ impl Writer {
             }
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
+            }
+            Change::Urgent { service, ranks } => {
+                self.draft(time, &Record::Urgent(Urgent { service: *service, ranks: ranks.clone() }))
             }
             Change::Reported(reports) | Change::Conflict(reports) => {
                 if let Some(slot) = reports.pool.slot(reports.index) {
@@ -474,16 +493,14 @@ impl Writer {
             service.counts.publish(self.applier.tally(service.id));
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
-        for effect in self.applier.take_effects() {
-            self.pass_on(effect);
-        }
+        self.pass_on_effects();
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
                 self.link.give_back(node.permits);
                 node.resolution.visible(intake);
             }
             for put_back in journaled.put_back.drain(..) {
-                self.inbox.push(Arc::new(Node::new(put_back)));
+                self.return_subjects(put_back);
             }
             if self.spare.len() < 4 {
                 self.spare.push(journaled.group);
@@ -492,16 +509,44 @@ impl Writer {
         self.link.steward.raise();
     }
 
-    /// Tells those concerned what a record that was applied means for them.
-    fn pass_on(&self, effect: Effect) {
-        match effect {
-            Effect::Disagreed { service, client } => {
-                let client = self.people.client(client);
-                if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
-                    seat.counts.disagreements.add(1);
-                }
+    /// Hands subjects put back to the steward, but for those that are owed no more: deleted, withdrawn, or done by another.
+    fn return_subjects(&mut self, mut put_back: PutBack) {
+        let mut owed = Mask::default();
+        for place in put_back.left.places() {
+            let rank = put_back.pool.subject(put_back.index, place).map(|subject| subject.rank);
+            // If the store fails the hub is about to be poisoned; until then nothing is lost.
+            if rank.is_some_and(|rank| self.applier.is_owed(put_back.service, rank).unwrap_or(true)) {
+                owed.insert(place);
             }
-            Effect::Urgent { .. } | Effect::Gone { .. } => {}
+        }
+        put_back.left = owed;
+        self.inbox.push(Arc::new(Node::new(Errand::PutBack(put_back))));
+    }
+
+    /// Tells those concerned what the records that were applied mean for them.
+    fn pass_on_effects(&mut self) {
+        let mut ranks: BTreeMap<(u32, Fate), Vec<u64>> = BTreeMap::new();
+        for effect in self.applier.take_effects() {
+            let (service, fate, rank) = match effect {
+                Effect::Urgent { service, rank } => (service, Fate::Urgent, rank),
+                Effect::Gone { service, rank } => (service, Fate::Gone, rank),
+                Effect::Settled { service, rank } => (service, Fate::Settled, rank),
+                Effect::Disagreed { service, client } => {
+                    self.note_disagreement(service, client);
+                    continue;
+                }
+            };
+            ranks.entry((service, fate)).or_default().push(rank);
+        }
+        for ((service, fate), ranks) in ranks {
+            self.inbox.push(Arc::new(Node::new(Errand::Ranks { service, fate, ranks })));
+        }
+    }
+
+    fn note_disagreement(&self, service: u32, client: u64) {
+        let client = self.people.client(client);
+        if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
+            seat.counts.disagreements.add(1);
         }
     }
 
@@ -513,6 +558,14 @@ impl Writer {
         if let Err(error) = self.applier.checkpoint() {
             self.link.poison(format!("store checkpoint: {error}"));
         }
+    }
+}
+
+fn again((place, origin): (usize, &Spot)) -> Again {
+    Again {
+        place: u16::try_from(place).unwrap_or(u16::MAX),
+        generation: origin.pool.generation,
+        slot: origin.pool.number(origin.index),
     }
 }
 

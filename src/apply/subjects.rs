@@ -144,7 +144,7 @@ impl Applier {
     /// A report that took effect: stores it if its subject is still owed, and takes in what it revealed.
     pub(super) fn report(&mut self, at: At, record: &Reported<'_>, item: &Item<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
-        if !self.settle(at, service, item.rank)? {
+        if !self.settle(service, item.rank)? {
             self.tally_mut(service).discarded += 1;
             return Ok(Intake::default());
         }
@@ -190,7 +190,7 @@ impl Applier {
     }
 
     /// Nothing is owed of a rank any more. False if nothing was.
-    fn settle(&mut self, at: At, service: u32, rank: u64) -> Result<bool, StoreError> {
+    fn settle(&mut self, service: u32, rank: u64) -> Result<bool, StoreError> {
         let Some(first) = self.block_of(service, rank)? else { return Ok(false) };
         self.dirty_blocks.insert((service, first));
         let owed = self.blocks.get_mut(&(service, first));
@@ -199,8 +199,9 @@ impl Applier {
         }
         if self.urgent.remove(&(service, rank)) {
             self.batch.insert(key::of(service, key::URGENT, &rank.to_be_bytes()), None);
-            self.end_again(at, service, rank)?;
+            self.effects.push(Effect::Settled { service, rank });
         }
+        self.end_again(service, rank)?;
         Ok(true)
     }
 
@@ -270,8 +271,8 @@ impl Applier {
     }
 
     /// Ends an open round without a result.
-    fn close_round(&mut self, at: At, service: u32, rank: u64) -> Result<(), StoreError> {
-        if self.settle(at, service, rank)? {
+    fn close_round(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
+        if self.settle(service, rank)? {
             self.effects.push(Effect::Gone { service, rank });
         }
         Ok(())
@@ -355,7 +356,7 @@ impl Applier {
         self.for_keys(at, record, |applier, name, value| {
             deleted += 1;
             if value.open {
-                applier.close_round(at, service, value.rank)?;
+                applier.close_round(service, value.rank)?;
             }
             if value.round > 0 {
                 applier.erase_from_block(service, value.rank)?;
@@ -390,7 +391,7 @@ impl Applier {
             withdrawn += u64::from(self.withdraw_version(at, service, id, name, number)?);
         }
         for name in record::list::<KeyRecord<'_>>("key", record.subjects) {
-            self.withdraw_subject(at, service, id, name.map_err(frame(at))?.key)?;
+            self.withdraw_subject(service, id, name.map_err(frame(at))?.key)?;
         }
         self.tally_mut(service).withdrawn += withdrawn;
         let part = RetractionValue {
@@ -452,7 +453,7 @@ impl Applier {
         Ok(true)
     }
 
-    fn withdraw_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
+    fn withdraw_subject(&mut self, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
         let subject_key = key::of(service, key::SUBJECT, name);
         let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
         let value = subject(&bytes)?;
@@ -461,7 +462,7 @@ impl Applier {
         }
         self.changes += 1;
         if value.open {
-            self.close_round(at, service, value.rank)?;
+            self.close_round(service, value.rank)?;
         }
         let tally = self.tally_mut(service);
         if value.round == 0 {
@@ -485,7 +486,7 @@ impl Applier {
             }
             for version in record::list::<VersionName<'_>>("version", part.versions) {
                 let VersionName { key, number } = version.map_err(frame(at))?;
-                restored += u64::from(self.restore_version(at, service, id, key, number)?);
+                restored += u64::from(self.restore_version(service, id, key, number)?);
             }
             self.batch.insert(name, None);
         }
@@ -532,7 +533,7 @@ impl Applier {
         }
     }
 
-    fn restore_version(&mut self, at: At, service: u32, id: u64, name: &[u8], number: u32) -> Result<bool, StoreError> {
+    fn restore_version(&mut self, service: u32, id: u64, name: &[u8], number: u32) -> Result<bool, StoreError> {
         let version_key = key::version(service, name, number);
         let Some(version_bytes) = self.get(&version_key)? else { return Ok(false) };
         let version: VersionValue<'_> = stored(record::decode("version", &version_bytes))?;
@@ -550,7 +551,7 @@ impl Applier {
         }
         // The round that its withdrawal opened is needed no more; one that was asked for goes on.
         if value.open && value.current.is_none() {
-            self.close_round(at, service, value.rank)?;
+            self.close_round(service, value.rank)?;
             self.tally_mut(service).done += 1;
             value.open = false;
         }
