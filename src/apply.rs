@@ -131,7 +131,7 @@ impl Applier {
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
                 applier.leases.insert((service, generation, slot), lease);
             }
-            for rank in urgent(applier.store.as_ref(), service)? {
+            for (rank, _) in urgent(applier.store.as_ref(), service)? {
                 applier.urgent.insert((service, rank));
             }
         }
@@ -496,11 +496,13 @@ pub(crate) fn each(
     }
 }
 
-/// The urgent ranks of a service, ascending.
-pub(crate) fn urgent(store: &dyn Store, service: u32) -> Result<Vec<u64>, StoreError> {
+/// The urgent ranks of a service, ascending, and the hub time, ms, of each one's mark.
+pub(crate) fn urgent(store: &dyn Store, service: u32) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut found = Vec::new();
-    each(store, service, key::URGENT, |rest, _| {
-        found.extend(key::number(rest));
+    each(store, service, key::URGENT, |rest, value| {
+        if let Some(rank) = key::number(rest) {
+            found.push((rank, stored(record::decode("urgent mark", value))?));
+        }
         Ok(())
     })?;
     Ok(found)

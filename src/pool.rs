@@ -157,9 +157,14 @@ pub(crate) struct Spot {
 }
 
 impl Spot {
-    /// True if the subject is offered or owed there: nobody else need offer it.
+    /// True if the subject is offered or owed there.
     pub(crate) fn is_responsible(&self) -> bool {
-        self.pool.slot(self.index).is_some_and(|slot| !slot.snapshot().is_final() && slot.open().has(self.place))
+        self.is_owed() && self.pool.slot(self.index).is_some_and(|slot| !slot.snapshot().is_final())
+    }
+
+    /// True if it was not reported there: it is offered or owed, or comes back.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.pool.slot(self.index).is_some_and(|slot| slot.open().has(self.place))
     }
 
     pub(crate) fn is_at(&self, pool: &Arc<Pool>, index: usize) -> bool {

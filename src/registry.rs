@@ -89,12 +89,21 @@ pub(crate) struct ServiceCore {
     pub(crate) active_seats: AtomicU32,
     panics: AtomicU32,
     pub(crate) counts: ServiceCounts,
-    /// Ranks that were urgent when the hub was opened, for the steward to take.
-    pub(crate) urgent_before: ArcSwapOption<Vec<u64>>,
+    /// What was urgent when the hub was opened, for the steward to take.
+    pub(crate) urgent_before: ArcSwapOption<UrgentBefore>,
     /// Ranks leased when the hub was opened, for the steward to take: they do not wait, though the store owes them.
     pub(crate) leased_before: ArcSwapOption<HashSet<u64>>,
     /// The slowest finished leases, slowest first.
     pub(crate) slow: ArcSwap<Vec<FinishedLease>>,
+}
+
+/// Ranks that were urgent when the hub was opened.
+#[derive(Debug, Default)]
+pub(crate) struct UrgentBefore {
+    /// Leased since they were marked.
+    pub(crate) served: Vec<u64>,
+    /// Not leased, or before.
+    pub(crate) waiting: Vec<u64>,
 }
 
 /// Counts of one service that are not sums over its seats.

@@ -7,7 +7,7 @@ use crate::error::{RegisterServiceError, StoreError};
 use crate::house::House;
 use crate::pool::{Birth, Pool, RecoveredLease, Spot, SubjectBuf, SubjectRef, Terms};
 use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, key};
-use crate::registry::ServiceCore;
+use crate::registry::{ServiceCore, UrgentBefore};
 use crate::slot::Mask;
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
@@ -47,6 +47,7 @@ struct Stored {
     generation: u64,
     slot: u32,
     client: u64,
+    at: u64,
     open: Mask,
     subjects: Vec<SubjectBuf>,
 }
@@ -57,7 +58,8 @@ fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreErro
     for (generation, slot, lease) in apply::leases(store, service)? {
         let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, service, *rank));
         let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
-        leases.push(Stored { generation, slot, client: lease.client, open: lease.open(), subjects });
+        let (client, at, open) = (lease.client, lease.at, lease.open());
+        leases.push(Stored { generation, slot, client, at, open, subjects });
     }
     Ok(leases)
 }
@@ -66,7 +68,9 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     let now = house.link.clock.now();
     let terms = Terms::of(&core.policy());
     let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
-    for Stored { generation, slot, client, open, subjects } in leases {
+    let mut claimed = Vec::new();
+    for Stored { generation, slot, client, at, open, subjects } in leases {
+        claimed.extend(open.places().filter_map(|place| Some((subjects.get(place)?.rank, at))));
         let seat = house.people.client(client).and_then(|client| house.people.seat_of(&client, core.id));
         // Left out, its subjects would be handed out again while the store keeps the lease.
         let ownerless = || StoreError::Corrupted { what: format!("a lease of client {client}, who has no seat") };
@@ -82,14 +86,24 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
             _ => generations.push((generation, vec![lease])),
         }
     }
+    let mut leased_at: HashMap<u64, u64> = HashMap::new();
+    for (rank, at) in claimed {
+        let latest = leased_at.entry(rank).or_default();
+        *latest = at.max(*latest);
+    }
     let owed = generations.iter().flat_map(|(_, leases)| leases).flat_map(|lease| {
         let open = lease.open;
         lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
     });
     core.leased_before.store(Some(Arc::new(owed.collect())));
-    let urgent = apply::urgent(house.store.as_ref(), core.id)?;
-    let wanted: HashSet<u64> = urgent.iter().copied().collect();
-    core.urgent_before.store(Some(Arc::new(urgent)));
+    let marks: HashMap<u64, u64> = apply::urgent(house.store.as_ref(), core.id)?.into_iter().collect();
+    let wanted: HashSet<u64> = marks.keys().copied().collect();
+    // Leased after it was marked, it need not be offered again.
+    let (served, waiting) = marks
+        .iter()
+        .partition::<Vec<_>, _>(|(rank, marked)| leased_at.get(rank).is_some_and(|leased| leased >= *marked));
+    let ranks = |of: Vec<(&u64, &u64)>| of.into_iter().map(|(rank, _)| *rank).collect();
+    core.urgent_before.store(Some(Arc::new(UrgentBefore { served: ranks(served), waiting: ranks(waiting) })));
     // Where an urgent subject is held already, if another lease holds it, too.
     let mut held: HashMap<u64, Spot> = HashMap::new();
     for (generation, leases) in generations {

@@ -182,13 +182,22 @@ impl Steward {
             return;
         }
         let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
-        self.wards.insert(service.id, Ward::new(service.id, leased));
-        if let Some(ranks) = service.urgent_before.swap(None).filter(|ranks| !ranks.is_empty()) {
-            let ranks = Vec::clone(&ranks);
-            let errand = Errand::Ranks { service: service.id, fate: Fate::Urgent, ranks };
-            self.inbox.push(Arc::new(Node::new(errand)));
-            self.link.steward.raise();
+        let mut ward = Ward::new(service.id, leased);
+        if let Some(urgent) = service.urgent_before.swap(None) {
+            for rank in &urgent.served {
+                ward.rush.add(*rank);
+            }
+            if !urgent.waiting.is_empty() {
+                let ranks = urgent.waiting.clone();
+                let errand = Errand::Ranks { service: service.id, fate: Fate::Urgent, ranks };
+                self.inbox.push(Arc::new(Node::new(errand)));
+                self.link.steward.raise();
+            }
         }
+        for pool in service.live().iter() {
+            ward.rush.note(pool);
+        }
+        self.wards.insert(service.id, ward);
     }
 
     fn take_in(&mut self, errands: &[Arc<Node<Errand>>]) -> Result<bool, StoreError> {

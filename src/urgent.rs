@@ -26,8 +26,8 @@ pub(crate) struct Rush {
     ranks: HashSet<u64>,
     /// In no bucket of theirs yet, oldest mark first.
     queue: VecDeque<Waiting>,
-    /// The two places of those that were offered again.
-    twins: HashMap<u64, [Spot; 2]>,
+    /// The two places of those that were offered again, less those from which they came back.
+    twins: HashMap<u64, Vec<Spot>>,
 }
 
 /// A pool's worth of subjects, and where some of them stand as well, by their places among them.
@@ -80,7 +80,7 @@ impl Rush {
             for (place, origin) in pool.origins(index) {
                 let Some(subject) = pool.subject(index, place) else { continue };
                 let twin = Spot { pool: Arc::clone(pool), index, place };
-                self.twins.insert(subject.rank, [origin.clone(), twin]);
+                self.twins.insert(subject.rank, vec![origin.clone(), twin]);
             }
         }
     }
@@ -91,9 +91,9 @@ impl Rush {
         if !self.ranks.contains(&subject.rank) {
             return false;
         }
-        let twins = self.twins.get(&subject.rank);
-        let other = twins.and_then(|spots| spots.iter().find(|spot| !spot.is_at(pool, index) && spot.is_responsible()));
-        if other.is_none() {
+        let twins = self.twins.entry(subject.rank).or_default();
+        twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
+        if twins.is_empty() {
             self.twins.remove(&subject.rank);
             self.push(subject.clone(), None);
         }
