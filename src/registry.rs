@@ -123,7 +123,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) waiting: Counter,
     /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
     pub(crate) earliest_free: Counter,
-    /// Hub time, ms, at which the oldest subject still waiting began to wait in memory; 0: none.
+    /// Hub time, ms, at which the oldest subject that is not handed out began to wait; later than now: none waits.
     pub(crate) oldest_wait_since: Counter,
     pub(crate) pools_formed: Counter,
     /// Urgent subjects taken out of a bucket that waited.
@@ -146,6 +146,10 @@ pub(crate) struct ServiceCounts {
 }
 
 impl ServiceCounts {
+    fn new() -> Self {
+        Self { oldest_wait_since: Counter::new(u64::MAX), ..Self::default() }
+    }
+
     pub(crate) fn publish(&self, tally: ServiceTally) {
         self.known.set(tally.known);
         self.done.set(tally.done);
@@ -203,7 +207,7 @@ impl ServiceCore {
             published: Event::new(),
             active_seats: AtomicU32::new(0),
             panics: AtomicU32::new(0),
-            counts: ServiceCounts::default(),
+            counts: ServiceCounts::new(),
             urgent_before: ArcSwapOption::empty(),
             leased_before: ArcSwapOption::empty(),
             slow: ArcSwap::from_pointee(Vec::new()),

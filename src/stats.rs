@@ -357,7 +357,7 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         abandoned_slots: counts.abandoned_slots.value(),
         panics: service.panics(),
         unknown_tokens: counts.unknown_tokens.value(),
-        oldest_wait: Duration::from_millis(if since == 0 { 0 } else { now.saturating_sub(since) }),
+        oldest_wait: Duration::from_millis(now.saturating_sub(since)),
         longest_wait: Duration::from_millis(counts.longest_wait.value()),
         overdue: counts.overdue.value(),
         pool_drain_time: Some(counts.drain_ms.value()).filter(|ms| *ms != u64::MAX).map(Duration::from_millis),

@@ -545,8 +545,7 @@ impl Ward {
         let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
         let returned = self.returned.front().map(|subject| subject.since);
         let oldest = ordinary.into_iter().chain(returned).chain(self.rush.waiting_since()).min();
-        // 0 stands for none.
-        counts.oldest_wait_since.set(oldest.map_or(0, |since| since.max(1)));
+        counts.oldest_wait_since.set(oldest.unwrap_or(u64::MAX));
         let waited = ordinary.into_iter().chain(returned).min().map_or(0, |since| now.saturating_sub(since));
         service.set_ordinary_class(effective_class(waited, millis(policy.max_wait)));
         let ready = service.ready_subjects();
