@@ -338,6 +338,15 @@ pub enum LeaseError {
     /// The lease was not renewed in time. Finished work is still taken until the grace is over.
     #[error("the lease is dead; only reports are still taken")]
     Dead,
+    /// The lease has lasted, or will have at its deadline, as long as a lease may: it cannot be renewed. It is alive until
+    /// the deadline, and reports are taken as before.
+    #[error("renewals may extend a lease to {limit:?} in all (lease_total); {time_left:?} are left")]
+    Capped {
+        /// `Policy::lease_total` in time: from the claim.
+        limit: Duration,
+        /// Until the deadline.
+        time_left: Duration,
+    },
     /// The service was revoked at once: finished work is not taken either.
     #[error("the service is not ready: it is {state}")]
     NotReady {

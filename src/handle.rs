@@ -313,10 +313,7 @@ impl<S: Service> ServiceHandle<S> {
                 if !seen.is_held() {
                     continue;
                 }
-                // The word holds the deadline, or when the steward saw it pass, and no more: a renewed lease counts from
-                // its last renewal, a dead one from a lease's time before its death.
-                let began = (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms);
-                let took = Duration::from_millis(now.saturating_sub(began));
+                let took = Duration::from_millis(now.saturating_sub(pool.claimed_at(slot)));
                 if took > threshold {
                     let bucket = (pool.generation, pool.number(index));
                     slow.push(SlowBucket { client: seat.client.id, took, held: true, put_back: None, bucket });

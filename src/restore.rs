@@ -47,6 +47,7 @@ struct Stored {
     generation: u64,
     slot: u32,
     client: u64,
+    claimed_at: u64,
     open: Mask,
     subjects: Vec<SubjectBuf>,
 }
@@ -57,7 +58,8 @@ fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreErro
     for (generation, slot, lease) in apply::leases(store, service)? {
         let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, service, *rank));
         let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
-        leases.push(Stored { generation, slot, client: lease.client, open: lease.open(), subjects });
+        let (client, claimed_at) = (lease.client, lease.at);
+        leases.push(Stored { generation, slot, client, claimed_at, open: lease.open(), subjects });
     }
     Ok(leases)
 }
@@ -66,17 +68,13 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     let now = house.link.clock.now();
     let terms = Terms::of(&core.policy());
     let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
-    for Stored { generation, slot, client, open, subjects } in leases {
+    for Stored { generation, slot, client, claimed_at, open, subjects } in leases {
         let seat = house.people.client(client).and_then(|client| house.people.seat_of(&client, core.id));
         // Left out, its subjects would be handed out again while the store keeps the lease.
         let ownerless = || StoreError::Corrupted { what: format!("a lease of client {client}, who has no seat") };
         let seat = seat.ok_or_else(ownerless)?;
         seat.adopt(1, now);
-        // A full term from now: the time down is not the holder's fault. Spread by up to an eighth, so that the holders
-        // who do not come back are not missed all at once.
-        let spread = house.link.secret.scramble(&[generation.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat());
-        let deadline = now + terms.lease_ms + spread % (terms.lease_ms / 8).max(1);
-        let lease = RecoveredLease { slot, owner: seat.index, deadline, open, subjects };
+        let lease = RecoveredLease { slot, owner: seat.index, claimed_at: claimed_at.min(now), open, subjects };
         match generations.last_mut() {
             Some((last, leases)) if *last == generation => leases.push(lease),
             _ => generations.push((generation, vec![lease])),
@@ -88,8 +86,9 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     });
     core.leased_before.store(Some(Arc::new(owed.collect())));
     for (generation, leases) in generations {
-        let birth = Birth { service: core.id, generation, born: now, terms };
-        core.add_live(Arc::new(Pool::recover(birth, &leases, &house.link.secret)));
+        let born = leases.iter().map(|lease| lease.claimed_at).min().unwrap_or(now);
+        let birth = Birth { service: core.id, generation, born, terms };
+        core.add_live(Arc::new(Pool::recover(birth, &leases, now, &house.link.secret)));
     }
     Ok(())
 }

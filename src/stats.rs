@@ -86,6 +86,8 @@ pub struct Faults {
     pub stale: u64,
     /// Claims for more than the cap.
     pub over_ask: u64,
+    /// Renewals of leases that had lasted as long as a lease may.
+    pub renewals_capped: u64,
     /// Claims refused: not registered, inactive, suspended, service not ready, hub busy.
     pub claims_refused: u64,
 }
@@ -100,6 +102,7 @@ impl AddAssign for Faults {
         self.conflicts += other.conflicts;
         self.stale += other.stale;
         self.over_ask += other.over_ask;
+        self.renewals_capped += other.renewals_capped;
         self.claims_refused += other.claims_refused;
     }
 }
@@ -259,6 +262,7 @@ fn faults(seat: &SeatCore) -> Faults {
         conflicts: counts.conflicts.value(),
         stale: counts.stale.value(),
         over_ask: counts.over_ask.value(),
+        renewals_capped: counts.renewals_capped.value(),
         claims_refused: counts.claims_refused.value(),
     }
 }

@@ -193,7 +193,7 @@ impl Steward {
                     }
                     // The deadline of a live lease, the death of a dead one: a grace after it the subjects are free.
                     earliest = earliest.min(pool.born + slot.snapshot().time() + pool.terms.grace_ms);
-                } else if seen.is_final() && slot.logged() & LOGGED_ENDED == 0 {
+                } else if seen.is_final() && pool.logged(index) & LOGGED_ENDED == 0 {
                     // Whoever ended it may have stopped before it could say so.
                     pool.mark(index);
                     self.link.writer.raise();

@@ -265,7 +265,7 @@ impl Writer {
             Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
             Phase::Done => {
                 self.draft_lease(time, pool, index, slot);
-                slot.note_logged(LOGGED_ENDED);
+                pool.note_logged(index, LOGGED_ENDED);
             }
             Phase::Released => self.draft_end(time, service, pool, index, slot, seen.cause()),
         }
@@ -275,24 +275,19 @@ impl Writer {
     fn draft_lease(&mut self, time: GroupTime, pool: &Pool, index: usize, slot: &Slot) {
         let seen = slot.snapshot();
         let never_leased = seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
-        if slot.logged() & LOGGED_LEASED != 0 || never_leased {
+        if pool.logged(index) & LOGGED_LEASED != 0 || never_leased {
             return;
         }
         let Some(seat) = self.people.seats.get(seen.owner() as usize) else { return };
-        // The state word holds the deadline, or when it died; later phases no longer tell.
-        let began = match seen.phase() {
-            Phase::Leased | Phase::Dead => (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms),
-            _ => time.hub_ms,
-        };
         let record = Record::Leased(Leased {
             service: pool.service,
             generation: pool.generation,
             slot: pool.number(index),
             client: seat.client.id.value(),
-            at: began.min(time.hub_ms),
+            at: pool.claimed_at(slot).min(time.hub_ms),
             ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
         });
-        slot.note_logged(LOGGED_LEASED);
+        pool.note_logged(index, LOGGED_LEASED);
         self.draft(time, &record);
     }
 
@@ -305,10 +300,10 @@ impl Writer {
         slot: &Slot,
         cause: Cause,
     ) {
-        if slot.logged() & LOGGED_ENDED != 0 {
+        if pool.logged(index) & LOGGED_ENDED != 0 {
             return;
         }
-        slot.note_logged(LOGGED_ENDED);
+        pool.note_logged(index, LOGGED_ENDED);
         let left = slot.open();
         if cause != Cause::Abandoned {
             self.draft_lease(time, pool, index, slot);

@@ -112,6 +112,11 @@ pub(crate) fn name_of(id: u64) -> String {
     format!("client_{id}")
 }
 
+/// The defaults, but for the spread of deadlines: tests count milliseconds.
+pub(crate) fn exact() -> Policy {
+    Policy { expiry_spread: 0, ..Policy::default() }
+}
+
 /// A service over numbers. The report `bad` is rejected, the report `panic` breaks the plugin, all others are accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Plain {
@@ -124,9 +129,9 @@ impl Plain {
         Self::with(id, |_| {})
     }
 
-    /// With some settings changed.
+    /// With some settings changed from [`exact`].
     pub(crate) fn with(id: &str, change: impl FnOnce(&mut Policy)) -> Self {
-        let mut policy = Policy::default();
+        let mut policy = exact();
         change(&mut policy);
         Self { id: id.to_owned(), policy }
     }
