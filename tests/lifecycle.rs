@@ -586,7 +586,7 @@ fn policy_takes_effect_with_the_next_pool_only() {
 fn settings_out_of_range_are_refused() {
     type Spoil = fn(&mut Policy);
     let (shop, service) = shop_with(0, |_| {});
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 12] = [
         ("bucket_subjects", |policy| policy.bucket_subjects = 0),
         ("bucket_subjects", |policy| policy.bucket_subjects = Limits::BUCKET_SUBJECTS + 1),
         ("buckets_per_claim", |policy| policy.buckets_per_claim = 0),
