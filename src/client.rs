@@ -9,6 +9,7 @@ use crate::error::{ActivateError, DeregisterError, DetailError, RegisterClientEr
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::{ClientId, check_name};
+use crate::link::Rank;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -118,7 +119,8 @@ impl Client {
             Entry::Vacant(entry) => {
                 let wall_ms = house.link.clock.wall_ms();
                 // Room in the queue first: an identity that could not be journaled is not known.
-                let ticket = house.link.send(client_change(wanted.id, &wanted.name, true), wanted.name.len())?;
+                let ticket =
+                    house.link.send(Rank::Newcomer, client_change(wanted.id, &wanted.name, true), wanted.name.len())?;
                 let core = Arc::new(ClientCore::new(id, &wanted.name, true, wall_ms, wall_ms));
                 entry.insert(Arc::clone(&core));
                 tracing::info!(client = wanted.id, "client registered");
@@ -149,7 +151,7 @@ impl Client {
         let (mut new, mut ticket) = (false, Ticket::nothing());
         if !core.is_registered() {
             // Room first: what could not be journaled does not happen.
-            house.link.reserve(bytes)?;
+            house.link.reserve(Rank::Newcomer, bytes)?;
             let sent = house.people.in_turn(core.id.value(), || {
                 let changed = core.set_registered(true);
                 changed.then(|| house.link.post(client_change(core.id.value(), name, true), bytes))
@@ -228,7 +230,7 @@ impl Client {
         let bytes = Pending::OVERHEAD;
         let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
         // Room first: an activation that could not be journaled does not happen.
-        link.reserve(bytes)?;
+        link.reserve(Rank::Newcomer, bytes)?;
         let client = self.core.id.value();
         let activated = self.house.people.seat(&self.core, service, fresh).and_then(|seat| {
             let changed = self.house.people.in_turn(client, || {
@@ -275,7 +277,7 @@ impl Client {
         }
         // Room first: what could not be journaled does not happen.
         let bytes = self.core.name.len() + Pending::OVERHEAD;
-        link.reserve(bytes)?;
+        link.reserve(Rank::Submit, bytes)?;
         // The record deactivates the client's seats as well.
         let sent = self.house.people.in_turn(id, || {
             if !self.core.set_registered(false) {

@@ -12,6 +12,7 @@ use crate::error::{AddError, AdminError, ReadError};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
+use crate::link::Rank;
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -291,7 +292,7 @@ impl<S: Service> ServiceHandle<S> {
     fn decide(&self, seat: &SeatCore, state: SeatState) -> Result<Ticket, AdminError> {
         let (link, client) = (&self.house.link, seat.client.id.value());
         // Room first: a decision that could not be journaled is not made.
-        link.reserve(Pending::OVERHEAD)?;
+        link.reserve(Rank::Submit, Pending::OVERHEAD)?;
         let ticket = self.house.people.in_turn(client, || {
             seat.set_suspended(state == SeatState::Suspended);
             link.post(Change::Seat { service: self.core.id, client, state }, Pending::OVERHEAD)

@@ -10,6 +10,7 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::limits::Limits;
+use crate::link::Rank;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Renewal, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
@@ -567,7 +568,7 @@ impl<'a> Reporting<'a> {
         }
         let link = &self.seat.service.link;
         let bytes = self.items.len() + Pending::OVERHEAD;
-        link.reserve(bytes)?;
+        link.reserve(Rank::Submit, bytes)?;
         let reports = Reports {
             pool: Arc::clone(self.pool),
             index: self.index,
@@ -645,7 +646,7 @@ impl<'a> Reporting<'a> {
             whole: true,
         };
         tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
-        drop(self.seat.service.link.send(Change::Conflict(conflict), bytes));
+        drop(self.seat.service.link.send(Rank::Claim, Change::Conflict(conflict), bytes));
     }
 
     fn count(&self, taken: &Taken) {

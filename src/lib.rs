@@ -98,6 +98,7 @@ mod json;
 mod lease;
 mod limits;
 mod link;
+mod pace;
 mod people;
 mod permits;
 mod pool;

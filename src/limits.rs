@@ -31,6 +31,12 @@ pub struct Limits {
     pub json_bytes: usize,
     /// Bytes that may wait for the writer before calls are answered `Busy`. Default 64 MiB.
     pub queue_bytes: u64,
+    /// Per cent of `queue_bytes` beyond which registrations, activations and additions are answered `Busy`: 1 to 100.
+    /// Default 50.
+    pub admit_newcomers_percent: u32,
+    /// Per cent of `queue_bytes` beyond which claims are answered `Busy`: 1 to 100. Default 75. Submits and administrators'
+    /// decisions may fill the queue.
+    pub admit_claims_percent: u32,
     /// New identities that one origin may register in a burst. Default 1,000; refilled over `origin_refill`.
     pub origin_burst: u32,
     /// New identities that all origins together may register in a burst. Default 100,000; refilled over `origin_refill`.
@@ -74,6 +80,8 @@ impl Default for Limits {
             submit_bytes: 8 << 20,
             json_bytes: 16 << 20,
             queue_bytes: 64 << 20,
+            admit_newcomers_percent: 50,
+            admit_claims_percent: 75,
             origin_burst: 1_000,
             newcomer_burst: 100_000,
             origin_refill: Duration::from_secs(3_600),

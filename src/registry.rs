@@ -10,6 +10,7 @@ use crate::apply::FinishedLease;
 use crate::id::LeaseToken;
 use crate::json::Plugin;
 use crate::link::Link;
+use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
@@ -111,6 +112,8 @@ pub(crate) struct ServiceCounts {
     pub(crate) unknown_tokens: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
+    /// How long those wait who find no bucket.
+    pub(crate) forming: Forming,
     /// Subjects of lower ranks are in the store whole.
     pub(crate) visible: Watermark,
 }
@@ -346,6 +349,7 @@ impl ServiceCore {
     /// Publishes the next ordinary pool. The steward's alone.
     pub(crate) fn publish_next(&self, pool: Arc<Pool>) {
         self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.next.store(Some(pool));
         let current = self.current.load_full();
@@ -369,6 +373,7 @@ impl ServiceCore {
     /// Publishes a pool of subjects put back. The steward's alone.
     pub(crate) fn publish_front(&self, pool: Arc<Pool>) {
         self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.front.store(Some(pool));
         // ordering: SeqCst; see `close_front`.

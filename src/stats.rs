@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::clock::utc;
 use crate::house::House;
 use crate::id::ClientId;
+use crate::link::Rank;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
@@ -213,6 +214,12 @@ pub struct HubStats {
     pub throttled_registrations: u64,
     /// Calls of clients that are not registered.
     pub not_registered: u64,
+    /// Registrations, activations and additions turned away since the queue was too full for them.
+    pub busy_newcomers: u64,
+    /// Claims turned away since the queue was too full for them, and evidence not kept.
+    pub busy_claims: u64,
+    /// Submits and administrators' decisions turned away since the queue was full.
+    pub busy_submits: u64,
     /// Bytes that wait for the writer.
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
@@ -350,6 +357,9 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         invalid_registrations: refused.invalid.value(),
         throttled_registrations: refused.throttled.value(),
         not_registered: refused.not_registered.value(),
+        busy_newcomers: house.link.turned_away(Rank::Newcomer),
+        busy_claims: house.link.turned_away(Rank::Claim),
+        busy_submits: house.link.turned_away(Rank::Submit),
         queued_bytes: house.link.queued_bytes(),
         store_bytes: house.store.size_on_disk().unwrap_or(0),
     }

@@ -9,7 +9,7 @@ use crate::clock::millis;
 use crate::commit::{Change, Pending};
 use crate::intake::Reader;
 use crate::lease::Hold;
-use crate::link::Link;
+use crate::link::{Link, Rank};
 use crate::people::{People, is_idle};
 use crate::pool::{Birth, LOGGED_ENDED, Pool, SubjectBuf, Terms};
 use crate::record::SeatState;
@@ -264,7 +264,7 @@ impl Steward {
         let mut changed = false;
         for (_, seat) in &self.people.seats {
             // Room first: a retirement that could not be journaled waits for the next round.
-            if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
+            if !is_idle(seat, now) || self.link.reserve(Rank::Newcomer, Pending::OVERHEAD).is_err() {
                 continue;
             }
             let (service, client) = (seat.service.id, seat.client.id.value());

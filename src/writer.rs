@@ -11,6 +11,7 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
 use crate::record::{
@@ -88,6 +89,7 @@ pub(crate) struct Writer {
     synced_at: u64,
     checkpoint: u64,
     spare: Vec<Group>,
+    gauge: Gauge,
 }
 
 impl Writer {
@@ -116,6 +118,7 @@ impl Writer {
             synced_at,
             checkpoint,
             spare: Vec::new(),
+            gauge: Gauge::default(),
         }
     }
 
@@ -135,6 +138,9 @@ impl Writer {
             return false;
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        if !waiting.is_empty() {
+            self.gauge.begin(&self.link.drain, time.hub_ms);
+        }
         for node in waiting {
             self.draft_change(time, node);
         }
@@ -468,9 +474,11 @@ impl Writer {
             service.counts.publish(self.applier.tally(service.id));
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
+        let mut bytes = 0;
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
                 self.link.give_back(node.permits);
+                bytes += node.permits as u64;
                 node.resolution.visible(intake);
             }
             for put_back in journaled.put_back.drain(..) {
@@ -480,6 +488,8 @@ impl Writer {
                 self.spare.push(journaled.group);
             }
         }
+        let empty = self.link.queued_bytes() == 0;
+        self.gauge.note(&self.link.drain, bytes, empty, self.link.clock.now());
         self.link.steward.raise();
     }
 

@@ -3,7 +3,7 @@
 //! A slot that the cursor passed and no claim took (a claimer stopped between two instructions) cannot be made from
 //! outside; the steward's taking it back is tested in the crate, and here only that it never happens by itself.
 
-#[expect(dead_code, reason = "each test file uses a part of it")]
+#[allow(clippy::allow_attributes, dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::collections::HashSet;

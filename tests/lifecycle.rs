@@ -16,7 +16,9 @@ use commissary::{
 };
 use serde::{Deserialize, Serialize};
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, exact, name_of, report_all, reports};
+use common::{
+    Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, exact, name_of, report_all, reports, unranked,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -615,7 +617,7 @@ fn settings_out_of_range_are_refused() {
 /// R37: with a full queue, changes of a service are refused and not made, not even for a moment.
 #[test]
 fn full_queue_refuses_changes_of_a_service_cleanly() {
-    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
+    let limits = unranked();
     let shop = Shop::open_with(limits);
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     shop.stock(&service, 8);

@@ -10,7 +10,7 @@ use commissary::{
     MemoryDisk, Progress, RegisterClientError, Registration, Revoke, SeatState, ServiceState, TicketError,
 };
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports};
+use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports, unranked};
 
 fn at(wall_ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(wall_ms).expect("a moment within chrono's range")
@@ -396,7 +396,7 @@ fn deregistration_dropped_at_any_point_is_all_or_nothing() {
 /// the same call succeeds once there is room.
 #[test]
 fn full_queue_refuses_registrations_cleanly() {
-    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
+    let limits = unranked();
     let shop = Shop::open_with(limits);
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     shop.stock(&service, 8);

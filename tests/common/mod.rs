@@ -117,6 +117,11 @@ pub(crate) fn exact() -> Policy {
     Policy { expiry_spread: 0, ..Policy::default() }
 }
 
+/// A queue that is full for everyone at once, at 4 KiB.
+pub(crate) fn unranked() -> Limits {
+    Limits { queue_bytes: 4_096, admit_newcomers_percent: 100, admit_claims_percent: 100, ..Limits::default() }
+}
+
 /// A service over numbers. The report `bad` is rejected, the report `panic` breaks the plugin, all others are accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Plain {
