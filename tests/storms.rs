@@ -5,8 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use commissary::{LeaseError, LeaseToken, Limits, Policy, Seat, ServiceHandle};
-use common::{Plain, Shop, claim};
+use commissary::{
+    AddError, Ask, ClaimError, EmptyReason, HubError, HubStats, LeaseError, LeaseToken, Limits, Policy,
+    RegisterClientError, Registration, Seat, ServiceHandle,
+};
+use common::{Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, name_of, report_all, reports};
 
 /// Leases in a storm, and the clients who hold them.
 const LEASES: usize = 100_000;
@@ -126,4 +129,201 @@ fn without_a_spread_all_leases_end_at_one_moment() {
     assert_eq!(most_in_a_second(&left), LEASES);
     crowd.shop.pass(LEASE);
     assert_eq!(crowd.dead(), LEASES);
+}
+
+/// Evenly: each of 20 parts of `from..to` has its share of `times`, give or take a tenth.
+fn assert_even(times: &[Duration], from: Duration, to: Duration) {
+    let mut parts = [0; 20];
+    for time in times {
+        assert!((from..to).contains(time), "{time:?} is not in {from:?}..{to:?}");
+        let place = time.saturating_sub(from).as_micros() * 20 / to.saturating_sub(from).as_micros();
+        parts[usize::try_from(place).unwrap()] += 1;
+    }
+    let share = times.len() / 20;
+    assert!(parts.iter().all(|part| (share * 9 / 10..share * 11 / 10).contains(part)), "{parts:?}");
+}
+
+/// A small queue, full for newcomers after about 500 additions.
+fn narrow(admit: u32) -> Limits {
+    Limits {
+        queue_bytes: 256 << 10,
+        admit_newcomers_percent: admit,
+        admit_claims_percent: 75.max(admit),
+        newcomer_burst: 1_000_000,
+        ..Limits::default()
+    }
+}
+
+/// Adds a subject, or says when to come again.
+fn come(service: &ServiceHandle<Plain>, subject: u64) -> Result<(), Duration> {
+    match service.add(&subject) {
+        Ok(_) => Ok(()),
+        Err(AddError::Hub { source: HubError::Busy { retry_after, .. }, .. }) => Err(retry_after),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// A hub whose writer is known to need a second to empty its queue, and the times told to 100,000 who come at once.
+fn second_wave() -> (Shop, ServiceHandle<Plain>, Vec<Duration>) {
+    let shop = Shop::open_with(narrow(50));
+    let service = shop.hub.register(Plain::new("storm")).unwrap();
+    shop.tick();
+    let mut subjects = 0..;
+    let mut fill = || while come(&service, subjects.next().unwrap()).is_ok() {};
+    fill();
+    shop.pass(SECOND);
+    let told = (0..LEASES as u64).filter_map(|nth| come(&service, 1_000_000 + nth).err()).collect();
+    shop.tick();
+    (shop, service, told)
+}
+
+/// Those turned away are told to come when the writer, at its measured rate, is done, evenly spread over as long again; so
+/// that each tick finds room for those who come in it.
+#[test]
+fn those_turned_away_come_back_spread_at_the_writers_rate() {
+    let (shop, service, mut told) = second_wave();
+    assert!(told.len() > LEASES - 1_000);
+    let least = *told.iter().min().unwrap();
+    assert!((SECOND * 95 / 100..SECOND * 105 / 100).contains(&least), "{least:?} at a queue a second");
+    assert_even(&told, least, least * 2 + MILLISECOND);
+
+    told.sort_unstable();
+    let (mut comers, mut admitted, step) = (told.into_iter().peekable(), 0, SECOND / 20);
+    for tick in 0..44 {
+        while comers.next_if(|time| *time < step * tick).is_some() {
+            admitted += u64::from(come(&service, 2_000_000 + admitted).is_ok());
+        }
+        shop.pass(step);
+    }
+    assert!(comers.peek().is_none());
+    assert!(admitted > 9_000, "{admitted} got in, of 500 in each of 20 ticks");
+}
+
+/// Without the spread they all come at one moment, and all but a queue's worth are turned away again.
+#[test]
+fn without_a_spread_those_turned_away_come_back_at_once() {
+    let (shop, service, told) = second_wave();
+    let least = *told.iter().min().unwrap();
+    shop.pass(least);
+    let admitted = told.iter().filter(|_| come(&service, 2_000_000).is_ok()).count();
+    assert!(admitted < 600, "{admitted} of {} got in", told.len());
+}
+
+/// A claim that finds nothing is told a time; 100,000 of them fall evenly in its window. That no bucket is formed yet is told
+/// with the time that forming one took of late.
+#[test]
+fn claims_for_nothing_are_told_to_come_back_spread() {
+    let shop = Shop::open();
+    let linger = SECOND * 8;
+    let service = shop.hub.register(Plain::with("storm", |policy| policy.linger = linger)).unwrap();
+    let seats = shop.seats(&service, 100);
+    shop.pass(SECOND);
+    let told = |reason: EmptyReason| -> Vec<Duration> {
+        let answers = (0..LEASES / seats.len()).flat_map(|_| seats.iter().map(claim_nothing));
+        answers.inspect(|empty| assert_eq!(empty.reason, reason)).map(|empty| empty.retry_after).collect()
+    };
+    assert_even(&told(EmptyReason::NothingPending), SECOND, SECOND * 3 / 2);
+    // Two subjects of a bucket of four linger.
+    for (subject, time) in [(1_u64, MILLISECOND * 20), (11, linger)] {
+        drop((service.add(&subject).unwrap(), service.add(&(subject + 1)).unwrap()));
+        shop.tick();
+        assert_even(&told(EmptyReason::NotYetFormed), time, time * 3 / 2);
+        shop.pass(linger);
+        report_all(&claim(&seats[0], 1).remove(0));
+        shop.tick();
+    }
+}
+
+/// What 500 workers got through while 100,000 newcomers came at once and the writer did nothing.
+struct Admitted {
+    registered: u64,
+    claims: usize,
+    submits: usize,
+    stats: HubStats,
+}
+
+fn registration_storm(admit: u32) -> Admitted {
+    const WORKERS: u64 = 500;
+    let shop = Shop::open_with(narrow(admit));
+    let service = shop.hub.register(Plain::with("storm", |policy| policy.bucket_subjects = 1)).unwrap();
+    let seats: Vec<_> = (1..=WORKERS)
+        .map(|id| {
+            shop.tick();
+            shop.seat(&service, id)
+        })
+        .collect();
+    shop.stock(&service, 2 * WORKERS);
+    let leases: Vec<_> = seats.iter().map(claim_one).collect();
+    shop.tick();
+    let (mut registered, mut claims, mut submits) = (0, 0, 0);
+    for nth in 0..LEASES as u64 {
+        let newcomer = Registration::new(1_000_000 + nth, name_of(1_000_000 + nth));
+        match shop.hub.register_client(&newcomer) {
+            Ok(_) => registered += 1,
+            Err(RegisterClientError::Hub(busy @ HubError::Busy { rule, .. })) => {
+                assert!(busy.is_transient());
+                assert_eq!(rule, "admit_newcomers_percent");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        // One in 1,000 comers is a worker with a report, who then asks for more.
+        if nth % 1_000 == 999 {
+            let worker = usize::try_from(nth / 1_000).unwrap();
+            submits += usize::from(leases[worker].submit(reports(&leases[worker], "ok")).is_ok());
+            claims += usize::from(seats[worker].claim(Ask::one()).is_ok_and(|claim| claim.leased().is_some()));
+        }
+    }
+    let stats = shop.hub.stats();
+    shop.tick();
+    assert_adds_up(&shop.hub);
+    Admitted { registered, claims, submits, stats }
+}
+
+/// However many newcomers come, the workers' reports are taken, and they get more work.
+#[test]
+fn a_storm_of_registrations_turns_no_worker_away() {
+    let Admitted { registered, claims, submits, stats } = registration_storm(50);
+    assert_eq!((claims, submits), (100, 100));
+    assert_eq!((stats.busy_newcomers, stats.busy_claims, stats.busy_submits), (LEASES as u64 - registered, 0, 0));
+    assert!((400..600).contains(&registered), "{registered} filled half of the queue");
+}
+
+/// Without an order of admission newcomers fill the queue and the workers' reports are refused.
+#[test]
+fn without_an_order_of_admission_newcomers_crowd_the_workers_out() {
+    let Admitted { submits, stats, registered, .. } = registration_storm(100);
+    assert!(submits <= 1, "{submits} reports were taken");
+    assert!(stats.busy_submits >= 99);
+    assert!((800..1_100).contains(&registered), "{registered} filled the queue");
+}
+
+/// Between the ranks: once the queue is three quarters full of reports, claims are turned away, and reports are not.
+#[test]
+fn claims_are_turned_away_before_reports() {
+    let shop = Shop::open_with(narrow(50));
+    let service = shop.hub.register(Plain::with("storm", |policy| policy.bucket_subjects = 1)).unwrap();
+    let seats = shop.seats(&service, 100);
+    shop.stock(&service, 2_000);
+    let leases: Vec<_> = seats.iter().flat_map(|seat| claim(seat, 10)).collect();
+    shop.tick();
+    let mut refused_from = None;
+    for (nth, lease) in leases.iter().enumerate() {
+        let queued = shop.hub.stats().queued_bytes;
+        match seats[0].claim(Ask::one()) {
+            Ok(claim) => assert!(claim.leased().is_some() && refused_from.is_none()),
+            Err(ClaimError::Hub(HubError::Busy { limit, rule, .. })) => {
+                assert_eq!((limit, rule), (192 << 10, "admit_claims_percent"));
+                assert!(queued > limit);
+                refused_from.get_or_insert(nth);
+            }
+            Err(other) => panic!("{other}"),
+        }
+        if lease.submit(reports(lease, "ok")).is_err() {
+            assert!(queued > 255 << 10, "refused at {queued}");
+            let from = refused_from.expect("claims were turned away before");
+            assert!((nth * 70 / 100..nth * 80 / 100).contains(&from), "claims from {from}, reports from {nth}");
+            return;
+        }
+    }
+    panic!("1,000 reports did not fill the queue");
 }
