@@ -263,6 +263,7 @@ impl Builder {
             (limits.queue_bytes >= 4_096, "limits.queue_bytes", "4,096 or more"),
             (percent(limits.admit_newcomers_percent), "limits.admit_newcomers_percent", "1 to 100"),
             (percent(limits.admit_claims_percent), "limits.admit_claims_percent", "1 to 100"),
+            (limits.releases_per_round >= 1, "limits.releases_per_round", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, option, range)) => Err(OpenError::Option { option, range }),

@@ -83,6 +83,7 @@ mod commit;
 pub mod contract;
 mod cursor;
 mod device;
+mod due;
 #[cfg(test)]
 mod endings_test;
 mod error;

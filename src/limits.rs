@@ -47,6 +47,9 @@ pub struct Limits {
     pub repeat_burst: u32,
     /// Time in which an exhausted budget of repeats is full again. Default one minute.
     pub repeat_refill: Duration,
+    /// Dead leases that are released in half a second, all services together: 1 or more. Default 4,096. The oldest come first,
+    /// the rest in the next half second; until then their reports are still taken.
+    pub releases_per_round: usize,
     /// Finished slots kept in memory so that a repeated submit can be answered subject by subject (a pool counts as at
     /// least 64). Default 16,384.
     pub settled_slots: usize,
@@ -87,6 +90,7 @@ impl Default for Limits {
             origin_refill: Duration::from_secs(3_600),
             repeat_burst: 100,
             repeat_refill: Duration::from_secs(60),
+            releases_per_round: 4_096,
             settled_slots: 16_384,
             slow_leases: 1_024,
         }

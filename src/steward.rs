@@ -7,6 +7,7 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
+use crate::due::Due;
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::{Link, Rank};
@@ -67,6 +68,9 @@ pub(crate) struct Steward {
     wards: HashMap<u32, Ward>,
     /// Hub time of the last look at leases and seats.
     swept_at: Option<u64>,
+    /// Hub time of the beginning of the round of releases, and the releases in it.
+    round_at: u64,
+    released: usize,
     /// Settled pools kept for late repeats, oldest first, and their slots.
     settled: VecDeque<(u32, u64, usize)>,
     settled_slots: usize,
@@ -92,6 +96,8 @@ impl Steward {
             rng,
             wards: HashMap::new(),
             swept_at: None,
+            round_at: 0,
+            released: 0,
             settled: VecDeque::new(),
             settled_slots: 0,
         }
@@ -114,9 +120,11 @@ impl Steward {
         let mut changed = self.take_in(&returned, now);
         if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
             self.swept_at = Some(now);
+            let mut due = self.round(now);
             for service in &services {
-                changed |= self.sweep(service, now);
+                changed |= self.sweep(service, now, &mut due);
             }
+            changed |= self.release(due, now);
             changed |= self.retire_seats(now);
             for service in &services {
                 self.forget(service);
@@ -168,9 +176,29 @@ impl Steward {
         !returned.is_empty()
     }
 
-    /// Looks at every lease: releases what has been dead for its grace, then marks what is past its deadline. In this
-    /// order, so that a whole grace always passes between the two.
-    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64) -> bool {
+    /// Room for the releases that are left in this round, which begins with its first release: a hub driven by hand may
+    /// sweep more than once in it.
+    fn round(&mut self, now: u64) -> Due {
+        if now >= self.round_at.saturating_add(millis(PERIOD)) {
+            self.released = 0;
+        }
+        Due::new(self.link.limits.releases_per_round.saturating_sub(self.released))
+    }
+
+    fn release(&mut self, due: Due, now: u64) -> bool {
+        let before = self.released;
+        if before == 0 {
+            self.round_at = now;
+        }
+        for (pool, index, owner) in due.into_oldest() {
+            self.released += usize::from(self.end(&pool, index, owner, Cause::Expired));
+        }
+        self.released > before
+    }
+
+    /// Looks at every lease: notes what has been dead for its grace, marks what is past its deadline. It is the one or the
+    /// other, so a whole grace always passes between the two.
+    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64, due: &mut Due) -> bool {
         let mut changed = false;
         let mut earliest = u64::MAX;
         let live = service.live();
@@ -182,7 +210,11 @@ impl Steward {
             let abandoned = self.is_abandoned(service, pool, now);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
-                if let Some(cause) = self.must_end(service, pool, seen, since_birth) {
+                if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
+                    due.offer(pool, index, seen.owner(), pool.born + seen.time());
+                    // If its turn does not come in this round.
+                    earliest = earliest.min(now + millis(PERIOD));
+                } else if let Some(cause) = self.must_end(service, seen) {
                     changed |= self.end(pool, index, seen.owner(), cause);
                 } else if seen.is_held() && slot.open().is_empty() {
                     changed |= self.end(pool, index, seen.owner(), Cause::Client);
@@ -209,19 +241,10 @@ impl Steward {
         changed
     }
 
-    /// Why a lease must end now, if it must.
-    fn must_end(
-        &self,
-        service: &ServiceCore,
-        pool: &Pool,
-        seen: crate::slot::Snapshot,
-        since_birth: u64,
-    ) -> Option<Cause> {
+    /// Why a lease must end now, whatever its deadline, if it must.
+    fn must_end(&self, service: &ServiceCore, seen: crate::slot::Snapshot) -> Option<Cause> {
         if !seen.is_held() {
             return None;
-        }
-        if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
-            return Some(Cause::Expired);
         }
         if service.state() == ServiceState::Revoked {
             return Some(Cause::Revoked);

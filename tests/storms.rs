@@ -131,6 +131,71 @@ fn without_a_spread_all_leases_end_at_one_moment() {
     assert_eq!(crowd.dead(), LEASES);
 }
 
+/// The dead of one moment are released so many in half a second, whoever ticks how often; the rest keep their grace.
+#[test]
+fn mass_death_is_released_in_portions() {
+    let crowd = Crowd::gather(Limits { releases_per_round: 1_000, ..Limits::default() }, |_| {});
+    crowd.shop.pass(LEASE);
+    let expired = || crowd.service.stats().work.buckets_expired;
+    crowd.shop.pass(GRACE.saturating_sub(MILLISECOND));
+    assert_eq!((crowd.dead(), expired()), (LEASES, 0));
+    crowd.shop.pass(MILLISECOND);
+    for round in 1..=4 {
+        assert_eq!(expired(), round * 1_000);
+        crowd.shop.tick();
+        crowd.shop.pass(SECOND / 2 - MILLISECOND);
+        assert_eq!(expired(), round * 1_000, "not before the round is over");
+        crowd.shop.pass(MILLISECOND);
+    }
+    // One that had to wait is still taken.
+    let waits = |(seat, token): &&(usize, LeaseToken)| crowd.seats[*seat].renew(token) == Err(LeaseError::Dead);
+    let (seat, token) = crowd.tokens.iter().rev().find(waits).unwrap();
+    let held = crowd.seats[*seat].resume(token).unwrap();
+    report_all(&held);
+    assert_adds_up(&crowd.shop.hub);
+}
+
+/// Without a bound all of them are put back, journaled and cut into buckets again in one tick.
+#[test]
+fn without_portions_mass_death_is_released_in_one_tick() {
+    let crowd = Crowd::gather(Limits { releases_per_round: usize::MAX, ..Limits::default() }, |_| {});
+    crowd.shop.pass(LEASE);
+    crowd.shop.pass(GRACE);
+    assert_eq!(crowd.service.stats().work.buckets_expired, LEASES as u64);
+}
+
+/// The bound is shared by all services, the oldest deaths come first, and everything is released in the end.
+#[test]
+fn the_oldest_dead_are_released_first_and_none_is_forgotten() {
+    let shop = Shop::open_with(Limits { releases_per_round: 10, ..Limits::default() });
+    let terms = |policy: &mut Policy| (policy.bucket_subjects, policy.lease, policy.grace) = (1, LEASE, GRACE);
+    let services = ["a", "b"].map(|id| shop.hub.register(Plain::with(id, terms)).unwrap());
+    // 15 leases of b, then 15 of a, then 15 of b.
+    let seats = services.each_ref().map(|service| shop.seat(service, 1));
+    services.iter().for_each(|service| shop.stock(service, 60));
+    for of in [1, 0, 1] {
+        for _ in 0..15 {
+            let _ = claim_one(&seats[of]).into_token();
+            shop.settle();
+        }
+        shop.pass(SECOND * 10);
+    }
+    shop.pass(LEASE.saturating_sub(SECOND * 20));
+    for _ in 0..3 {
+        shop.pass(SECOND * 10);
+    }
+    let expired = || services.each_ref().map(|service| service.stats().work.buckets_expired);
+    assert_eq!(expired(), [0, 0]);
+    let mut seen = Vec::new();
+    shop.pass(GRACE);
+    for _ in 0..5 {
+        seen.push(expired());
+        shop.pass(SECOND / 2);
+    }
+    assert_eq!(seen, [[0, 10], [5, 15], [15, 15], [15, 25], [15, 30]]);
+    assert_adds_up(&shop.hub);
+}
+
 /// Evenly: each of 20 parts of `from..to` has its share of `times`, give or take a tenth.
 fn assert_even(times: &[Duration], from: Duration, to: Duration) {
     let mut parts = [0; 20];
