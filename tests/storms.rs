@@ -143,7 +143,7 @@ fn mass_death_is_released_in_portions() {
     for round in 1..=4 {
         assert_eq!(expired(), round * 1_000);
         crowd.shop.tick();
-        crowd.shop.pass(SECOND / 2 - MILLISECOND);
+        crowd.shop.pass((SECOND / 2).saturating_sub(MILLISECOND));
         assert_eq!(expired(), round * 1_000, "not before the round is over");
         crowd.shop.pass(MILLISECOND);
     }
@@ -172,7 +172,9 @@ fn the_oldest_dead_are_released_first_and_none_is_forgotten() {
     let services = ["a", "b"].map(|id| shop.hub.register(Plain::with(id, terms)).unwrap());
     // 15 leases of b, then 15 of a, then 15 of b.
     let seats = services.each_ref().map(|service| shop.seat(service, 1));
-    services.iter().for_each(|service| shop.stock(service, 60));
+    for service in &services {
+        shop.stock(service, 60);
+    }
     for of in [1, 0, 1] {
         for _ in 0..15 {
             let _ = claim_one(&seats[of]).into_token();
@@ -194,6 +196,42 @@ fn the_oldest_dead_are_released_first_and_none_is_forgotten() {
     }
     assert_eq!(seen, [[0, 10], [5, 15], [15, 15], [15, 25], [15, 30]]);
     assert_adds_up(&shop.hub);
+}
+
+const DOWN: Duration = Duration::from_secs(3 * 24 * 3_600);
+
+/// Three days without the hub kill no lease: its time stands still while it is closed. Every holder has a full term from the
+/// opening, and those who never come back are not missed at one moment.
+#[test]
+fn a_long_downtime_kills_no_lease() {
+    let Crowd { shop, service, seats, tokens } = Crowd::gather(Limits::default(), |policy| policy.expiry_spread = 125);
+    shop.pass(LEASE / 2);
+    let policy = service.policy();
+    let (disk, clock) = (shop.disk.clone(), shop.clock.clone());
+    drop((service, seats));
+    shop.hub.close().unwrap();
+    drop(shop);
+    clock.advance(DOWN);
+    let shop = Shop::on(disk, clock, Limits::default());
+    let service = shop.hub.register(Plain::with("storm", |now| *now = policy)).unwrap();
+    let seats = shop.seats(&service, CLIENTS);
+    shop.tick();
+    let crowd = Crowd { shop, service, seats, tokens };
+    assert_eq!(crowd.service.stats().work.buckets_held, LEASES as u64);
+    let left: Vec<Duration> = crowd.renew().into_iter().map(Result::unwrap).collect();
+    assert!(left.iter().all(|left| (LEASE..LEASE * 9 / 8).contains(left)));
+    assert!(most_in_a_second(&left) < 1_600);
+    crowd.shop.pass(LEASE.saturating_sub(MILLISECOND));
+    assert_eq!(crowd.dead(), 0);
+}
+
+/// A hub that stays open through the same three days, its clients cut off, has lost every lease when they are back.
+#[test]
+fn the_same_downtime_with_the_hub_open_kills_every_lease() {
+    let crowd = Crowd::gather(Limits::default(), |policy| policy.expiry_spread = 125);
+    crowd.shop.pass(LEASE / 2);
+    crowd.shop.pass(DOWN);
+    assert_eq!(crowd.dead(), LEASES);
 }
 
 /// Evenly: each of 20 parts of `from..to` has its share of `times`, give or take a tenth.
