@@ -62,6 +62,12 @@ pub struct Registered {
     pub ticket: Ticket,
 }
 
+/// Who made an identity.
+enum Made {
+    Now(Registered),
+    Before(Arc<ClientCore>),
+}
+
 /// A client: a worker identity. Cloning clones the handle; all handles of one id are the same client.
 ///
 /// # Concurrency
@@ -109,25 +115,44 @@ impl Client {
         if let Some(core) = house.people.client(wanted.id) {
             return Self::again(house, core, &wanted.name, now);
         }
+        // Room in the queue first: an identity that could not be journaled is not known, and pays no budget.
+        let bytes = wanted.name.len() + Pending::OVERHEAD;
+        house.link.reserve(Rank::Newcomer, bytes)?;
+        let made = Self::make(house, id, wanted, now, bytes);
+        if !matches!(made, Ok(Made::Now(_))) {
+            house.link.give_back(bytes);
+        }
+        match made? {
+            Made::Now(registered) => Ok(registered),
+            Made::Before(core) => Self::again(house, core, &wanted.name, now),
+        }
+    }
+
+    /// Makes a new identity, for whose record `bytes` are reserved, unless another session has just made it.
+    fn make(
+        house: &Arc<House>,
+        id: ClientId,
+        wanted: &Registration,
+        now: u64,
+        bytes: usize,
+    ) -> Result<Made, RegisterClientError> {
         house.people.throttle(house, wanted.origin.as_deref(), now)?;
         let limit = house.link.limits.clients;
         if house.people.clients.len() as u64 >= limit {
             return Err(RegisterClientError::TooMany { limit });
         }
-        let core = match house.people.clients.entry(wanted.id) {
-            Entry::Occupied(entry) => Arc::clone(entry.get()),
+        match house.people.clients.entry(wanted.id) {
+            Entry::Occupied(entry) => Ok(Made::Before(Arc::clone(entry.get()))),
             Entry::Vacant(entry) => {
+                house.link.check()?;
                 let wall_ms = house.link.clock.wall_ms();
-                // Room in the queue first: an identity that could not be journaled is not known.
-                let ticket =
-                    house.link.send(Rank::Newcomer, client_change(wanted.id, &wanted.name, true), wanted.name.len())?;
+                let ticket = house.link.post(client_change(wanted.id, &wanted.name, true), bytes);
                 let core = Arc::new(ClientCore::new(id, &wanted.name, true, wall_ms, wall_ms));
                 entry.insert(Arc::clone(&core));
                 tracing::info!(client = wanted.id, "client registered");
-                return Ok(Registered { client: Self { house: Arc::clone(house), core }, new: true, ticket });
+                Ok(Made::Now(Registered { client: Self { house: Arc::clone(house), core }, new: true, ticket }))
             }
-        };
-        Self::again(house, core, &wanted.name, now)
+        }
     }
 
     fn again(

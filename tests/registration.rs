@@ -502,3 +502,28 @@ fn service_state_is_readable_without_registration() {
     shop.hub.close().unwrap();
     assert_eq!(shop.hub.service_state("plain"), Some(ServiceState::Active), "reads go on after the end");
 }
+
+/// G5: a newcomer refused for a full queue has taken nothing from the budgets: they are for those who get in.
+#[test]
+fn newcomers_refused_for_a_full_queue_pay_no_budget() {
+    let limits = Limits { newcomer_burst: 2, origin_burst: 2, ..unranked() };
+    let shop = Shop::open_with(limits);
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    let mut user = 100;
+    while service.add(&user).is_ok() {
+        user += 1;
+    }
+    let newcomer = |id: u64| shop.hub.register_client(&Registration::new(id, name_of(id)).origin(b"here"));
+    for id in 1..=10 {
+        let refused = newcomer(id).unwrap_err();
+        assert!(matches!(refused, RegisterClientError::Hub(HubError::Busy { .. })), "{refused}");
+    }
+    shop.tick();
+    assert!(newcomer(1).unwrap().new && newcomer(2).unwrap().new);
+    let queued = shop.hub.stats().queued_bytes;
+    assert!(matches!(newcomer(3).unwrap_err(), RegisterClientError::Throttled { limit: "origin_burst", .. }));
+    assert_eq!(shop.hub.stats().queued_bytes, queued, "the room of who was throttled is given back");
+    assert!(!newcomer(2).unwrap().new);
+    shop.tick();
+    assert_eq!(shop.hub.stats().queued_bytes, 0);
+}

@@ -252,7 +252,6 @@ fn narrow(admit: u32) -> Limits {
         queue_bytes: 256 << 10,
         admit_newcomers_percent: admit,
         admit_claims_percent: 75.max(admit),
-        newcomer_burst: 1_000_000,
         ..Limits::default()
     }
 }
