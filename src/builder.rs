@@ -252,6 +252,7 @@ impl Builder {
 
     fn check(&self) -> Result<(), OpenError> {
         let limits = &self.limits;
+        let percent = |percent| (1..=100).contains(&percent);
         let rules = [
             (self.cache_bytes >= 1 << 20, "cache_bytes", "1 MiB or more"),
             (limits.seats < crate::slot::OWNERS_MAX, "limits.seats", "at most 67,108,863"),
@@ -260,6 +261,9 @@ impl Builder {
             (limits.submit_bytes <= 15 << 20, "limits.submit_bytes", "at most 15 MiB"),
             (limits.report_bytes <= limits.submit_bytes, "limits.report_bytes", "at most limits.submit_bytes"),
             (limits.queue_bytes >= 4_096, "limits.queue_bytes", "4,096 or more"),
+            (percent(limits.admit_newcomers_percent), "limits.admit_newcomers_percent", "1 to 100"),
+            (percent(limits.admit_claims_percent), "limits.admit_claims_percent", "1 to 100"),
+            (limits.releases_per_round >= 1, "limits.releases_per_round", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, option, range)) => Err(OpenError::Option { option, range }),

@@ -23,14 +23,18 @@ pub enum HubError {
     /// The hub was closed.
     #[error("the hub is closed")]
     Closed,
-    /// The bound on what waits for the writer is reached. Nothing was changed; try again.
-    #[error("busy: {queued} bytes wait for the writer, the limit is {limit} (queue_bytes)")]
+    /// Too much waits for the writer. Nothing was changed; try again. As the queue fills, registrations, activations and
+    /// additions are turned away first, then claims, and submits and administrators' decisions last.
+    #[error("busy: {queued} bytes wait for the writer, the limit is {limit} ({rule})")]
     Busy {
         /// Bytes that wait.
         queued: u64,
-        /// `Limits::queue_bytes`.
+        /// Bytes beyond which such a call is turned away.
         limit: u64,
-        /// When trying again is likely to succeed.
+        /// The limit's field in [`Limits`](crate::Limits).
+        rule: &'static str,
+        /// When to try again: after what waits has gone, at the writer's measured rate, and up to as long again, so that
+        /// those turned away together do not come back together. 10 ms to 20 s.
         retry_after: Duration,
     },
 }
@@ -338,6 +342,15 @@ pub enum LeaseError {
     /// The lease was not renewed in time. Finished work is still taken until the grace is over.
     #[error("the lease is dead; only reports are still taken")]
     Dead,
+    /// The lease has lasted, or will have at its deadline, as long as a lease may: it cannot be renewed. It is alive until
+    /// the deadline, and reports are taken as before.
+    #[error("renewals may extend a lease to {limit:?} in all (lease_total); {time_left:?} are left")]
+    Capped {
+        /// `Policy::lease_total` in time: from the claim.
+        limit: Duration,
+        /// Until the deadline.
+        time_left: Duration,
+    },
     /// The service was revoked at once: finished work is not taken either.
     #[error("the service is not ready: it is {state}")]
     NotReady {

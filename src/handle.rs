@@ -13,6 +13,7 @@ use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
 use crate::limits::Limits;
+use crate::link::Precedence;
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -146,7 +147,8 @@ impl<S: Service> ServiceHandle<S> {
             return Ok((marked, Ticket::nothing()));
         }
         let bytes = ranks.len() * 10;
-        let ticket = self.house.link.send(Change::Urgent { service: self.core.id, ranks }, bytes)?;
+        let ticket =
+            self.house.link.send(Precedence::Submit, Change::Urgent { service: self.core.id, ranks }, bytes)?;
         Ok((marked, ticket))
     }
 
@@ -331,7 +333,7 @@ impl<S: Service> ServiceHandle<S> {
     fn decide(&self, seat: &SeatCore, state: SeatState) -> Result<Ticket, AdminError> {
         let (link, client) = (&self.house.link, seat.client.id.value());
         // Room first: a decision that could not be journaled is not made.
-        link.reserve(Pending::OVERHEAD)?;
+        link.reserve(Precedence::Submit, Pending::OVERHEAD)?;
         let ticket = self.house.people.in_turn(client, || {
             seat.set_suspended(state == SeatState::Suspended);
             link.post(Change::Seat { service: self.core.id, client, state }, Pending::OVERHEAD)
@@ -353,10 +355,7 @@ impl<S: Service> ServiceHandle<S> {
                 if !seen.is_held() {
                     continue;
                 }
-                // The word holds the deadline, or when the steward saw it pass, and no more: a renewed lease counts from
-                // its last renewal, a dead one from a lease's time before its death.
-                let began = (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms);
-                let took = Duration::from_millis(now.saturating_sub(began));
+                let took = Duration::from_millis(now.saturating_sub(pool.claimed_at(slot)));
                 if took > threshold {
                     let bucket = (pool.generation, pool.number(index));
                     slow.push(SlowBucket { client: seat.client.id, took, held: true, put_back: None, bucket });

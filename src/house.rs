@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::commit::{Change, Pending};
 use crate::error::HubError;
-use crate::link::Link;
+use crate::link::{Link, Precedence};
 use crate::people::People;
 use crate::record::ServiceValue;
 use crate::registry::{Registry, ServiceCore};
@@ -101,7 +101,7 @@ impl House {
     /// Takes room in the queue for a change of a service, before it is made.
     pub(crate) fn room_for_service(&self, service: &ServiceCore) -> Result<usize, HubError> {
         let bytes = service.name.len() + Pending::OVERHEAD;
-        self.link.reserve(bytes)?;
+        self.link.reserve(Precedence::Submit, bytes)?;
         Ok(bytes)
     }
 

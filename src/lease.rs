@@ -10,8 +10,9 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::limits::Limits;
+use crate::link::Precedence;
 use crate::people::SeatCore;
-use crate::pool::{Pool, SubjectRef};
+use crate::pool::{Pool, Renewal, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
 use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
@@ -53,7 +54,7 @@ impl Hold {
         self.pool.token(self.index)
     }
 
-    /// Moves the deadline to a full term from now.
+    /// Moves the deadline to a full term from now, or to the cap on the whole lease.
     pub(crate) fn renew_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
         let link = &seat.service.link;
         link.check()?;
@@ -61,16 +62,19 @@ impl Hold {
             return Err(LeaseError::NotRegistered);
         }
         let now = link.clock.now();
-        let since_birth = now.saturating_sub(pool.born);
-        let slot = pool.slot(index).ok_or(LeaseError::NotOwner)?;
-        match slot.renew(seat.index, since_birth + pool.terms.lease_ms) {
-            ToRenewed::Renewed { deadline } => {
+        match pool.renew(index, seat.index, now) {
+            Renewal::Renewed { time_left } => {
                 seat.touch(now);
-                Ok(Duration::from_millis(deadline.saturating_sub(since_birth)))
+                Ok(Duration::from_millis(time_left))
             }
-            ToRenewed::Dead => Err(LeaseError::Dead),
-            ToRenewed::Over => Err(LeaseError::Over),
-            ToRenewed::NotOwner => Err(LeaseError::NotOwner),
+            Renewal::Capped { time_left } => {
+                seat.counts.renewals_capped.add(1);
+                let limit = Duration::from_millis(pool.terms.total_ms);
+                Err(LeaseError::Capped { limit, time_left: Duration::from_millis(time_left) })
+            }
+            Renewal::Not(ToRenewed::Dead) => Err(LeaseError::Dead),
+            Renewal::Not(ToRenewed::NotOwner) => Err(LeaseError::NotOwner),
+            Renewal::Not(_) => Err(LeaseError::Over),
         }
     }
 
@@ -217,9 +221,13 @@ impl<S: Service> Lease<S> {
 
     /// Extends the lease to a full term from now; returns the time left. Lock-free, no allocation.
     ///
+    /// All terms together last no longer than [`Policy::lease_total`](crate::Policy::lease_total): the last extension may
+    /// be short of a term.
+    ///
     /// # Errors
     ///
-    /// [`LeaseError::Dead`] once the deadline has passed and the steward has seen it; [`LeaseError::Over`] after the end.
+    /// [`LeaseError::Capped`] once no time can be added: the lease goes on to its deadline, and its reports are taken as
+    /// before. [`LeaseError::Dead`] once the deadline has passed and the steward has seen it; [`LeaseError::Over`] after the end.
     pub fn renew(&self) -> Result<Duration, LeaseError> {
         let hold = self.hold()?;
         Hold::renew_slot(&hold.seat, &hold.pool, hold.index)
@@ -565,7 +573,7 @@ impl<'a> Reporting<'a> {
         }
         let link = &self.seat.service.link;
         let bytes = self.items.len() + Pending::OVERHEAD;
-        link.reserve(bytes)?;
+        link.reserve(Precedence::Submit, bytes)?;
         let reports = Reports {
             pool: Arc::clone(self.pool),
             index: self.index,
@@ -690,7 +698,7 @@ impl<'a> Reporting<'a> {
             whole: true,
         };
         tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
-        drop(self.seat.service.link.send(Change::Conflict(conflict), bytes));
+        drop(self.seat.service.link.send(Precedence::Claim, Change::Conflict(conflict), bytes));
     }
 
     fn count(&self, taken: &Taken) {

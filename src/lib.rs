@@ -83,6 +83,7 @@ mod commit;
 pub mod contract;
 mod cursor;
 mod device;
+mod due;
 #[cfg(test)]
 mod endings_test;
 mod error;
@@ -100,6 +101,7 @@ mod json;
 mod lease;
 mod limits;
 mod link;
+mod pace;
 mod people;
 mod permits;
 mod pool;

@@ -151,6 +151,7 @@ pub(crate) struct SeatCounts {
     pub(crate) conflicts: Counter,
     pub(crate) disagreements: Counter,
     pub(crate) stale: Counter,
+    pub(crate) renewals_capped: Counter,
     /// Milliseconds during which it held at least one lease, and what it reported in them.
     pub(crate) busy_ms: Counter,
 }

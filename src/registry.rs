@@ -12,6 +12,7 @@ use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
 use crate::json::Plugin;
 use crate::link::Link;
+use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
@@ -141,6 +142,8 @@ pub(crate) struct ServiceCounts {
     pub(crate) unknown_tokens: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
+    /// How long those wait who find no bucket.
+    pub(crate) forming: Forming,
     /// Subjects of lower ranks are in the store whole.
     pub(crate) visible: Watermark,
 }
@@ -374,6 +377,7 @@ impl ServiceCore {
     /// Publishes the next ordinary pool. The steward's alone.
     pub(crate) fn publish_next(&self, pool: Arc<Pool>) {
         self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.next.store(Some(pool));
         let current = self.current.load_full();
@@ -386,6 +390,7 @@ impl ServiceCore {
     /// Publishes a pool that goes before the ordinary ones. The steward's alone.
     pub(crate) fn publish_express(&self, place: &Express, pool: Arc<Pool>) {
         self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         place.publish(pool);
         self.notify();

@@ -47,7 +47,7 @@ struct Stored {
     generation: u64,
     slot: u32,
     client: u64,
-    at: u64,
+    claimed_at: u64,
     open: Mask,
     subjects: Vec<SubjectBuf>,
 }
@@ -58,8 +58,8 @@ fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreErro
     for (generation, slot, lease) in apply::leases(store, service)? {
         let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, service, *rank));
         let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
-        let (client, at, open) = (lease.client, lease.at, lease.open());
-        leases.push(Stored { generation, slot, client, at, open, subjects });
+        let (client, claimed_at, open) = (lease.client, lease.at, lease.open());
+        leases.push(Stored { generation, slot, client, claimed_at, open, subjects });
     }
     Ok(leases)
 }
@@ -69,18 +69,14 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     let terms = Terms::of(&core.policy());
     let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
     let mut claimed = Vec::new();
-    for Stored { generation, slot, client, at, open, subjects } in leases {
-        claimed.extend(open.places().filter_map(|place| Some((subjects.get(place)?.rank, at))));
+    for Stored { generation, slot, client, claimed_at, open, subjects } in leases {
+        claimed.extend(open.places().filter_map(|place| Some((subjects.get(place)?.rank, claimed_at))));
         let seat = house.people.client(client).and_then(|client| house.people.seat_of(&client, core.id));
         // Left out, its subjects would be handed out again while the store keeps the lease.
         let ownerless = || StoreError::Corrupted { what: format!("a lease of client {client}, who has no seat") };
         let seat = seat.ok_or_else(ownerless)?;
         seat.adopt(1, now);
-        // A full term from now: the time down is not the holder's fault. Spread by up to an eighth, so that the holders
-        // who do not come back are not missed all at once.
-        let spread = house.link.secret.scramble(&[generation.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat());
-        let deadline = now + terms.lease_ms + spread % (terms.lease_ms / 8).max(1);
-        let lease = RecoveredLease { slot, owner: seat.index, deadline, open, subjects };
+        let lease = RecoveredLease { slot, owner: seat.index, claimed_at: claimed_at.min(now), open, subjects };
         match generations.last_mut() {
             Some((last, leases)) if *last == generation => leases.push(lease),
             _ => generations.push((generation, vec![lease])),
@@ -107,8 +103,9 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     // Where an urgent subject is held already, if another lease holds it, too.
     let mut held: HashMap<u64, Spot> = HashMap::new();
     for (generation, leases) in generations {
-        let birth = Birth { service: core.id, generation, born: now, terms };
-        let pool = Pool::recover(birth, &leases, |rank| held.get(&rank).cloned(), &house.link.secret);
+        let born = leases.iter().map(|lease| lease.claimed_at).min().unwrap_or(now);
+        let birth = Birth { service: core.id, generation, born, terms };
+        let pool = Pool::recover(birth, &leases, now, |rank| held.get(&rank).cloned(), &house.link.secret);
         let pool = Arc::new(pool);
         let spots = pool.spots(&wanted);
         held.extend(spots.into_iter().filter(|(_, spot)| spot.is_responsible()));

@@ -12,6 +12,7 @@ use crate::error::{ClaimError, LeaseError};
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::pace::spread;
 use crate::people::SeatCore;
 use crate::pool::Terms;
 use crate::record::SeatState;
@@ -76,7 +77,7 @@ impl<S: Service> Seat<S> {
     ///
     /// # Errors
     ///
-    /// [`ClaimError`], in this order: the hub, the client, the seat, the service, the ask. No bucket moved.
+    /// [`ClaimError`], in this order: the hub, the client, the seat, the service, the queue, the ask. No bucket moved.
     ///
     /// # Concurrency
     ///
@@ -93,6 +94,7 @@ impl<S: Service> Seat<S> {
             error
         };
         let word = self.admit().map_err(refused)?;
+        seat.service.link.admit_claim().map_err(|busy| refused(busy.into()))?;
         let now = seat.service.link.clock.now();
         let current = seat.service.current();
         let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
@@ -160,15 +162,15 @@ impl<S: Service> Seat<S> {
         self.core.counts.empty.add(1);
         self.core.service.counts.starved.add(1);
         let base = match reason {
-            EmptyReason::NotYetFormed => Duration::from_millis(20),
+            EmptyReason::NotYetFormed => self.core.service.counts.forming.time(Duration::from_millis(20)),
             EmptyReason::AllLeased { earliest_free } => {
                 earliest_free.clamp(Duration::from_millis(100), Duration::from_secs(60))
             }
             _ => Duration::from_secs(1),
         };
         let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
-        let jitter = self.core.service.link.secret.scramble(&turn.to_be_bytes()) % 512;
-        Empty { reason, retry_after: base + base.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1_024.0) }
+        let random = self.core.service.link.secret.scramble(&turn.to_be_bytes());
+        Empty { reason, retry_after: spread(base, base / 2, random) }
     }
 
     fn why_empty(&self, now: u64) -> EmptyReason {
@@ -178,6 +180,7 @@ impl<S: Service> Seat<S> {
             if service.state() == ServiceState::Paused {
                 return EmptyReason::Paused;
             }
+            counts.forming.wait(now);
             return EmptyReason::NotYetFormed;
         }
         match counts.earliest_free.value() {

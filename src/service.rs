@@ -282,8 +282,14 @@ pub struct Policy {
     pub leases_in_flight: u32,
     /// What to do with a claim for more than `buckets_per_claim`. Default: clamp.
     pub over_ask: OverAsk,
-    /// How long a lease lasts without renewal or report: 1 ms to 30 days. Default 2 h.
+    /// How long a lease lasts without renewal: 1 ms to 30 days. Default 2 h.
     pub lease: Duration,
+    /// How long a lease may last in all, renewals included, as a multiple of `lease`: 1 to 1,000,000. 1: renewals add nothing.
+    /// Default 8. (In no case longer than [`Limits::LEASE_MS`].)
+    pub lease_total: u32,
+    /// Deadlines are spread over so many thousandths of `lease`, so that leases claimed at one moment do not end at one
+    /// moment: 0 (off) to 1,000. It only ever lengthens a lease. Default 125: an eighth.
+    pub expiry_spread: u32,
     /// How long a dead lease's reports are still taken before what is left is put back: 0 to 30 days. Default 15 min.
     pub grace: Duration,
     /// A seat unused for so long is deactivated: 1 ms or more. Default 24 h.
@@ -321,6 +327,8 @@ impl Default for Policy {
             leases_in_flight: 1_000,
             over_ask: OverAsk::Clamp,
             lease: Duration::from_secs(2 * 3_600),
+            lease_total: 8,
+            expiry_spread: 125,
             grace: Duration::from_secs(15 * 60),
             idle: Duration::from_secs(24 * 3_600),
             linger: Duration::from_millis(100),
@@ -347,6 +355,8 @@ impl Policy {
             ((1..=1_024).contains(&self.buckets_per_claim), "buckets_per_claim", "1 to 1,024"),
             ((1..=1_000_000).contains(&self.leases_in_flight), "leases_in_flight", "1 to 1,000,000"),
             ((ms..=MONTH).contains(&self.lease), "lease", "1 ms to 30 days"),
+            ((1..=1_000_000).contains(&self.lease_total), "lease_total", "1 to 1,000,000"),
+            (self.expiry_spread <= 1_000, "expiry_spread", "0 to 1,000"),
             (self.grace <= MONTH, "grace", "0 to 30 days"),
             (self.linger <= MONTH, "linger", "0 to 30 days"),
             (self.idle >= ms, "idle", "1 ms or more"),

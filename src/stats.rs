@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::clock::utc;
 use crate::house::House;
 use crate::id::ClientId;
+use crate::link::Precedence;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
@@ -86,6 +87,8 @@ pub struct Faults {
     pub stale: u64,
     /// Claims for more than the cap.
     pub over_ask: u64,
+    /// Renewals of leases that had lasted as long as a lease may.
+    pub renewals_capped: u64,
     /// Claims refused: not registered, inactive, suspended, service not ready, hub busy.
     pub claims_refused: u64,
 }
@@ -100,6 +103,7 @@ impl AddAssign for Faults {
         self.conflicts += other.conflicts;
         self.stale += other.stale;
         self.over_ask += other.over_ask;
+        self.renewals_capped += other.renewals_capped;
         self.claims_refused += other.claims_refused;
     }
 }
@@ -233,6 +237,12 @@ pub struct HubStats {
     pub throttled_registrations: u64,
     /// Calls of clients that are not registered.
     pub not_registered: u64,
+    /// Registrations, activations and additions turned away since the queue was too full for them.
+    pub busy_newcomers: u64,
+    /// Claims turned away since the queue was too full for them, and evidence not kept.
+    pub busy_claims: u64,
+    /// Submits and administrators' decisions turned away since the queue was full.
+    pub busy_submits: u64,
     /// Bytes that wait for the writer.
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
@@ -282,6 +292,7 @@ fn faults(seat: &SeatCore) -> Faults {
         conflicts: counts.conflicts.value(),
         stale: counts.stale.value(),
         over_ask: counts.over_ask.value(),
+        renewals_capped: counts.renewals_capped.value(),
         claims_refused: counts.claims_refused.value(),
     }
 }
@@ -380,6 +391,9 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         invalid_registrations: refused.invalid.value(),
         throttled_registrations: refused.throttled.value(),
         not_registered: refused.not_registered.value(),
+        busy_newcomers: house.link.turned_away(Precedence::Newcomer),
+        busy_claims: house.link.turned_away(Precedence::Claim),
+        busy_submits: house.link.turned_away(Precedence::Submit),
         queued_bytes: house.link.queued_bytes(),
         store_bytes: house.store.size_on_disk().unwrap_or(0),
     }

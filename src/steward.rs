@@ -7,12 +7,13 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
+use crate::due::Due;
 use crate::error::StoreError;
 use crate::express::Express;
 use crate::fairness::{Drain, effective_class};
 use crate::intake::Reader;
 use crate::lease::Hold;
-use crate::link::Link;
+use crate::link::{Link, Precedence};
 use crate::people::{People, is_idle};
 use crate::pool::{Birth, LOGGED_ENDED, Pool, Spot, SubjectBuf, Terms};
 use crate::record::SeatState;
@@ -97,6 +98,9 @@ pub(crate) struct Steward {
     wards: HashMap<u32, Ward>,
     /// Hub time of the last look at leases and seats.
     swept_at: Option<u64>,
+    /// Hub time of the beginning of the round of releases, and the releases in it.
+    round_at: u64,
+    released: usize,
     /// Settled pools kept for late repeats, oldest first, and their slots.
     settled: VecDeque<(u32, u64, usize)>,
     settled_slots: usize,
@@ -122,6 +126,8 @@ impl Steward {
             rng,
             wards: HashMap::new(),
             swept_at: None,
+            round_at: 0,
+            released: 0,
             settled: VecDeque::new(),
             settled_slots: 0,
         }
@@ -150,9 +156,11 @@ impl Steward {
         };
         if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
             self.swept_at = Some(now);
+            let mut due = self.round(now);
             for service in &services {
-                changed |= self.sweep(service, now);
+                changed |= self.sweep(service, now, &mut due);
             }
+            changed |= self.release(due, now);
             changed |= self.retire_seats(now);
             for service in &services {
                 self.forget(service);
@@ -224,9 +232,29 @@ impl Steward {
         Ok(!errands.is_empty())
     }
 
-    /// Looks at every lease: releases what has been dead for its grace, then marks what is past its deadline. In this
-    /// order, so that a whole grace always passes between the two.
-    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64) -> bool {
+    /// Room for the releases that are left in this round, which begins with its first release: a hub driven by hand may
+    /// sweep more than once in it.
+    fn round(&mut self, now: u64) -> Due {
+        if now >= self.round_at.saturating_add(millis(PERIOD)) {
+            self.released = 0;
+        }
+        Due::new(self.link.limits.releases_per_round.saturating_sub(self.released))
+    }
+
+    fn release(&mut self, due: Due, now: u64) -> bool {
+        let before = self.released;
+        if before == 0 {
+            self.round_at = now;
+        }
+        for (pool, index, owner) in due.into_oldest() {
+            self.released += usize::from(self.end(&pool, index, owner, Cause::Expired));
+        }
+        self.released > before
+    }
+
+    /// Looks at every lease: notes what has been dead for its grace, marks what is past its deadline. It is the one or the
+    /// other, so a whole grace always passes between the two.
+    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64, due: &mut Due) -> bool {
         let mut changed = false;
         let mut earliest = u64::MAX;
         let live = service.live();
@@ -238,7 +266,11 @@ impl Steward {
             let abandoned = self.is_abandoned(service, pool, now);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
-                if let Some(cause) = self.must_end(service, pool, seen, since_birth) {
+                if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
+                    due.offer(pool, index, seen.owner(), pool.born + seen.time());
+                    // If its turn does not come in this round.
+                    earliest = earliest.min(now + millis(PERIOD));
+                } else if let Some(cause) = self.must_end(service, seen) {
                     changed |= self.end(pool, index, seen.owner(), cause);
                 } else if seen.is_held() && slot.open().is_empty() {
                     changed |= self.end(pool, index, seen.owner(), Cause::Client);
@@ -249,7 +281,7 @@ impl Steward {
                     }
                     // The deadline of a live lease, the death of a dead one: a grace after it the subjects are free.
                     earliest = earliest.min(pool.born + slot.snapshot().time() + pool.terms.grace_ms);
-                } else if seen.is_final() && slot.logged() & LOGGED_ENDED == 0 {
+                } else if seen.is_final() && pool.logged(index) & LOGGED_ENDED == 0 {
                     // Whoever ended it may have stopped before it could say so.
                     pool.mark(index);
                     self.link.writer.raise();
@@ -265,19 +297,10 @@ impl Steward {
         changed
     }
 
-    /// Why a lease must end now, if it must.
-    fn must_end(
-        &self,
-        service: &ServiceCore,
-        pool: &Pool,
-        seen: crate::slot::Snapshot,
-        since_birth: u64,
-    ) -> Option<Cause> {
+    /// Why a lease must end now, whatever its deadline, if it must.
+    fn must_end(&self, service: &ServiceCore, seen: crate::slot::Snapshot) -> Option<Cause> {
         if !seen.is_held() {
             return None;
-        }
-        if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
-            return Some(Cause::Expired);
         }
         if service.state() == ServiceState::Revoked {
             return Some(Cause::Revoked);
@@ -320,7 +343,7 @@ impl Steward {
         let mut changed = false;
         for (_, seat) in &self.people.seats {
             // Room first: a retirement that could not be journaled waits for the next round.
-            if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
+            if !is_idle(seat, now) || self.link.reserve(Precedence::Newcomer, Pending::OVERHEAD).is_err() {
                 continue;
             }
             let (service, client) = (seat.service.id, seat.client.id.value());

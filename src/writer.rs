@@ -11,6 +11,7 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
@@ -89,6 +90,7 @@ pub(crate) struct Writer {
     synced_at: u64,
     checkpoint: u64,
     spare: Vec<Group>,
+    gauge: Gauge,
 }
 
 impl Writer {
@@ -117,6 +119,7 @@ impl Writer {
             synced_at,
             checkpoint,
             spare: Vec::new(),
+            gauge: Gauge::default(),
         }
     }
 
@@ -136,6 +139,9 @@ impl Writer {
             return false;
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        if !waiting.is_empty() {
+            self.gauge.begin(&self.link.drain, time.hub_ms);
+        }
         for node in waiting {
             self.draft_change(time, node);
         }
@@ -266,11 +272,11 @@ impl Writer {
             Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
             Phase::Done => {
                 self.draft_lease(time, pool, index, slot);
-                if pool.is_shared() && slot.logged() & LOGGED_ENDED == 0 {
+                if pool.is_shared() && pool.logged(index) & LOGGED_ENDED == 0 {
                     // Not its own reports alone may have ended it.
                     self.draft_released(time, pool, index, Cause::Client, Vec::new());
                 }
-                slot.note_logged(LOGGED_ENDED);
+                pool.note_logged(index, LOGGED_ENDED);
             }
             Phase::Released => self.draft_end(time, service, pool, index, slot, seen.cause()),
         }
@@ -280,26 +286,21 @@ impl Writer {
     fn draft_lease(&mut self, time: GroupTime, pool: &Pool, index: usize, slot: &Slot) {
         let seen = slot.snapshot();
         let never_leased = seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
-        if slot.logged() & LOGGED_LEASED != 0 || never_leased {
+        if pool.logged(index) & LOGGED_LEASED != 0 || never_leased {
             return;
         }
         let Some(seat) = self.people.seats.get(seen.owner() as usize) else { return };
-        // The state word holds the deadline, or when it died; later phases no longer tell.
-        let began = match seen.phase() {
-            Phase::Leased | Phase::Dead => (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms),
-            _ => time.hub_ms,
-        };
         let record = Record::Leased(Leased {
             service: pool.service,
             generation: pool.generation,
             slot: pool.number(index),
             client: seat.client.id.value(),
-            at: began.min(time.hub_ms),
+            at: pool.claimed_at(slot).min(time.hub_ms),
             ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
             again: pool.origins(index).map(again).collect(),
         });
-        self.note_waits(pool, index, began);
-        slot.note_logged(LOGGED_LEASED);
+        self.note_waits(pool, index, pool.claimed_at(slot).min(time.hub_ms));
+        pool.note_logged(index, LOGGED_LEASED);
         self.draft(time, &record);
     }
 
@@ -324,10 +325,10 @@ impl Writer {
         slot: &Slot,
         cause: Cause,
     ) {
-        if slot.logged() & LOGGED_ENDED != 0 {
+        if pool.logged(index) & LOGGED_ENDED != 0 {
             return;
         }
-        slot.note_logged(LOGGED_ENDED);
+        pool.note_logged(index, LOGGED_ENDED);
         let left = slot.open();
         if cause != Cause::Abandoned {
             self.draft_lease(time, pool, index, slot);
@@ -494,9 +495,11 @@ impl Writer {
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
         self.pass_on_effects();
+        let mut bytes = 0;
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
                 self.link.give_back(node.permits);
+                bytes += node.permits as u64;
                 node.resolution.visible(intake);
             }
             for put_back in journaled.put_back.drain(..) {
@@ -506,6 +509,8 @@ impl Writer {
                 self.spare.push(journaled.group);
             }
         }
+        let empty = self.link.queued_bytes() == 0;
+        self.gauge.note(&self.link.drain, bytes, empty, self.link.clock.now());
         self.link.steward.raise();
     }
 

@@ -263,7 +263,7 @@ fn one_of_the_matrix(stand: Stand, urgent: Urgent, order: Reports) {
             }
         }
         Reports::UrgentOnly => {
-            for lease in &again {
+            if let Some(lease) = &again {
                 report(lease, user, "x");
             }
         }
