@@ -62,8 +62,8 @@
 //! # Limitations
 //!
 //! One process a directory. Unix and Windows file locks keep a second one out; network file systems may not. The journal
-//! only grows. Bodies and reports are bytes in memory and on one disk: see [`Limits`]. Priorities, re-runs, deletion and
-//! retraction are not here yet.
+//! only grows. Bodies and reports are bytes in memory and on one disk: see [`Limits`]. Re-runs, deletion and retraction have
+//! records and are applied, but no calls of their own yet.
 //!
 //! # Logging
 //!
