@@ -62,7 +62,7 @@ pub enum Marked {
     Urgent,
     /// It was urgent already.
     Already,
-    /// It was reported, at this time; [`rerun`](crate::ServiceHandle::rerun) puts it to work again.
+    /// It was reported, at this time.
     Done {
         /// When it was reported last.
         at: DateTime<Utc>,
