@@ -409,6 +409,8 @@ impl Builder {
             known.stored.push((service, value.clone()));
         }
         let inbox = Arc::new(Stack::default());
+        // What a crash may undo is not read, as far as the durability goes.
+        let tail = journal.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
         let mut writer = Writer::new(
             Arc::clone(&link),
             Arc::clone(&registry),
@@ -428,7 +430,7 @@ impl Builder {
             generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, store, known));
+        let house = Arc::new(House::new(link, registry, people, store, tail, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);

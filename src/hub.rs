@@ -7,7 +7,10 @@ use std::thread::JoinHandle;
 
 use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
-use crate::error::{DeregisterError, DetailError, HubError, OpenError, RegisterClientError, RegisterServiceError};
+use crate::error::{
+    DeregisterError, DetailError, HubError, OpenError, ReadError, RegisterClientError, RegisterServiceError,
+};
+use crate::events::Events;
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
@@ -243,6 +246,26 @@ impl Hub {
     pub fn client_stats(&self, id: u64) -> Option<ClientStats> {
         let client = self.house().people.client(id)?;
         Some(stats::of_client(self.house(), &client))
+    }
+
+    /// What happened, from a position of the journal on: 0, or where an earlier walk ended ([`Event::next`](crate::Event::next)),
+    /// or where a ticket or a finding points to. It ends at the journal's end of this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Lagged`], [`ReadError::BeyondEnd`], [`ReadError::NotAPosition`], [`ReadError::Journal`].
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the file beside the writer, on the calling thread, in pieces of 256 KiB or one record; holds nobody up.
+    /// Goes through about 1 MiB before `from`. Each reader has its own place and pace.
+    ///
+    /// # Durability
+    ///
+    /// Under [`Durability::Sync`](crate::Durability::Sync) only what is durable is read; otherwise what is written, which a
+    /// crash may undo.
+    pub fn events(&self, from: u64) -> Result<Events, ReadError> {
+        Events::open(self.house(), from)
     }
 
     /// Does the caretakers' work, once, in a manual hub: journals, applies, marks, releases, forms pools, until there is

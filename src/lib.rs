@@ -87,6 +87,7 @@ mod due;
 #[cfg(test)]
 mod endings_test;
 mod error;
+mod events;
 mod express;
 mod fairness;
 #[cfg(test)]
@@ -141,6 +142,7 @@ pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
 pub use client::{Capability, Client, Registered, Registration};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::*;
+pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
 pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};

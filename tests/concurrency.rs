@@ -439,7 +439,7 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     (
         "device.rs",
         &["Mutex", "thread::sleep"],
-        "the bytes of a memory disk: the writer's alone while a hub is open; opening waits for a file's lock",
+        "the bytes of a memory disk: the writer's, and who reads events; opening waits for a file's lock",
     ),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
