@@ -260,6 +260,7 @@ impl Builder {
             (limits.body_bytes <= 1 << 20, "limits.body_bytes", "at most 1 MiB"),
             (limits.submit_bytes <= 15 << 20, "limits.submit_bytes", "at most 15 MiB"),
             (limits.report_bytes <= limits.submit_bytes, "limits.report_bytes", "at most limits.submit_bytes"),
+            (limits.notices <= 1 << 20, "limits.notices", "at most 1,048,576"),
             (limits.queue_bytes >= 4_096, "limits.queue_bytes", "4,096 or more"),
             (percent(limits.admit_newcomers_percent), "limits.admit_newcomers_percent", "1 to 100"),
             (percent(limits.admit_claims_percent), "limits.admit_claims_percent", "1 to 100"),

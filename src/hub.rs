@@ -16,6 +16,7 @@ use crate::house::House;
 use crate::id::check_service_id;
 use crate::json::{NamedService, Plugin};
 use crate::limits::Limits;
+use crate::notices::Notice;
 use crate::registry::ServiceCore;
 use crate::restore::restore;
 use crate::service::{Service, ServiceState, contain};
@@ -239,6 +240,14 @@ impl Hub {
     #[must_use]
     pub fn stats(&self) -> HubStats {
         stats::of_hub(self.house())
+    }
+
+    /// What clients tried where it does not belong: tokens of others' leases, forged ones, reports on subjects that are
+    /// not in the bucket. The newest (`Limits::notices`), oldest first, since the hub was opened; the counts in
+    /// [`Faults`](crate::Faults) are of all.
+    #[must_use]
+    pub fn notices(&self) -> Vec<Notice> {
+        self.house().link.notices.list()
     }
 
     /// Every count of one client.
