@@ -7,6 +7,7 @@ use std::iter::FusedIterator;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
+use crate::apply::At;
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::house::House;
@@ -393,6 +394,21 @@ impl Iterator for Events {
 }
 
 impl FusedIterator for Events {}
+
+/// Calls `visit` with every record of the journal that is known here, up to its end of this moment.
+pub(crate) fn each_record(
+    house: &House,
+    mut visit: impl FnMut(At, Record<'_>) -> Result<(), DecodeError>,
+) -> Result<(), ReadError> {
+    let mut frames = house.tail.frames(house.tail.base())?;
+    while let Some(Entry { position, time, kind, body, .. }) = frames.next()? {
+        if Record::is_known(kind) {
+            let visited = Record::decode(kind, body).and_then(|record| visit(At { position, time }, record));
+            visited.map_err(|error| ReadError::Record { position, what: error.to_string() })?;
+        }
+    }
+    Ok(())
+}
 
 /// The ids of services, by number.
 #[derive(Debug)]

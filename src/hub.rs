@@ -11,6 +11,7 @@ use crate::error::{
     DeregisterError, DetailError, HubError, OpenError, ReadError, RegisterClientError, RegisterServiceError,
 };
 use crate::events::Events;
+use crate::explain::{self, Explanation};
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
@@ -275,6 +276,23 @@ impl Hub {
     /// crash may undo.
     pub fn events(&self, from: u64) -> Result<Events, ReadError> {
         Events::open(self.house(), from)
+    }
+
+    /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,
+    /// conflicts; and how it stands now, with what was refused to it (that is only counted, not journaled).
+    ///
+    /// An operator's tool: it reads the whole journal, on the calling thread; its memory is bounded by
+    /// `Limits::explained_steps`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// As [`events`](Self::events). What happens meanwhile may be in the last line and not in the steps.
+    pub fn explain_client(&self, id: u64) -> Result<Explanation, ReadError> {
+        explain::of_client(self.house(), id)
     }
 
     /// Does the caretakers' work, once, in a manual hub: journals, applies, marks, releases, forms pools, until there is

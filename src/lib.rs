@@ -88,6 +88,9 @@ mod due;
 mod endings_test;
 mod error;
 mod events;
+mod explain;
+#[cfg(test)]
+mod explain_test;
 mod express;
 mod fairness;
 #[cfg(test)]
@@ -123,6 +126,7 @@ mod store;
 mod sync;
 mod throttle;
 mod ticket;
+mod trace;
 mod urgent;
 mod writer;
 
@@ -144,6 +148,7 @@ pub use client::{Capability, Client, Registered, Registration};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::*;
 pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
+pub use explain::{Explained, Explanation};
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
 pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
@@ -159,3 +164,4 @@ pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use ticket::{Durability, Intake, Progress, Ticket};
+pub use trace::{OtherReport, Trace};

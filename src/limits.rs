@@ -57,6 +57,8 @@ pub struct Limits {
     pub slow_leases: usize,
     /// Newest notices kept in memory, for [`Hub::notices`](crate::Hub::notices). Default 1,024; at most 1,048,576.
     pub notices: usize,
+    /// Steps of one explanation, the newest. Default 1,024.
+    pub explained_steps: usize,
 }
 
 impl Limits {
@@ -98,6 +100,7 @@ impl Default for Limits {
             settled_slots: 16_384,
             slow_leases: 1_024,
             notices: 1_024,
+            explained_steps: 1_024,
         }
     }
 }
