@@ -521,6 +521,18 @@ impl From<SeekError> for ReadError {
     }
 }
 
+/// Why the graph was not written out to its end. What was written before stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The caller's writer refused.
+    #[error("cannot write: {0}")]
+    Io(#[from] std::io::Error),
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+}
+
 /// Why a call by name with a JSON body was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -584,6 +596,8 @@ pub enum Error {
     Ticket(#[from] TicketError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
     #[error(transparent)]
     Json(#[from] JsonError),
 }

@@ -138,10 +138,7 @@ fn count_u64(n: u64, one: &str) -> String {
 fn lease_now(house: &House, pool: &Pool, seen: Snapshot) -> String {
     let who = house.people.seats.get(seen.owner() as usize).map_or(0, |seat| seat.client.id.value());
     let (who, clock) = (client_name(&house.people, who), &house.link.clock);
-    let moment = |hub_ms: u64| {
-        let ahead = i128::from(hub_ms) - i128::from(clock.now());
-        shown(utc(i64::try_from(i128::from(clock.wall_ms()) + ahead).unwrap_or(i64::MAX)))
-    };
+    let moment = |hub_ms: u64| shown(utc(clock.wall_at(hub_ms)));
     let at = pool.born.saturating_add(seen.time());
     match seen.phase() {
         Phase::Leased => format!("leased to {who} until {}", moment(at)),

@@ -83,6 +83,11 @@ impl House {
         stored.chain(registered.iter().map(|service| (service.id, Arc::clone(&service.name)))).collect()
     }
 
+    /// Services that the store knew when the hub was opened.
+    pub(crate) fn stored_services(&self) -> Vec<(u32, ServiceValue)> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).stored.clone()
+    }
+
     fn caretakers(&self) -> MutexGuard<'_, Option<Caretakers>> {
         // A panic in a caretaker is a bug; its state is still whole enough to be closed.
         self.manual.lock().unwrap_or_else(PoisonError::into_inner)

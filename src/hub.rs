@@ -1,6 +1,7 @@
 //! The hub: services, clients, statistics, and the two caretaker threads.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -8,10 +9,12 @@ use std::thread::JoinHandle;
 use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
 use crate::error::{
-    DeregisterError, DetailError, HubError, OpenError, ReadError, RegisterClientError, RegisterServiceError,
+    DeregisterError, DetailError, ExportError, HubError, OpenError, ReadError, RegisterClientError,
+    RegisterServiceError,
 };
 use crate::events::Events;
 use crate::explain::{self, Explanation};
+use crate::export;
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
@@ -293,6 +296,35 @@ impl Hub {
     /// As [`events`](Self::events). What happens meanwhile may be in the last line and not in the steps.
     pub fn explain_client(&self, id: u64) -> Result<Explanation, ReadError> {
         explain::of_client(self.house(), id)
+    }
+
+    /// Writes the whole graph as one JSON object: `hub`; `services`, each with its state, pools, leases (who holds them,
+    /// until when) and totals of subjects; `clients`, each with its seats.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError`]; what was written before stays.
+    ///
+    /// # Concurrency
+    ///
+    /// Stops nobody, however long it takes or `out` blocks: it reads word by word and holds nothing while it writes.
+    /// Weakly consistent: every element was so at some moment during the call, but not all at the same one; what comes or
+    /// goes meanwhile may be there or not. Clients are those that reads see. Memory is bounded by one page of clients.
+    pub fn export_json(&self, out: &mut impl io::Write) -> Result<(), ExportError> {
+        export::json(self.house(), self.inner.report.boots, out)
+    }
+
+    /// Writes the same graph in the DOT language of Graphviz.
+    ///
+    /// # Errors
+    ///
+    /// As [`export_json`](Self::export_json).
+    ///
+    /// # Concurrency
+    ///
+    /// As [`export_json`](Self::export_json).
+    pub fn export_dot(&self, out: &mut impl io::Write) -> Result<(), ExportError> {
+        export::dot(self.house(), self.inner.report.boots, out)
     }
 
     /// Does the caretakers' work, once, in a manual hub: journals, applies, marks, releases, forms pools, until there is

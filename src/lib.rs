@@ -91,6 +91,7 @@ mod events;
 mod explain;
 #[cfg(test)]
 mod explain_test;
+mod export;
 mod express;
 mod fairness;
 #[cfg(test)]

@@ -317,6 +317,12 @@ impl SeatCore {
         }
     }
 
+    /// Leases held, those being claimed right now included.
+    pub(crate) fn leases_held(&self) -> u32 {
+        // ordering: Relaxed; a statistic.
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// For leases that were alive before a restart.
     pub(crate) fn adopt(&self, leases: u32, now: u64) {
         self.reserve(leases, u32::MAX, now);
