@@ -81,6 +81,11 @@ fn read_file_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let result = file.read_at(buf, offset);
         #[cfg(windows)]
         let result = file.seek_read(buf, offset);
+        #[cfg(not(any(unix, windows)))]
+        let result: io::Result<usize> = {
+            let _ = (file, &buf, offset);
+            Err(io::ErrorKind::Unsupported.into())
+        };
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,

@@ -111,6 +111,9 @@ fn why(cause: Cause) -> &'static str {
 }
 
 fn put_back(of: &Released) -> String {
+    if of.ranks.is_empty() {
+        return "over: nothing was left; another lease had some of it as well".to_owned();
+    }
     format!("{} put back: {}", count(of.ranks.len(), "subject"), why(of.cause))
 }
 

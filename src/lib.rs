@@ -44,7 +44,9 @@
 //! | write a service | [`Service`], [`Subject`], [`Policy`], [`services`] |
 //! | be a client | [`Client`], [`Seat`], [`Claim`], [`Lease`], [`Ticket`] |
 //! | put a network in front | [`NamedService`], [`LeaseToken`] |
-//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`] |
+//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`], [`Notice`] |
+//! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
+//! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
 //! | the files | [`docs::format`] |
 //!

@@ -549,9 +549,18 @@ fn locks_stand_only_where_they_are_named() {
     for (file, _, reason) in LOCKS {
         assert!(sources.contains_key(file) && !reason.is_empty(), "{file} is a named exception and must exist");
     }
-    for file in
-        ["slot.rs", "pool.rs", "cursor.rs", "stack.rs", "permits.rs", "lease.rs", "link.rs", "pace.rs", "ticket.rs"]
-    {
+    for file in [
+        "slot.rs",
+        "pool.rs",
+        "cursor.rs",
+        "stack.rs",
+        "permits.rs",
+        "lease.rs",
+        "link.rs",
+        "pace.rs",
+        "notices.rs",
+        "ticket.rs",
+    ] {
         assert!(sources.contains_key(file) && LOCKS.iter().all(|(named, _, _)| *named != file), "{file} has no lock");
     }
 }

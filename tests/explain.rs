@@ -350,4 +350,15 @@ fn an_urgent_subjects_two_leases_are_told() {
     ];
     assert_eq!(told[..5], expected);
     assert!(told.last().unwrap().starts_with("done: version 1"), "{told:?}");
+    // The slow lease ended without a report of its own and without anything to put back.
+    let leased = shop.hub.events(0).unwrap().find_map(|event| match event.unwrap().kind {
+        commissary::EventKind::Leased { bucket, client, .. } if client.value() == 1 => Some(bucket),
+        _ => None,
+    });
+    let (generation, slot) = leased.unwrap();
+    let told = texts(&service.explain_bucket(generation, slot).unwrap());
+    assert_eq!(
+        told[..2],
+        ["leased to client 1 (client_1): 1 subject", "over: nothing was left; another lease had some of it as well"]
+    );
 }
