@@ -260,6 +260,7 @@ impl Builder {
             (limits.body_bytes <= 1 << 20, "limits.body_bytes", "at most 1 MiB"),
             (limits.submit_bytes <= 15 << 20, "limits.submit_bytes", "at most 15 MiB"),
             (limits.report_bytes <= limits.submit_bytes, "limits.report_bytes", "at most limits.submit_bytes"),
+            (limits.notices <= 1 << 20, "limits.notices", "at most 1,048,576"),
             (limits.queue_bytes >= 4_096, "limits.queue_bytes", "4,096 or more"),
             (percent(limits.admit_newcomers_percent), "limits.admit_newcomers_percent", "1 to 100"),
             (percent(limits.admit_claims_percent), "limits.admit_claims_percent", "1 to 100"),
@@ -409,6 +410,8 @@ impl Builder {
             known.stored.push((service, value.clone()));
         }
         let inbox = Arc::new(Stack::default());
+        // What a crash may undo is not read, as far as the durability goes.
+        let tail = journal.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
         let mut writer = Writer::new(
             Arc::clone(&link),
             Arc::clone(&registry),
@@ -428,7 +431,7 @@ impl Builder {
             generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, store, known));
+        let house = Arc::new(House::new(link, registry, people, store, tail, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::journal::JournalError;
+use crate::journal::{JournalError, SeekError};
 use crate::service::ServiceState;
 pub use crate::store::StoreError;
 
@@ -477,6 +477,60 @@ pub enum ReadError {
         /// What the decoder said.
         what: String,
     },
+    /// The journal does not reach back so far: what stood between is gone.
+    #[error("the journal begins at position {resume_at}; what stood before is gone")]
+    Lagged {
+        /// Its first position, to go on from.
+        resume_at: u64,
+    },
+    /// The journal does not reach so far.
+    #[error("position {position} is beyond the journal's end, {end}")]
+    BeyondEnd {
+        /// The position given.
+        position: u64,
+        /// Up to where the journal can be read.
+        end: u64,
+    },
+    /// No record begins at the position: it is not one that an event, a ticket or a finding named.
+    #[error("no record of the journal begins at position {position}")]
+    NotAPosition {
+        /// The position given.
+        position: u64,
+    },
+    /// The journal could not be read, or was damaged since it was opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record of the journal does not decode.
+    #[error("journal position {position}: {what}")]
+    Record {
+        /// Where it stands.
+        position: u64,
+        /// What the decoder said.
+        what: String,
+    },
+}
+
+impl From<SeekError> for ReadError {
+    fn from(error: SeekError) -> Self {
+        match error {
+            SeekError::Before { base, .. } => Self::Lagged { resume_at: base },
+            SeekError::Beyond { position, end } => Self::BeyondEnd { position, end },
+            SeekError::Between { position } => Self::NotAPosition { position },
+            SeekError::Journal(error) => Self::Journal(error),
+        }
+    }
+}
+
+/// Why the graph was not written out to its end. What was written before stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The caller's writer refused.
+    #[error("cannot write: {0}")]
+    Io(#[from] std::io::Error),
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
 }
 
 /// Why a call by name with a JSON body was refused.
@@ -542,6 +596,8 @@ pub enum Error {
     Ticket(#[from] TicketError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
     #[error(transparent)]
     Json(#[from] JsonError),
 }

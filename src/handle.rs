@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::apply::FinishedLease;
 use crate::commit::{Change, Pending};
 use crate::error::{AddError, AdminError, ReadError, UrgentError};
+use crate::explain::{self, Explanation};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
@@ -17,12 +18,13 @@ use crate::link::Precedence;
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
-use crate::results::{self, Finding, Marked, SubjectState};
-use crate::service::{Policy, Service, ServiceState, Subject};
+use crate::results::{self, Finding, Marked, SubjectState, bytes_of};
+use crate::service::{Key, Policy, Service, ServiceState, Subject, contain};
 use crate::slot::Cause;
 use crate::stats::{self, SeatStats, ServiceStats};
 use crate::sync::Arc;
 use crate::ticket::{Intake, Ticket};
+use crate::trace::{self, Trace};
 
 /// How a service is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +194,48 @@ impl<S: Service> ServiceHandle<S> {
     /// [`ReadError`].
     pub fn subject_state(&self, key: &KeyOf<S>) -> Result<SubjectState, ReadError> {
         results::state::<S>(self.house.store.as_ref(), self.core.id, key)
+    }
+
+    /// How a subject came to be where it is, step by step: taken in, leased, reported, put back; and where it is now.
+    ///
+    /// An operator's tool: it reads the whole journal, on the calling thread; its memory is bounded by
+    /// `Limits::explained_steps`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// As [`Hub::events`](crate::Hub::events). What happens meanwhile may be in the last line and not in the steps.
+    pub fn explain(&self, key: &KeyOf<S>) -> Result<Explanation, ReadError> {
+        let show = |bytes: &[u8]| {
+            let key = contain(|| KeyOf::<S>::read(bytes).map(|key| format!("{key:?}"))).ok().flatten();
+            key.unwrap_or_else(|| "a subject whose key cannot be read".to_owned())
+        };
+        explain::of_subject(&self.house, &self.core, &bytes_of::<S>(key), &show)
+    }
+
+    /// What became of a bucket, named by its pool's generation and its slot, as in events and slow buckets.
+    ///
+    /// An operator's tool, as [`explain`](Self::explain).
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn explain_bucket(&self, generation: u64, slot: u32) -> Result<Explanation, ReadError> {
+        explain::of_bucket(&self.house, &self.core, (generation, slot))
+    }
+
+    /// Where a subject's result came from, and every other report on it; `None` if it has no result.
+    ///
+    /// An operator's tool: it reads the whole journal, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn trace(&self, key: &KeyOf<S>) -> Result<Option<Trace>, ReadError> {
+        trace::of_subject(&self.house, &self.core, &bytes_of::<S>(key))
     }
 
     /// Where the service is in its life.

@@ -11,6 +11,7 @@ use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::limits::Limits;
 use crate::link::Precedence;
+use crate::notices::NoticeKind;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Renewal, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
@@ -704,6 +705,12 @@ impl<'a> Reporting<'a> {
     fn count(&self, taken: &Taken) {
         let counts = &self.seat.counts;
         counts.subjects_reported.add(u64::from(taken.accepted.count()));
+        let strays = self.outcomes.iter().filter(|outcome| **outcome == Outcome::NotInBucket).count();
+        if strays > 0 {
+            let bucket = (self.pool.generation, self.pool.number(self.index));
+            let subjects = u32::try_from(strays).unwrap_or(u32::MAX);
+            self.seat.notice(NoticeKind::NotInBucket { bucket, subjects });
+        }
         for outcome in &self.outcomes {
             match outcome {
                 Outcome::Accepted => {}

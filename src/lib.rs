@@ -44,7 +44,9 @@
 //! | write a service | [`Service`], [`Subject`], [`Policy`], [`services`] |
 //! | be a client | [`Client`], [`Seat`], [`Claim`], [`Lease`], [`Ticket`] |
 //! | put a network in front | [`NamedService`], [`LeaseToken`] |
-//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`] |
+//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`], [`Notice`] |
+//! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
+//! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
 //! | the files | [`docs::format`] |
 //!
@@ -87,6 +89,11 @@ mod due;
 #[cfg(test)]
 mod endings_test;
 mod error;
+mod events;
+mod explain;
+#[cfg(test)]
+mod explain_test;
+mod export;
 mod express;
 mod fairness;
 #[cfg(test)]
@@ -101,6 +108,7 @@ mod json;
 mod lease;
 mod limits;
 mod link;
+mod notices;
 mod pace;
 mod people;
 mod permits;
@@ -121,6 +129,7 @@ mod store;
 mod sync;
 mod throttle;
 mod ticket;
+mod trace;
 mod urgent;
 mod writer;
 
@@ -141,6 +150,8 @@ pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
 pub use client::{Capability, Client, Registered, Registration};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::*;
+pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
+pub use explain::{Explained, Explanation};
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
 pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
@@ -148,6 +159,7 @@ pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
+pub use notices::{Notice, NoticeKind};
 pub use record::SeatState;
 pub use results::{Finding, Marked, SubjectState};
 pub use seat::Seat;
@@ -155,3 +167,4 @@ pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use ticket::{Durability, Intake, Progress, Ticket};
+pub use trace::{OtherReport, Trace};

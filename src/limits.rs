@@ -55,6 +55,10 @@ pub struct Limits {
     pub settled_slots: usize,
     /// Slowest finished leases remembered per service, for [`ServiceHandle::slow_buckets`](crate::ServiceHandle::slow_buckets). Default 1,024.
     pub slow_leases: usize,
+    /// Newest notices kept in memory, for [`Hub::notices`](crate::Hub::notices). Default 1,024; at most 1,048,576.
+    pub notices: usize,
+    /// Steps of one explanation, the newest. Default 1,024.
+    pub explained_steps: usize,
 }
 
 impl Limits {
@@ -95,6 +99,8 @@ impl Default for Limits {
             releases_per_round: 4_096,
             settled_slots: 16_384,
             slow_leases: 1_024,
+            notices: 1_024,
+            explained_steps: 1_024,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::commit::{Change, Pending};
 use crate::error::{HubError, TicketError};
 use crate::id::Secret;
 use crate::limits::Limits;
+use crate::notices::Notices;
 use crate::pace::{Drain, spread};
 use crate::permits::Permits;
 use crate::signal::Signal;
@@ -47,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) steward: Padded<Signal>,
     pub(crate) clock: HubClock,
     pub(crate) limits: Limits,
+    /// Written by calls that are refused, and by no others.
+    pub(crate) notices: Notices,
     pub(crate) secret: Secret,
     /// No threads: `Hub::tick` does their work.
     pub(crate) manual: bool,
@@ -66,6 +69,7 @@ impl Link {
             writer: Padded::default(),
             steward: Padded::default(),
             clock,
+            notices: Notices::new(limits.notices),
             limits,
             secret,
             manual,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use crate::clock::millis;
+use crate::clock::{millis, utc};
 use crate::error::{ActivateError, RegisterClientError};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::lease::Hold;
+use crate::notices::NoticeKind;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
 use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
@@ -264,6 +265,12 @@ impl SeatCore {
         Ok(true)
     }
 
+    /// Tells the operator what the client tried.
+    pub(crate) fn notice(&self, kind: NoticeKind) {
+        let link = &self.service.link;
+        link.notices.push(utc(link.clock.wall_ms()), self.client.id, &self.service.name, kind);
+    }
+
     /// Sets or lifts an administrator's bar.
     pub(crate) fn set_suspended(&self, suspended: bool) {
         if !suspended {
@@ -308,6 +315,12 @@ impl SeatCore {
                 self.counts.busy_ms.add(now.saturating_sub(since));
             }
         }
+    }
+
+    /// Leases held, those being claimed right now included.
+    pub(crate) fn leases_held(&self) -> u32 {
+        // ordering: Relaxed; a statistic.
+        self.held.load(Ordering::Relaxed)
     }
 
     /// For leases that were alive before a restart.

@@ -134,6 +134,8 @@ pub(crate) struct Released {
     pub(crate) service: u32,
     pub(crate) generation: u64,
     pub(crate) slot: u32,
+    /// Whose lease it was.
+    pub(crate) client: u64,
     pub(crate) cause: Cause,
     pub(crate) ranks: Vec<u64>,
 }
@@ -365,6 +367,11 @@ impl<'a> Record<'a> {
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
         }
+    }
+
+    /// Whether records of this kind are decoded here.
+    pub(crate) fn is_known(kind: u8) -> bool {
+        (1..=15).contains(&kind)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -720,7 +727,14 @@ mod tests {
                 again: vec![Again { place: 1, generation: 1, slot: 9 }],
             }),
             Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
-            Record::Released(Released { service: 1, generation: 2, slot: 3, cause: Cause::Expired, ranks: vec![1] }),
+            Record::Released(Released {
+                service: 1,
+                generation: 2,
+                slot: 3,
+                client: 4,
+                cause: Cause::Expired,
+                ranks: vec![1],
+            }),
             Record::Conflict(Conflict { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
             Record::Urgent(Urgent { service: 1, ranks: vec![5] }),
             Record::Rerun(Keys { service: 1, keys: b"a" }),
@@ -732,6 +746,7 @@ mod tests {
         for record in records {
             let mut bytes = Vec::new();
             record.append_to(&mut bytes);
+            assert!(Record::is_known(record.kind()));
             assert_eq!(Record::decode(record.kind(), &bytes).as_ref(), Ok(&record));
             bytes.push(0);
             assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");

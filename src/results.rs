@@ -96,7 +96,7 @@ pub(crate) fn mark<S: Service>(
     })
 }
 
-fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
+pub(crate) fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
     let mut bytes = Vec::new();
     subject.write(&mut bytes);
     bytes

@@ -12,6 +12,7 @@ use crate::error::{ClaimError, LeaseError};
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::notices::NoticeKind;
 use crate::pace::spread;
 use crate::people::SeatCore;
 use crate::pool::Terms;
@@ -325,21 +326,30 @@ impl<S: Service> Seat<S> {
         if state == ServiceState::Revoked {
             return Err(LeaseError::NotReady { state });
         }
-        let not_owner = || {
+        let not_owner = |kind| {
             seat.counts.not_owner.add(1);
+            seat.notice(kind);
             tracing::warn!(client = %seat.client.id, service = %seat.service.name, ?token, "token of another's lease");
             LeaseError::NotOwner
         };
         match seat.service.find(token) {
             Found::Slot(pool, index) => {
                 let owner = pool.slot(index).map(super::slot::Slot::snapshot);
-                let mine = owner.is_some_and(|seen| seen.phase() > Phase::Ready && seen.owner() == seat.index);
-                if mine { Ok((pool, index)) } else { Err(not_owner()) }
+                let owner = owner.filter(|seen| seen.phase() > Phase::Ready).map(super::slot::Snapshot::owner);
+                if owner == Some(seat.index) {
+                    return Ok((pool, index));
+                }
+                let holder = owner.and_then(|owner| self.house.people.seats.get(owner as usize));
+                let bucket = (token.generation, token.slot);
+                Err(not_owner(holder.map_or(NoticeKind::ForgedToken, |holder| NoticeKind::OthersLease {
+                    bucket,
+                    holder: holder.client.id,
+                })))
             }
             Found::Over => Err(LeaseError::Over),
             Found::Forged => {
                 seat.service.counts.unknown_tokens.add(1);
-                Err(not_owner())
+                Err(not_owner(NoticeKind::ForgedToken))
             }
         }
     }

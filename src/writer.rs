@@ -347,7 +347,9 @@ impl Writer {
 
     fn draft_released(&mut self, time: GroupTime, pool: &Pool, index: usize, cause: Cause, ranks: Vec<u64>) {
         let (service, generation, slot) = (pool.service, pool.generation, pool.number(index));
-        self.draft(time, &Record::Released(Released { service, generation, slot, cause, ranks }));
+        let owner = pool.slot(index).and_then(|slot| self.people.seats.get(slot.snapshot().owner() as usize));
+        let client = owner.map_or(0, |seat| seat.client.id.value());
+        self.draft(time, &Record::Released(Released { service, generation, slot, client, cause, ranks }));
     }
 
     fn draft_change(&mut self, time: GroupTime, node: Waiting) {
