@@ -331,6 +331,8 @@ struct Ready {
     outcome: usize,
     place: usize,
     print: u32,
+    /// The plugin's category of it.
+    category: Option<u8>,
     /// Its bytes in the list of items.
     start: usize,
     end: usize,
@@ -487,6 +489,7 @@ impl<'a> Reporting<'a> {
         let done_or_twice = !owed || self.wanted.has(place);
         let mut found = Vec::new();
         let mut too_deep = 0;
+        let mut category = None;
         if !done_or_twice {
             match self.judge(plugin, stored, report) {
                 Ok(subjects) => match self.encode_found(stored.depth, &subjects) {
@@ -495,6 +498,7 @@ impl<'a> Reporting<'a> {
                 },
                 Err(reason) => return Outcome::Rejected { reason },
             }
+            category = plugin.category(report);
         } else if self.wanted.has(place) {
             return Outcome::AlreadyDone;
         }
@@ -515,7 +519,7 @@ impl<'a> Reporting<'a> {
         let start = self.items.len();
         item.append_to(&mut self.items);
         self.wanted.insert(place);
-        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, start, end: self.items.len() });
+        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, category, start, end: self.items.len() });
         Outcome::Accepted
     }
 
@@ -599,6 +603,9 @@ impl<'a> Reporting<'a> {
         for ready in &self.ready {
             let outcome = if taken.accepted.has(ready.place) {
                 self.pool.note_print(self.index, ready.place, ready.print);
+                if let Some(category) = ready.category {
+                    self.seat.categories.add(category);
+                }
                 Outcome::Accepted
             } else if taken.stale.has(ready.place) {
                 Outcome::Stale

@@ -76,6 +76,7 @@
 
 mod apply;
 mod builder;
+mod chart;
 mod claim;
 mod client;
 mod clock;
@@ -89,6 +90,7 @@ mod error;
 #[cfg(test)]
 mod faults_test;
 mod handle;
+mod health;
 mod house;
 mod hub;
 mod id;
@@ -110,6 +112,7 @@ mod service;
 pub mod services;
 mod signal;
 mod slot;
+mod spread;
 mod stack;
 mod stats;
 mod steward;
@@ -117,6 +120,7 @@ mod store;
 mod sync;
 mod throttle;
 mod ticket;
+mod watch;
 mod writer;
 
 #[cfg(doctest)]
@@ -150,3 +154,4 @@ pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use ticket::{Durability, Intake, Progress, Ticket};
+pub use watch::{Level, Symptom, Watch};

@@ -17,6 +17,7 @@ pub(crate) struct Terms {
     pub(crate) grace_ms: u64,
     pub(crate) ordinary_share: u32,
     pub(crate) max_depth: u16,
+    pub(crate) suspect_one_bucket: bool,
 }
 
 impl Terms {
@@ -30,6 +31,7 @@ impl Terms {
             grace_ms: crate::clock::millis(policy.grace),
             ordinary_share: policy.ordinary_share,
             max_depth: policy.max_depth,
+            suspect_one_bucket: policy.watch.suspect_one_bucket,
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
+use crate::watch::Level;
 
 /// A record or value whose bytes say something that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,7 @@ pub(crate) enum Record<'a> {
     Reported(Reported<'a>),
     Released(Released),
     Conflict(Conflict<'a>),
+    Level(LevelRecord<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -62,6 +64,15 @@ pub(crate) struct SeatRecord {
     pub(crate) service: u32,
     pub(crate) client: u64,
     pub(crate) state: SeatState,
+}
+
+/// How far a client is trusted for a service changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LevelRecord<'a> {
+    pub(crate) service: u32,
+    pub(crate) client: u64,
+    pub(crate) level: Level,
+    pub(crate) why: &'a str,
 }
 
 /// What a client is for a service.
@@ -253,6 +264,7 @@ impl<'a> Record<'a> {
             Self::Reported(_) => 7,
             Self::Released(_) => 8,
             Self::Conflict(_) => 9,
+            Self::Level(_) => 16,
         }
     }
 
@@ -267,6 +279,7 @@ impl<'a> Record<'a> {
             Self::Reported(record) => append(out, record),
             Self::Released(record) => append(out, record),
             Self::Conflict(record) => append(out, record),
+            Self::Level(record) => append(out, record),
         }
     }
 
@@ -281,6 +294,7 @@ impl<'a> Record<'a> {
             7 => Self::Reported(decode("reported record", bytes)?),
             8 => Self::Released(decode("released record", bytes)?),
             9 => Self::Conflict(decode("conflict record", bytes)?),
+            16 => Self::Level(decode("level record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -329,10 +343,22 @@ pub(crate) struct SeatTally {
     pub(crate) conflicts: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SeatValue {
     pub(crate) state: SeatState,
     pub(crate) tally: SeatTally,
+    pub(crate) level: Level,
+    /// Why it has this level; `None` if it never had another.
+    pub(crate) why: Option<String>,
+    /// Hub time, ms, of the last change of the level.
+    pub(crate) level_at: u64,
+}
+
+impl SeatValue {
+    /// Of a client that was never active.
+    pub(crate) fn fresh() -> Self {
+        Self { state: SeatState::Inactive, tally: SeatTally::default(), level: Level::Healthy, why: None, level_at: 0 }
+    }
 }
 
 /// Counts of a service's subjects.
@@ -509,6 +535,7 @@ mod tests {
             Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
             Record::Released(Released { service: 1, generation: 2, slot: 3, cause: Cause::Expired, ranks: vec![1] }),
             Record::Conflict(Conflict { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+            Record::Level(LevelRecord { service: 1, client: 2, level: Level::Quarantined, why: "forged" }),
         ];
         for record in records {
             let mut bytes = Vec::new();

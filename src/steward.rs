@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 
+use crate::chart::Charts;
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
 use crate::intake::Reader;
@@ -65,6 +66,7 @@ pub(crate) struct Steward {
     generations: Arc<Generations>,
     rng: ChaCha12Rng,
     wards: HashMap<u32, Ward>,
+    charts: Charts,
     /// Hub time of the last look at leases and seats.
     swept_at: Option<u64>,
     /// Settled pools kept for late repeats, oldest first, and their slots.
@@ -91,6 +93,7 @@ impl Steward {
             generations,
             rng,
             wards: HashMap::new(),
+            charts: Charts::default(),
             swept_at: None,
             settled: VecDeque::new(),
             settled_slots: 0,
@@ -117,6 +120,7 @@ impl Steward {
             for service in &services {
                 changed |= self.sweep(service, now);
             }
+            changed |= self.charts.round(&self.link, &self.people, &services, now);
             changed |= self.retire_seats(now);
             for service in &services {
                 self.forget(service);

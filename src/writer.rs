@@ -14,7 +14,8 @@ use crate::link::Link;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
 use crate::record::{
-    self, Added, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord, key,
+    self, Added, ClientRecord, Conflict, Item, Leased, LevelRecord, Record, Released, Reported, SeatRecord,
+    ServiceRecord, key,
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::slot::{Cause, Mask, Phase, Slot};
@@ -344,6 +345,10 @@ impl Writer {
             Change::Seat { service, client, state } => {
                 let record = SeatRecord { service: *service, client: *client, state: *state };
                 self.draft(time, &Record::Seat(record))
+            }
+            Change::Level { service, client, level, why } => {
+                let record = LevelRecord { service: *service, client: *client, level: *level, why };
+                self.draft(time, &Record::Level(record))
             }
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
