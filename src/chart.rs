@@ -10,18 +10,20 @@ use crate::people::{People, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
 use crate::service::Policy;
-use crate::spread::{Crowd, Tally};
+use crate::spread::{Crowd, Tally, total};
 use crate::sync::Arc;
 use crate::watch::Level;
 
 /// The counters that a sample is made of. They run over; only differences are looked at.
 const COUNTERS: usize = 16;
 
-/// One seat between two samples: about 170 bytes.
+/// One seat between two samples: about 240 bytes.
 #[derive(Debug)]
 struct Chart {
     before: [u32; COUNTERS],
     categories: Tally,
+    /// Its reports by category, older intervals faded.
+    recent: Tally,
     health: Health,
     /// Buckets that died since the client last reported, and those it has taken since the first of them.
     lost: u32,
@@ -127,7 +129,7 @@ impl Charts {
             if chart.health.level != seat.level() {
                 // An administrator, or time, changed it: everything begins anew.
                 chart.health = Health::at(seat.level());
-                (chart.lost, chart.taken) = (0, 0);
+                (chart.lost, chart.taken, chart.recent) = (0, 0, Tally::default());
             }
             let (after, why) = step(chart.health, &sample, watch);
             let levels = (chart.health.level, after.level);
@@ -150,6 +152,7 @@ impl Chart {
         Self {
             before: counters(seat, now),
             categories: seat.categories.tally(),
+            recent: Tally::default(),
             health: Health::at(seat.level()),
             lost: 0,
             taken: 0,
@@ -163,8 +166,9 @@ impl Chart {
         let delta: [u32; COUNTERS] = since(&counters, &self.before);
         self.before = counters;
         let categories = seat.categories.tally();
-        let spread = since(&categories, &self.categories);
+        let new = since(&categories, &self.categories);
         self.categories = categories;
+        let spread = self.spread(&new);
         let [forged, misplaced, rejected, oversized, conflicts, stale, over_ask, disagreements, ..] = delta;
         let [.., panicked, repeated, accepted, processed, put_back, expired, taken, busy_ms] = delta;
         let reports = [misplaced, rejected, oversized, conflicts, stale, panicked, repeated, accepted];
@@ -186,6 +190,18 @@ impl Chart {
             distance_percent: 0,
         };
         (sample, spread)
+    }
+
+    /// What to compare with the peers: the interval's reports and those before it, a quarter of which fades with each
+    /// interval. Nothing, if it brought none.
+    fn spread(&mut self, new: &Tally) -> Tally {
+        if total(new) == 0 {
+            return Tally::default();
+        }
+        for (recent, new) in self.recent.iter_mut().zip(new) {
+            *recent = (*recent - recent.div_ceil(4)).saturating_add(*new);
+        }
+        self.recent
     }
 
     /// Counts buckets that die in silence, and those taken since; anything but silence begins anew.
@@ -361,6 +377,21 @@ mod tests {
         assert_eq!((hasty(2, 20), hasty(2, 10), hasty(4, 0)), (0, 50, 100));
         assert_eq!((hasty(0, 1_000), hasty(5, 0), hasty(1, 0)), (0, 0, 100));
         assert_eq!((hasty(0, 1_000), hasty(10, 50), hasty(100, 1_000)), (0, 0, 0));
+    }
+
+    #[test]
+    fn older_reports_fade_and_no_reports_are_compared_with_nothing() {
+        let mut chart = Chart::of(&seat(&link()), 0);
+        let first = |count| Tally::from(std::array::from_fn(|i| if i == 0 { count } else { 0 }));
+        let mut spread = |new| chart.spread(&first(new))[0];
+        assert_eq!((spread(40), spread(1), spread(0), spread(10)), (40, 31, 0, 33));
+        // Up to four times an interval's.
+        assert_eq!((0..100).map(|_| spread(20)).last(), Some(77));
+    }
+
+    #[test]
+    fn a_chart_is_small() {
+        assert!(size_of::<Chart>() <= 240, "{} bytes a seat", size_of::<Chart>());
     }
 
     #[test]

@@ -299,7 +299,7 @@ pub struct Policy {
     pub max_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.
     pub panics_tolerated: u32,
-    /// How clients are watched for malfunction.
+    /// How clients are watched for malfunction. A change takes effect with the next sample.
     pub watch: Watch,
 }
 

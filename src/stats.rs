@@ -89,7 +89,7 @@ pub struct Faults {
     pub disagreements: u64,
     /// Claims for more than the cap.
     pub over_ask: u64,
-    /// Claims refused: not registered, inactive, suspended, service not ready, hub busy.
+    /// Claims refused: not registered, inactive, suspended, quarantined, service not ready, hub busy.
     pub claims_refused: u64,
 }
 

@@ -80,13 +80,14 @@ pub struct Watch {
     pub clear_after: u32,
     /// The score from which an interval is bad: 1 or more. Default 100.
     pub bad_score: u32,
-    /// After this time a quarantined client becomes a suspect: 0 or more. Default `None`: only an administrator lifts it.
+    /// The first sample after this time makes a quarantined client a suspect: 0 or more. Default `None`: only an administrator lifts it.
     pub quarantine: Option<Duration>,
     /// A claim of a suspect gets at most one bucket. Default false.
     pub suspect_one_bucket: bool,
     /// The least time in which a client can work on one subject, under all of its sessions together. Default 0: not known.
     pub min_subject_time: Duration,
-    /// Reports in an interval below which shares and distributions say nothing: 1 or more. Default 20.
+    /// Reports below which shares and distributions say nothing: 1 or more. Default 20. Shares are those of one interval;
+    /// a distribution counts earlier intervals too, each a quarter less than the one after it.
     pub least_reports: u32,
     /// Leases ended in an interval below which the share of dead ones says nothing: 1 or more. Default 4.
     pub least_leases: u32,
