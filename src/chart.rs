@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
 use crate::health::{Health, Sample, percent, step};
-use crate::link::Link;
+use crate::link::{Link, Precedence};
 use crate::people::{People, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
@@ -285,7 +285,7 @@ pub(crate) fn change(
 ) -> bool {
     // Room first: a change that could not be journaled does not happen.
     let room = Pending::OVERHEAD + why.len();
-    if link.reserve(room).is_err() {
+    if link.reserve(Precedence::Claim, room).is_err() {
         return false;
     }
     let (service, client) = (seat.service.id, seat.client.id.value());
@@ -308,6 +308,8 @@ pub(crate) fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Weak;
+
     use crate::clock::{HubClock, ManualClock};
     use crate::id::{ClientId, Secret};
     use crate::limits::Limits;
@@ -321,7 +323,7 @@ mod tests {
         let policy = Policy { lease: std::time::Duration::from_millis(50), ..Policy::default() };
         let service = ServiceCore::new(1, "s", ServiceState::Active, policy, plugin, Arc::clone(link));
         let client = ClientCore::new(ClientId::known(1), "one", true, 0, 0);
-        SeatCore::new(0, Arc::new(client), Arc::new(service), SeatValue::fresh())
+        SeatCore::new(0, Arc::new(client), Arc::new(service), SeatValue::fresh(), Weak::new())
     }
 
     fn link() -> Arc<Link> {
@@ -334,7 +336,7 @@ mod tests {
         let link = link();
         let (people, seat) = (People::new(), seat(&link));
         let full = usize::try_from(link.limits.queue_bytes).unwrap() - 100;
-        link.reserve(full).unwrap();
+        link.reserve(Precedence::Submit, full).unwrap();
         let raise = || change(&link, &people, &seat, (Level::Healthy, Level::Suspect), "why".to_owned(), 7);
         assert!(!raise());
         assert_eq!((seat.level(), seat.why(), link.queued_bytes()), (Level::Healthy, None, full as u64));

@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use commissary::{
-    AdminError, Ask, Claim, ClaimError, Crash, Lease, LeaseError, Level, Limits, MemoryDisk, Outcome, Policy, Reporter,
-    Seat, Service, ServiceHandle, Symptom, Verdict, Watch,
+    AdminError, Ask, Claim, ClaimError, Crash, EventKind, Lease, LeaseError, Level, Limits, MemoryDisk, Outcome,
+    Policy, Reporter, Seat, Service, ServiceHandle, Symptom, Verdict, Watch,
 };
 use common::{Plain, Shop, assert_adds_up, claim, claim_one, report_all, reports};
 
@@ -132,6 +132,65 @@ fn level_and_reason_survive_every_restart() {
         let forger = shop.seat(&service, 1);
         assert_eq!(Some(refused(&forger)), before[0].clone().unwrap().1);
     }
+}
+
+/// R48 and R18: each change of a level is an event with its cause; the client's story tells it, and how it is now; so does
+/// the graph. All of it also after a restart.
+#[test]
+fn levels_and_their_causes_are_told() {
+    let shop = Shop::open();
+    let service = watching(&shop, |_| {});
+    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
+    shop.stock(&service, 40);
+    let others = claim_one(&honest);
+    forge_for(&shop, &forger, &others, 6);
+    let (why, shop) = (refused(&forger), shop.restart());
+    let service = watching(&shop, |_| {});
+    let story = shop.hub.explain_client(1).unwrap();
+    let told: Vec<&str> = story.steps.iter().map(|step| step.text.as_str()).collect();
+    let [suspected, quarantined] = [2, 3].map(|step| told[step].strip_suffix(&why).unwrap_or_default());
+    assert_eq!(suspected, "suspected for plain: ", "{told:?}");
+    assert_eq!(quarantined, "quarantined for plain, its claims are refused: ", "{told:?}");
+    assert!(story.now.ends_with(&format!("; quarantined for plain, its claims are refused: {why}")), "{}", story.now);
+    assert!(!shop.hub.explain_client(2).unwrap().to_string().contains("quarantine"));
+
+    service.clear(1).map(drop).unwrap();
+    shop.tick();
+    let events = shop.hub.events(0).unwrap().map(|event| event.unwrap().kind);
+    let changes: Vec<(Level, String)> = events
+        .filter(|event| event.client().is_some_and(|client| client.value() == 1))
+        .filter(|event| event.service().is_some_and(|service| service.id == "plain"))
+        .filter_map(|event| match event {
+            EventKind::LevelChanged { level, why, .. } => Some((level, why)),
+            _ => None,
+        })
+        .collect();
+    let cleared = "cleared by an administrator".to_owned();
+    let expected = [(Level::Suspect, why.clone()), (Level::Quarantined, why), (Level::Healthy, cleared)];
+    assert_eq!(changes, expected);
+    let story = shop.hub.explain_client(1).unwrap();
+    assert_eq!(story.steps.last().unwrap().text, "trusted again for plain: cleared by an administrator");
+    assert!(story.now.ends_with("refused: nothing"), "{}", story.now);
+}
+
+/// R48 and R47: the graph shows who is not trusted.
+#[test]
+fn the_graph_shows_levels() {
+    let shop = Shop::open();
+    let service = watching(&shop, |_| {});
+    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
+    shop.stock(&service, 40);
+    let others = claim_one(&honest);
+    forge_for(&shop, &forger, &others, 3);
+    let (mut json, mut dot) = (Vec::new(), Vec::new());
+    shop.hub.export_json(&mut json).unwrap();
+    shop.hub.export_dot(&mut dot).unwrap();
+    let graph: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let levels = [0, 1].map(|client| graph["clients"][client]["seats"][0]["level"].clone());
+    assert_eq!(levels, ["Suspect", "Healthy"]);
+    let dot = String::from_utf8(dot).unwrap();
+    assert_eq!(dot.matches("label=\"active, suspect, 0 leases\"").count(), 1, "{dot}");
+    assert_eq!(dot.matches("label=\"active, ").count(), 2, "{dot}");
 }
 
 /// R48: an administrator lifts a quarantine; from there on the client begins anew, and that survives a restart.
