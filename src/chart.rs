@@ -16,6 +16,8 @@ use crate::watch::Level;
 
 /// The counters that a sample is made of. They run over; only differences are looked at.
 const COUNTERS: usize = 16;
+/// Which of them the disagreements are.
+const DISAGREEMENTS: usize = 7;
 
 /// One seat between two samples: about 240 bytes.
 #[derive(Debug)]
@@ -32,6 +34,15 @@ struct Chart {
     credit_ms: u64,
 }
 
+/// What is kept of a seat.
+#[derive(Debug)]
+struct Place {
+    /// `None`: it has not been in use.
+    chart: Option<Box<Chart>>,
+    /// Its disagreements when the last chart ended: who is not there can be contradicted all the same.
+    disagreements: u32,
+}
+
 /// A seat that was sampled, before its peers are looked at.
 struct Examined {
     seat: Arc<SeatCore>,
@@ -42,8 +53,8 @@ struct Examined {
 /// The charts of all seats, and when each service's were last written.
 #[derive(Debug, Default)]
 pub(crate) struct Charts {
-    /// By the seat's number; `None`: nothing is known, as the seat has not been in use.
-    seats: Vec<Option<Box<Chart>>>,
+    /// By the seat's number.
+    seats: Vec<Place>,
     sampled_at: HashMap<u32, u64>,
 }
 
@@ -77,7 +88,9 @@ impl Charts {
     fn open(&mut self, people: &People, now: u64) {
         while let Some(seat) = people.seats.get(self.seats.len()) {
             let in_use = seat.state() == SeatState::Active;
-            self.seats.push(in_use.then(|| Box::new(Chart::of(seat, now))));
+            let disagreements = disagreements(seat);
+            let chart = in_use.then(|| Box::new(Chart::of(seat, disagreements, now)));
+            self.seats.push(Place { chart, disagreements });
         }
     }
 
@@ -100,15 +113,17 @@ impl Charts {
     fn examine(&mut self, seat: &Arc<SeatCore>, policy: &Policy, since: u64, now: u64) -> Option<Examined> {
         let place = self.seats.get_mut(seat.index as usize)?;
         let in_use = seat.state() == SeatState::Active;
-        let Some(chart) = place else {
-            if in_use || seat.last_used() >= since {
-                *place = Some(Box::new(Chart::of(seat, now)));
+        let Some(chart) = &mut place.chart else {
+            if in_use || seat.last_used() >= since || disagreements(seat) != place.disagreements {
+                // What others found meanwhile counts in the first sample.
+                place.chart = Some(Box::new(Chart::of(seat, place.disagreements, now)));
             }
             return None;
         };
         let (sample, spread) = chart.sample(seat, policy, now);
-        if sample.is_silent() && !in_use && seat.last_used() < since {
-            *place = None;
+        // A row of bad intervals is not shed by leaving.
+        if sample.is_silent() && !in_use && seat.last_used() < since && chart.health.bad == 0 {
+            *place = Place { chart: None, disagreements: chart.disagreements() };
             return None;
         }
         Some(Examined { seat: Arc::clone(seat), sample, spread })
@@ -123,7 +138,9 @@ impl Charts {
         let crowd = Crowd::of(peers, watch.least_reports);
         let mut changed = false;
         for Examined { seat, sample, spread } in found {
-            let Some(Some(chart)) = self.seats.get_mut(seat.index as usize) else { continue };
+            let Some(chart) = self.seats.get_mut(seat.index as usize).and_then(|place| place.chart.as_mut()) else {
+                continue;
+            };
             let (least, peers) = (watch.least_reports, watch.least_peers);
             let sample = Sample { distance_percent: crowd.distance(spread, is_peer(seat), least, peers), ..*sample };
             if chart.health.level != seat.level() {
@@ -145,12 +162,17 @@ impl Charts {
 }
 
 impl Chart {
-    fn of(seat: &SeatCore, now: u64) -> Self {
+    /// Begins here, but for the disagreements: these are counted from an earlier number on.
+    fn of(seat: &SeatCore, disagreements: u32, now: u64) -> Self {
         // What it held before this chart was begun, it may have worked on.
         let worked = seat.counts.buckets_assigned.value() > 0;
         let credit_ms = if worked { millis(seat.service.policy().lease) } else { 0 };
+        let mut before = counters(seat, now);
+        if let Some(count) = before.get_mut(DISAGREEMENTS) {
+            *count = disagreements;
+        }
         Self {
-            before: counters(seat, now),
+            before,
             categories: seat.categories.tally(),
             recent: Tally::default(),
             health: Health::at(seat.level()),
@@ -158,6 +180,11 @@ impl Chart {
             taken: 0,
             credit_ms,
         }
+    }
+
+    /// The seat's disagreements at the last sample.
+    fn disagreements(&self) -> u32 {
+        self.before.get(DISAGREEMENTS).copied().unwrap_or_default()
     }
 
     /// What happened since the last sample, but for the comparison with the peers.
@@ -229,6 +256,11 @@ impl Chart {
         let excess = u32::try_from(excess).unwrap_or(u32::MAX);
         if accepted < policy.watch.least_reports { 0 } else { percent(excess, accepted) }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "differences of the low halves are looked at")]
+fn disagreements(seat: &SeatCore) -> u32 {
+    seat.counts.disagreements.value() as u32
 }
 
 /// A seat's counters now; the order is that of `Chart::sample`.
@@ -371,7 +403,7 @@ mod tests {
     #[test]
     fn time_without_reports_is_saved_up_to_a_lease() {
         let link = link();
-        let mut chart = Chart::of(&seat(&link), 0);
+        let mut chart = Chart::of(&seat(&link), 0, 0);
         let mut policy = Policy::clone(&seat(&link).service.policy());
         (policy.watch.min_subject_time, policy.watch.least_reports) = (std::time::Duration::from_millis(10), 1);
         let mut hasty = |accepted, busy_ms| chart.hasty(accepted, busy_ms, &policy);
@@ -383,7 +415,7 @@ mod tests {
 
     #[test]
     fn older_reports_fade_and_no_reports_are_compared_with_nothing() {
-        let mut chart = Chart::of(&seat(&link()), 0);
+        let mut chart = Chart::of(&seat(&link()), 0, 0);
         let first = |count| Tally::from(std::array::from_fn(|i| if i == 0 { count } else { 0 }));
         let mut spread = |new| chart.spread(&first(new))[0];
         assert_eq!((spread(40), spread(1), spread(0), spread(10)), (40, 31, 0, 33));

@@ -86,6 +86,8 @@ mod commit;
 pub mod contract;
 mod cursor;
 mod device;
+#[cfg(test)]
+mod disagreement_test;
 mod due;
 #[cfg(test)]
 mod endings_test;
