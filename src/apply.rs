@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, Owed, Record, Released, Reported, SeatRecord,
-    SeatState, SeatTally, SeatValue, ServiceTally, ServiceValue, Standing, key,
+    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released, Reported,
+    SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Standing, key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Store};
@@ -203,6 +203,7 @@ impl Applier {
             Record::Marked(keys) => intake = self.mark(at, &keys)?,
             Record::Withdrawn(withdrawn) => intake = self.withdraw(at, &withdrawn)?,
             Record::Restored(restored) => intake = self.restore(at, &restored)?,
+            Record::Level(level) => self.level(at, &level)?,
         }
         Ok(intake)
     }
@@ -218,7 +219,7 @@ impl Applier {
             self.put(key::of(service, key::TALLY, &[]), &self.tally(service));
         }
         for (service, client) in std::mem::take(&mut self.dirty_seats) {
-            if let Some(seat) = self.seats.get(&(service, client)).copied() {
+            if let Some(seat) = self.seats.get(&(service, client)).cloned() {
                 self.put(key::of(service, key::SEAT, &client.to_be_bytes()), &seat);
             }
         }
@@ -330,6 +331,14 @@ impl Applier {
         Ok(())
     }
 
+    fn level(&mut self, at: At, record: &LevelRecord<'_>) -> Result<(), ApplyError> {
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.level = record.level;
+        seat.why = Some(record.why.to_owned());
+        seat.level_at = at.time.hub_ms;
+        Ok(())
+    }
+
     fn seat_mut(&mut self, service: u32, client: u64) -> Result<&mut SeatValue, StoreError> {
         self.dirty_seats.insert((service, client));
         match self.seats.entry((service, client)) {
@@ -337,7 +346,7 @@ impl Applier {
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let bytes = self.store.get(&key::of(service, key::SEAT, &client.to_be_bytes()))?;
                 let value = bytes.map(|bytes| stored(record::decode("seat", &bytes))).transpose()?;
-                let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+                let fresh = SeatValue::fresh();
                 Ok(entry.insert(value.unwrap_or(fresh)))
             }
         }

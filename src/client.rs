@@ -11,7 +11,7 @@ use crate::house::House;
 use crate::id::{ClientId, check_name};
 use crate::link::Precedence;
 use crate::people::{ClientCore, SeatCore};
-use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::record::{SeatState, SeatValue};
 use crate::registry::ServiceCore;
 use crate::seat::Seat;
 use crate::service::Service;
@@ -253,7 +253,7 @@ impl Client {
             return Err(ActivateError::NotReady { state });
         }
         let bytes = Pending::OVERHEAD;
-        let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+        let fresh = SeatValue::fresh();
         // Room first: an activation that could not be journaled does not happen.
         link.reserve(Precedence::Newcomer, bytes)?;
         let client = self.core.id.value();

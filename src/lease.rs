@@ -340,6 +340,8 @@ struct Ready {
     outcome: usize,
     place: usize,
     print: u32,
+    /// The plugin's category of it.
+    category: Option<u8>,
     /// Its bytes in the list of items.
     start: usize,
     end: usize,
@@ -495,12 +497,14 @@ impl<'a> Reporting<'a> {
         let print = crc32fast::hash(&self.encoded) | 1;
         let done_or_twice = !owed || self.wanted.has(place);
         let mut discovered = Discovered::default();
+        let mut category = None;
         if !done_or_twice {
             let encoded = self.judge(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
             match encoded {
                 Ok(encoded) => discovered = encoded,
                 Err(reason) => return Outcome::Rejected { reason },
             }
+            category = plugin.category(report);
         } else if self.wanted.has(place) {
             return Outcome::AlreadyDone;
         }
@@ -524,7 +528,7 @@ impl<'a> Reporting<'a> {
         let start = self.items.len();
         item.append_to(&mut self.items);
         self.wanted.insert(place);
-        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, start, end: self.items.len() });
+        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, category, start, end: self.items.len() });
         Outcome::Accepted
     }
 
@@ -657,6 +661,9 @@ impl<'a> Reporting<'a> {
                 self.pool.note_print(self.index, ready.place, ready.print);
                 if let Some(origin) = origin {
                     origin.pool.note_print(origin.index, origin.place, ready.print);
+                }
+                if let Some(category) = ready.category {
+                    self.seat.categories.add(category);
                 }
                 Outcome::Accepted
             } else if taken.stale.has(ready.place) {

@@ -78,6 +78,7 @@
 
 mod apply;
 mod builder;
+mod chart;
 mod claim;
 mod client;
 mod clock;
@@ -85,6 +86,8 @@ mod commit;
 pub mod contract;
 mod cursor;
 mod device;
+#[cfg(test)]
+mod disagreement_test;
 mod due;
 #[cfg(test)]
 mod endings_test;
@@ -99,6 +102,7 @@ mod fairness;
 #[cfg(test)]
 mod faults_test;
 mod handle;
+mod health;
 mod house;
 mod hub;
 mod id;
@@ -122,6 +126,7 @@ mod service;
 pub mod services;
 mod signal;
 mod slot;
+mod spread;
 mod stack;
 mod stats;
 mod steward;
@@ -131,6 +136,7 @@ mod throttle;
 mod ticket;
 mod trace;
 mod urgent;
+mod watch;
 mod writer;
 
 #[cfg(doctest)]
@@ -173,3 +179,4 @@ pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use ticket::{Durability, Intake, Progress, Ticket};
 pub use trace::{OtherReport, Trace};
+pub use watch::{Level, Symptom, Watch};

@@ -24,6 +24,7 @@ pub(crate) struct Terms {
     pub(crate) ordinary_share: u32,
     pub(crate) max_depth: u16,
     pub(crate) keep_unmarked: bool,
+    pub(crate) suspect_one_bucket: bool,
 }
 
 impl Terms {
@@ -41,6 +42,7 @@ impl Terms {
             ordinary_share: policy.ordinary_share,
             max_depth: policy.max_depth,
             keep_unmarked: policy.keep_unmarked,
+            suspect_one_bucket: policy.watch.suspect_one_bucket,
         }
     }
 }

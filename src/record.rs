@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
+use crate::watch::Level;
 
 /// A record or value whose bytes say something that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,7 @@ pub(crate) enum Record<'a> {
     Marked(Keys<'a>),
     Withdrawn(Withdrawn<'a>),
     Restored(Restored),
+    Level(LevelRecord<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -68,6 +70,15 @@ pub(crate) struct SeatRecord {
     pub(crate) service: u32,
     pub(crate) client: u64,
     pub(crate) state: SeatState,
+}
+
+/// How far a client is trusted for a service changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LevelRecord<'a> {
+    pub(crate) service: u32,
+    pub(crate) client: u64,
+    pub(crate) level: Level,
+    pub(crate) why: &'a str,
 }
 
 /// What a client is for a service.
@@ -366,12 +377,13 @@ impl<'a> Record<'a> {
             Self::Marked(_) => 13,
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
+            Self::Level(_) => 16,
         }
     }
 
     /// Whether records of this kind are decoded here.
     pub(crate) fn is_known(kind: u8) -> bool {
-        (1..=15).contains(&kind)
+        (1..=16).contains(&kind)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -389,6 +401,7 @@ impl<'a> Record<'a> {
             Self::Rerun(record) | Self::Deleted(record) | Self::Marked(record) => append(out, record),
             Self::Withdrawn(record) => append(out, record),
             Self::Restored(record) => append(out, record),
+            Self::Level(record) => append(out, record),
         }
     }
 
@@ -409,6 +422,7 @@ impl<'a> Record<'a> {
             13 => Self::Marked(decode("marked record", bytes)?),
             14 => Self::Withdrawn(decode("withdrawn record", bytes)?),
             15 => Self::Restored(decode("restored record", bytes)?),
+            16 => Self::Level(decode("level record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -459,10 +473,22 @@ pub(crate) struct SeatTally {
     pub(crate) disagreements: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SeatValue {
     pub(crate) state: SeatState,
     pub(crate) tally: SeatTally,
+    pub(crate) level: Level,
+    /// Why it has this level; `None` if it never had another.
+    pub(crate) why: Option<String>,
+    /// Hub time, ms, of the last change of the level.
+    pub(crate) level_at: u64,
+}
+
+impl SeatValue {
+    /// Of a client that was never active.
+    pub(crate) fn fresh() -> Self {
+        Self { state: SeatState::Inactive, tally: SeatTally::default(), level: Level::Healthy, why: None, level_at: 0 }
+    }
 }
 
 /// Counts of a service's subjects.
@@ -742,6 +768,7 @@ mod tests {
             Record::Marked(Keys { service: 1, keys: b"c" }),
             Record::Withdrawn(Withdrawn { service: 1, id: 2, client: 3, versions: b"v", subjects: b"s" }),
             Record::Restored(Restored { service: 1, id: 2 }),
+            Record::Level(LevelRecord { service: 1, client: 2, level: Level::Quarantined, why: "forged" }),
         ];
         for record in records {
             let mut bytes = Vec::new();

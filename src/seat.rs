@@ -21,6 +21,7 @@ use crate::registry::Found;
 use crate::service::{OverAsk, Service, ServiceState, Subject};
 use crate::slot::{Cause, Phase};
 use crate::sync::{Arc, Ordering};
+use crate::watch::Level;
 
 /// A client's activation for one service: what it claims from. Cloning clones the handle.
 ///
@@ -45,6 +46,13 @@ impl<S: Service> fmt::Debug for Seat<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.core.fmt(f)
     }
+}
+
+/// Who passed the checks before a claim.
+struct Admitted {
+    /// The client's word.
+    word: u32,
+    level: Level,
 }
 
 /// What applies to one claim.
@@ -94,11 +102,11 @@ impl<S: Service> Seat<S> {
             seat.counts.claims_refused.add(1);
             error
         };
-        let word = self.admit().map_err(refused)?;
+        let admitted = self.admit().map_err(refused)?;
         seat.service.link.admit_claim().map_err(|busy| refused(busy.into()))?;
         let now = seat.service.link.clock.now();
         let current = seat.service.current();
-        let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
+        let allowance = allow(seat, ask, &current.terms, admitted.level, now).map_err(refused)?;
         seat.touch(now);
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
@@ -120,13 +128,13 @@ impl<S: Service> Seat<S> {
             return Ok(Claim::Empty(self.empty(self.why_empty(now))));
         }
         seat.service.link.writer.raise();
-        self.still_admitted(word, &mut leases).map_err(refused)?;
+        self.still_admitted(admitted.word, &mut leases).map_err(refused)?;
         let Allowance { asked, limit, .. } = allowance;
         Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
     }
 
-    /// The checks before a claim; returns the client's word.
-    fn admit(&self) -> Result<u32, ClaimError> {
+    /// The checks before a claim.
+    fn admit(&self) -> Result<Admitted, ClaimError> {
         let seat = &self.core;
         seat.service.link.check()?;
         let word = seat.client.word();
@@ -134,20 +142,23 @@ impl<S: Service> Seat<S> {
             self.house.people.refused.not_registered.add(1);
             return Err(ClaimError::NotRegistered);
         }
-        match seat.state() {
-            SeatState::Active => {}
-            SeatState::Inactive => return Err(ClaimError::Inactive),
-            SeatState::Suspended => return Err(ClaimError::Suspended),
-        }
+        let level = match seat.standing() {
+            (SeatState::Active, Level::Quarantined) => {
+                return Err(ClaimError::Quarantined { why: seat.why().unwrap_or_default() });
+            }
+            (SeatState::Active, level) => level,
+            (SeatState::Inactive, _) => return Err(ClaimError::Inactive),
+            (SeatState::Suspended, _) => return Err(ClaimError::Suspended),
+        };
         let state = seat.service.state();
-        if state.is_ready() { Ok(word) } else { Err(ClaimError::NotReady { state }) }
+        if state.is_ready() { Ok(Admitted { word, level }) } else { Err(ClaimError::NotReady { state }) }
     }
 
-    /// Looks again after slots were taken: a deregistration, suspension or revocation in between undoes the claim, so that
-    /// it is wholly before them or never was.
+    /// Looks again after slots were taken: a deregistration, suspension, quarantine or revocation in between undoes the
+    /// claim, so that it is wholly before them or never was.
     fn still_admitted(&self, word: u32, leases: &mut SmallVec<[Lease<S>; 2]>) -> Result<(), ClaimError> {
         let undone = match self.admit() {
-            Ok(now) if now == word => return Ok(()),
+            Ok(now) if now.word == word => return Ok(()),
             Ok(_) => ClaimError::Inactive,
             // A poisoned or closed hub keeps the lease: it is taken back, or goes on, when it is reopened.
             Err(ClaimError::Hub(_)) => return Ok(()),
@@ -356,7 +367,7 @@ impl<S: Service> Seat<S> {
 }
 
 /// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.
-fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, now: u64) -> Result<Allowance, ClaimError> {
+fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, level: Level, now: u64) -> Result<Allowance, ClaimError> {
     if ask.buckets == 0 || ask.subjects == Some(0) {
         return Err(ClaimError::Nothing);
     }
@@ -370,6 +381,8 @@ fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, now: u64) -> Result<Allowance
             return Err(ClaimError::TooMany { asked: ask.buckets, limit });
         }
     }
+    // Not counted as asking for too much: the client cannot know.
+    let limit = if level == Level::Suspect && terms.suspect_one_bucket { 1 } else { limit };
     let most = ask.buckets.min(limit);
     if most == 1 {
         // Neither what it wants nor what its history lets expect is less than one bucket.

@@ -16,6 +16,7 @@ use crate::record::SeatState;
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
 use crate::sync::{Arc, Ordering};
+use crate::watch::Level;
 
 /// Work handed out and taken back. At any quiet moment `assigned = processed + put_back + held`, for buckets and for
 /// subjects, for each seat and so for every sum over seats.
@@ -89,7 +90,7 @@ pub struct Faults {
     pub over_ask: u64,
     /// Renewals of leases that had lasted as long as a lease may.
     pub renewals_capped: u64,
-    /// Claims refused: not registered, inactive, suspended, service not ready, hub busy.
+    /// Claims refused: not registered, inactive, suspended, quarantined, service not ready, hub busy.
     pub claims_refused: u64,
 }
 
@@ -118,6 +119,10 @@ pub struct SeatStats {
     pub service: String,
     /// What the seat is.
     pub state: SeatState,
+    /// How far the client is trusted for this service.
+    pub level: Level,
+    /// Why it has this level; `None` if it never had another.
+    pub why: Option<String>,
     /// Work handed out and taken back.
     pub work: Work,
     /// What was refused to it.
@@ -164,6 +169,10 @@ pub struct ServiceStats {
     pub state: ServiceState,
     /// Seats that are active.
     pub active_seats: u32,
+    /// Seats that are suspect.
+    pub suspect_seats: u32,
+    /// Seats that are quarantined.
+    pub quarantined_seats: u32,
     /// The sum over its seats.
     pub work: Work,
     /// The sum over its seats.
@@ -303,6 +312,8 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
         client: seat.client.id,
         service: seat.service.name.to_string(),
         state: seat.state(),
+        level: seat.level(),
+        why: seat.why(),
         work: work(seat, held),
         faults: faults(seat),
         claims: seat.counts.claims.value(),
@@ -315,6 +326,12 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
 
 pub(crate) fn of_seat(of: &SeatCore) -> SeatStats {
     seat(of, &held(&of.service))
+}
+
+pub(crate) fn of_unhealthy(house: &House, service: &Arc<ServiceCore>) -> Vec<SeatStats> {
+    let held = held(service);
+    let seats = house.people.seats.iter().map(|(_, of)| of);
+    seats.filter(|of| of.service.id == service.id && of.level() != Level::Healthy).map(|of| seat(of, &held)).collect()
 }
 
 pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
@@ -339,9 +356,12 @@ pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
 pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceStats {
     let held = held(service);
     let (mut total, mut refused) = (Work::default(), Faults::default());
+    let (mut suspect_seats, mut quarantined_seats) = (0, 0);
     for (_, seat) in house.people.seats.iter().filter(|(_, seat)| seat.service.id == service.id) {
         total += work(seat, &held);
         refused += faults(seat);
+        suspect_seats += u32::from(seat.level() == Level::Suspect);
+        quarantined_seats += u32::from(seat.level() == Level::Quarantined);
     }
     let counts = &service.counts;
     let now = service.link.clock.now();
@@ -351,6 +371,8 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         state: service.state(),
         // ordering: Relaxed; a statistic.
         active_seats: service.active_seats.load(Ordering::Relaxed),
+        suspect_seats,
+        quarantined_seats,
         work: total,
         faults: refused,
         subjects_known: counts.known.value(),

@@ -15,8 +15,8 @@ use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
-    self, Added, Again, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord,
-    Urgent, key,
+    self, Added, Again, ClientRecord, Conflict, Item, Leased, LevelRecord, Record, Released, Reported, SeatRecord,
+    ServiceRecord, Urgent, key,
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::slot::{Cause, Mask, Phase, Slot};
@@ -364,6 +364,10 @@ impl Writer {
             Change::Seat { service, client, state } => {
                 let record = SeatRecord { service: *service, client: *client, state: *state };
                 self.draft(time, &Record::Seat(record))
+            }
+            Change::Level { service, client, level, why } => {
+                let record = LevelRecord { service: *service, client: *client, level: *level, why };
+                self.draft(time, &Record::Level(record))
             }
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
