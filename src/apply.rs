@@ -154,6 +154,11 @@ impl Applier {
         self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
     }
 
+    /// Goes on with the same store, as it is counted for the writer.
+    pub(crate) fn go_on_with(&mut self, store: Arc<dyn Store>) {
+        self.store = store;
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.standing
     }

@@ -348,6 +348,22 @@ pub(crate) fn list<'a, T: Deserialize<'a> + 'a>(
     })
 }
 
+/// What a kind of record is called where records are counted; as [`Record::kind`] numbers them.
+pub(crate) fn kind_name(kind: u8) -> &'static str {
+    match kind {
+        1 => "boot",
+        2 => "service",
+        3 => "client",
+        4 => "seat",
+        5 => "added",
+        6 => "leased",
+        7 => "reported",
+        8 => "released",
+        9 => "conflict",
+        _ => "other",
+    }
+}
+
 impl<'a> Record<'a> {
     pub(crate) fn kind(&self) -> u8 {
         match self {

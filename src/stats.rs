@@ -15,6 +15,7 @@ use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
+use crate::storage::StorageStats;
 use crate::sync::{Arc, Ordering};
 
 /// Work handed out and taken back. At any quiet moment `assigned = processed + put_back + held`, for buckets and for
@@ -247,6 +248,8 @@ pub struct HubStats {
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
     pub store_bytes: u64,
+    /// What was asked of the disk since the hub was opened.
+    pub storage: StorageStats,
 }
 
 /// Buckets and subjects held, by seat, counted in the slots.
@@ -395,6 +398,7 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         busy_claims: house.link.turned_away(Precedence::Claim),
         busy_submits: house.link.turned_away(Precedence::Submit),
         queued_bytes: house.link.queued_bytes(),
+        storage: house.disk.stats(),
         store_bytes: house.store.size_on_disk().unwrap_or(0),
     }
 }

@@ -2,6 +2,7 @@
 //! applies the group to the store, resolves their visible half.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -215,9 +216,14 @@ impl Writer {
         self.draft(time, &Record::Boot(record::Boot { number }));
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);
-        self.log.sync().map_err(|error| format!("journal sync: {error}"))?;
+        self.sync_rest().map_err(|error| format!("journal sync: {error}"))?;
         self.apply_all();
         if self.link.is_poisoned() { Err(self.link.cause()) } else { Ok(()) }
+    }
+
+    /// Syncs what is not synced yet; after a failed sync that fails again.
+    fn sync_rest(&mut self) -> io::Result<()> {
+        if self.log.synced() < self.log.end() { self.log.sync() } else { Ok(()) }
     }
 
     /// How long it may sleep if nothing wakes it; `None`: for as long as it likes.
@@ -234,7 +240,7 @@ impl Writer {
     /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         self.turn();
-        if let Err(error) = self.log.sync() {
+        if let Err(error) = self.sync_rest() {
             self.link.poison(format!("journal sync: {error}"));
         }
         self.apply_all();
