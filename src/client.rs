@@ -104,6 +104,13 @@ impl Default for Capability {
 
 impl Client {
     pub(crate) fn register(house: &Arc<House>, wanted: &Registration) -> Result<Registered, RegisterClientError> {
+        let began = house.link.clock.nanos();
+        let registered = Self::register_now(house, wanted);
+        house.people.registering.record(house.link.clock.nanos().saturating_sub(began));
+        registered
+    }
+
+    fn register_now(house: &Arc<House>, wanted: &Registration) -> Result<Registered, RegisterClientError> {
         let counted = |error: DetailError| {
             house.people.refused.invalid.add(1);
             RegisterClientError::Detail(error)
@@ -242,6 +249,13 @@ impl Client {
         service: &Arc<ServiceCore>,
         capability: Capability,
     ) -> Result<Arc<SeatCore>, ActivateError> {
+        let began = service.link.clock.nanos();
+        let activated = self.activate_now(service, capability);
+        service.measures.activate.record(service.link.clock.nanos().saturating_sub(began));
+        activated
+    }
+
+    fn activate_now(&self, service: &Arc<ServiceCore>, capability: Capability) -> Result<Arc<SeatCore>, ActivateError> {
         let link = &self.house.link;
         link.check()?;
         if !self.core.is_registered() {

@@ -9,9 +9,11 @@ use dashmap::DashMap;
 
 use crate::clock::{millis, utc};
 use crate::error::{ActivateError, RegisterClientError};
+use crate::histogram::Fine;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::lease::Hold;
+use crate::measures::Turnaround;
 use crate::notices::NoticeKind;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -31,6 +33,8 @@ pub(crate) struct People {
     newcomers: Budget,
     pub(crate) refused: PeopleCounts,
     this: Weak<Self>,
+    /// How long each registration took, ns.
+    pub(crate) registering: Fine,
 }
 
 /// Refusals that concern no known client.
@@ -121,6 +125,7 @@ pub(crate) struct SeatCore {
     /// Everyone else: for what concerns two seats.
     pub(crate) people: Weak<People>,
     pub(crate) counts: SeatCounts,
+    pub(crate) turnaround: Turnaround,
 }
 
 impl fmt::Debug for SeatCore {
@@ -141,6 +146,10 @@ pub(crate) struct SeatCounts {
     pub(crate) subjects_put_back: Counter,
     pub(crate) claims: Counter,
     pub(crate) empty: Counter,
+    /// Calls that were not refused; of releases, those that ended a lease.
+    pub(crate) submits: Counter,
+    pub(crate) renewals: Counter,
+    pub(crate) releases: Counter,
     pub(crate) over_ask: Counter,
     pub(crate) claims_refused: Counter,
     pub(crate) not_owner: Counter,
@@ -204,6 +213,7 @@ impl SeatCore {
             before: (value.tally.buckets_processed, value.tally.subjects_reported),
             people,
             counts: SeatCounts::of(value.tally),
+            turnaround: Turnaround::default(),
             client,
             service,
         }
@@ -376,6 +386,7 @@ impl People {
             newcomers: Budget::default(),
             refused: PeopleCounts::default(),
             this: Weak::clone(this),
+            registering: Fine::default(),
         })
     }
 

@@ -360,6 +360,12 @@ pub(crate) fn kind_name(kind: u8) -> &'static str {
         7 => "reported",
         8 => "released",
         9 => "conflict",
+        10 => "urgent",
+        11 => "rerun",
+        12 => "deleted",
+        13 => "marked",
+        14 => "withdrawn",
+        15 => "restored",
         _ => "other",
     }
 }

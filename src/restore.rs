@@ -94,7 +94,8 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
         lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
     });
     core.leased_before.store(Some(Arc::new(owed.collect())));
-    let marks: HashMap<u64, u64> = apply::urgent(house.disk.store(Role::Opening).as_ref(), core.id)?.into_iter().collect();
+    let marks: HashMap<u64, u64> =
+        apply::urgent(house.disk.store(Role::Opening).as_ref(), core.id)?.into_iter().collect();
     let wanted: HashSet<u64> = marks.keys().copied().collect();
     // Leased after it was marked, it need not be offered again.
     let (served, waiting) = marks

@@ -12,6 +12,7 @@ use crate::error::{ClaimError, LeaseError};
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::pace::spread;
 use crate::people::SeatCore;
@@ -90,21 +91,25 @@ impl<S: Service> Seat<S> {
     /// back: its token is then answered [`LeaseError::Over`] and nothing of it is stored.
     pub fn claim(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
         let seat = &self.core;
-        let refused = |error| {
-            seat.counts.claims_refused.add(1);
-            error
-        };
-        let word = self.admit().map_err(refused)?;
-        seat.service.link.admit_claim().map_err(|busy| refused(busy.into()))?;
+        let timing = seat.timing(&seat.counts.claims);
+        let claimed = self.claim_now(ask);
+        seat.timed(Call::Claim, &timing);
+        claimed.inspect_err(|_| seat.counts.claims_refused.add(1))
+    }
+
+    fn claim_now(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
+        let seat = &self.core;
+        let word = self.admit()?;
+        seat.service.link.admit_claim()?;
         let now = seat.service.link.clock.now();
         let current = seat.service.current();
-        let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
+        let allowance = allow(seat, ask, &current.terms, now)?;
         seat.touch(now);
+        let turn = seat.counts.claims.next();
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
-        let turn = seat.counts.claims.next();
         let mut leases = SmallVec::new();
         let mut subjects = 0;
         let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
@@ -120,7 +125,7 @@ impl<S: Service> Seat<S> {
             return Ok(Claim::Empty(self.empty(self.why_empty(now))));
         }
         seat.service.link.writer.raise();
-        self.still_admitted(word, &mut leases).map_err(refused)?;
+        self.still_admitted(word, &mut leases)?;
         let Allowance { asked, limit, .. } = allowance;
         Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
     }
@@ -309,7 +314,7 @@ impl<S: Service> Seat<S> {
     /// [`LeaseError`]; [`LeaseError::Over`] if it was over already.
     pub fn release(&self, token: &LeaseToken) -> Result<u32, LeaseError> {
         let (pool, index) = self.find(token)?;
-        let ended = Hold::end_slot(&self.core, &pool, index, Some(self.core.index), Cause::Client);
+        let ended = Hold::release_slot(&self.core, &pool, index);
         ended.map(|ended| ended.left.count()).ok_or(LeaseError::Over)
     }
 

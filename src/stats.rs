@@ -8,9 +8,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::clock::utc;
+use crate::histogram::Distribution;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::link::Precedence;
+use crate::measures::Times;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
@@ -123,16 +125,24 @@ pub struct SeatStats {
     pub work: Work,
     /// What was refused to it.
     pub faults: Faults,
-    /// Claims made since the hub was opened.
+    /// Claims made since the hub was opened that were not refused.
     pub claims: u64,
     /// Of those, answered with nothing.
     pub empty_claims: u64,
+    /// Submits that were answered report by report, final or not, since the hub was opened.
+    pub submits: u64,
+    /// Renewals that succeeded, since the hub was opened.
+    pub renewals: u64,
+    /// Leases released or dropped before they were over, since the hub was opened.
+    pub releases: u64,
     /// Repeated reports, answered `AlreadyDone`: no fault.
     pub already_done: u64,
     /// Its results that another client's later report, in a re-run, did not confirm.
     pub disagreements: u64,
     /// Time since the last successful call.
     pub idle: Duration,
+    /// From a claim to a report that was accepted, since the hub was opened; one value a submit.
+    pub turnaround_ms: Distribution,
 }
 
 /// One client.
@@ -212,6 +222,8 @@ pub struct ServiceStats {
     pub moved: u64,
     /// Extra work: urgent subjects handed out while another lease held them, since the hub was opened.
     pub extra_work: u64,
+    /// How long things take.
+    pub times: Times,
 }
 
 impl ServiceStats {
@@ -244,6 +256,8 @@ pub struct HubStats {
     pub busy_claims: u64,
     /// Submits and administrators' decisions turned away since the queue was full.
     pub busy_submits: u64,
+    /// How long registrations took, refused ones included, since the hub was opened.
+    pub register_ns: Distribution,
     /// Bytes that wait for the writer.
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
@@ -310,9 +324,13 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
         faults: faults(seat),
         claims: seat.counts.claims.value(),
         empty_claims: seat.counts.empty.value(),
+        submits: seat.counts.submits.value(),
+        renewals: seat.counts.renewals.value(),
+        releases: seat.counts.releases.value(),
         already_done: seat.counts.already_done.value(),
         disagreements: seat.counts.disagreements.value(),
         idle: crate::people::idle_for(seat, now),
+        turnaround_ms: seat.turnaround.snapshot(),
     }
 }
 
@@ -377,6 +395,7 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         pool_drain_time: Some(counts.drain_ms.value()).filter(|ms| *ms != u64::MAX).map(Duration::from_millis),
         moved: counts.moved.value(),
         extra_work: counts.offered_again.value(),
+        times: service.measures.times(),
     }
 }
 
@@ -397,6 +416,7 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         busy_newcomers: house.link.turned_away(Precedence::Newcomer),
         busy_claims: house.link.turned_away(Precedence::Claim),
         busy_submits: house.link.turned_away(Precedence::Submit),
+        register_ns: house.people.registering.snapshot(),
         queued_bytes: house.link.queued_bytes(),
         storage: house.disk.stats(),
         store_bytes: house.store.size_on_disk().unwrap_or(0),

@@ -12,6 +12,7 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::measures;
 use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
@@ -500,9 +501,15 @@ impl Writer {
         let finished = self.applier.take_finished();
         for service in self.registry.all() {
             service.counts.publish(self.applier.tally(service.id));
+            for lease in finished.iter().filter(|lease| lease.service == service.id) {
+                service.measures.held(lease.ended_at.saturating_sub(lease.claimed_at));
+            }
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
         self.pass_on_effects();
+        for (journaled, _) in &applied {
+            self.measure(journaled);
+        }
         let mut bytes = 0;
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
@@ -560,6 +567,17 @@ impl Writer {
         let client = self.people.client(client);
         if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
             seat.counts.disagreements.add(1);
+        }
+    }
+
+    /// Notes how long the reports of a group took.
+    fn measure(&self, journaled: &Journaled) {
+        for (_, node) in &journaled.waiting {
+            let Change::Reported(reports) = &node.change else { continue };
+            let owner = reports.pool.slot(reports.index).map(|slot| slot.snapshot().owner());
+            if let Some(seat) = owner.and_then(|owner| self.people.seats.get(owner as usize)) {
+                measures::note_reported(seat, reports, journaled.group.time().hub_ms);
+            }
         }
     }
 

@@ -2,8 +2,13 @@
 
 mod common;
 
-use commissary::{Ask, Claim, StorageStats, StoreOps};
-use common::{Plain, Shop, claim, reports};
+use std::time::Duration;
+
+use commissary::{
+    Ask, Claim, Distribution, Hub, Lease, LeaseError, Limits, ManualClock, MemoryDisk, Policy, Registration, Reporter,
+    Service, ServiceHandle, StorageStats, StoreOps, Verdict,
+};
+use common::{Plain, Shop, claim, claim_one, reports};
 
 /// Reads that are not the callers' own.
 fn reads(storage: &StorageStats) -> u64 {
@@ -123,4 +128,186 @@ fn each_role_is_counted_by_itself() {
 #[test]
 fn cost_of_nothing_is_none() {
     assert_eq!(Shop::open().hub.stats().storage.per_thousand(0), None);
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A shop with one service, whose buckets hold `bucket` subjects, and 400 subjects in it.
+fn stocked(bucket: usize) -> (Shop, ServiceHandle<Plain>) {
+    let shop = Shop::open();
+    let service = shop.hub.register(Plain::with("plain", |policy| policy.bucket_subjects = bucket)).unwrap();
+    shop.stock(&service, 400);
+    (shop, service)
+}
+
+/// The values of a distribution, told by its buckets: of small numbers they are exact.
+fn values(of: &Distribution) -> Vec<(u64, u64)> {
+    of.buckets.iter().map(|bucket| (bucket.from, bucket.count)).collect()
+}
+
+/// R18, R20: from a claim to its reports is measured for the seat and the service, one value a submit; from the claim to the
+/// lease's end, one value a bucket, however it ends and however often it was renewed.
+#[test]
+fn turnaround_and_hold_are_measured_from_the_claim() {
+    let (shop, service) = stocked(4);
+    let seats = shop.seats(&service, 2);
+    let [first, second] = [claim_one(&seats[0]), claim_one(&seats[1])];
+    shop.pass(ms(3));
+    assert_eq!(first.report(reports(&first, "ok").into_iter().take(1)).unwrap().accepted(), 1);
+    shop.tick();
+    first.renew().unwrap();
+    shop.clock.advance(ms(4));
+    report_rest(&first, 3);
+    shop.pass(ms(5));
+    // Dropped with everything owed: held, but never reported. Claimed, renewed and ended between two looks of the writer.
+    let third = claim_one(&seats[1]);
+    shop.clock.advance(ms(2));
+    third.renew().unwrap();
+    shop.clock.advance(ms(4));
+    drop(third);
+    shop.tick();
+    drop(second);
+    shop.tick();
+
+    let times = service.stats().times;
+    assert_eq!(
+        values(&times.turnaround_ms),
+        [(3, 1), (12, 1)],
+        "the second report was journaled 12 ms after the claim"
+    );
+    // Marked 101 ms before the claim; 104 stands for all up to 111, 112 for 113.
+    assert_eq!(values(&times.wait_ms), [(104, 1), (112, 3)], "one value a subject, from when it was marked");
+    assert_eq!((times.wait_ms.min, times.wait_ms.max), (104, 113));
+    // 18 stands in a bucket with 19.
+    assert_eq!(values(&times.hold_ms), [(6, 1), (12, 1), (18, 1)]);
+    assert_eq!(values(&service.seat_stats(1).unwrap().turnaround_ms), [(3, 1), (12, 1)]);
+    let none = service.seat_stats(2).unwrap().turnaround_ms;
+    assert_eq!((none.count, none.quantile(0.5), none.resolution), (0, None, 4));
+}
+
+fn report_rest(lease: &Lease<Plain>, owed: usize) {
+    let submitted = lease.submit(reports(lease, "ok")).unwrap();
+    assert_eq!(submitted.accepted(), owed);
+}
+
+/// R18: a dead lease is held until it is released, a grace after its deadline; a lease taken over from before a restart
+/// counts from its claim, and the time down does not count.
+#[test]
+fn dead_and_recovered_leases_are_held_from_their_claim() {
+    let (shop, service) = stocked(4);
+    let policy = service.policy();
+    let seat = shop.seat(&service, 1);
+    let token = claim_one(&seat).into_token();
+    shop.tick();
+    shop.pass(policy.lease);
+    shop.pass(policy.grace);
+    let held = service.stats().times.hold_ms;
+    let expected = u64::try_from((policy.lease + policy.grace).as_millis()).unwrap();
+    assert_eq!((held.count, held.min, held.max), (1, expected, expected));
+    assert_eq!(seat.release(&token), Err(LeaseError::Over));
+
+    let token = claim_one(&seat).into_token();
+    shop.pass(ms(1_000));
+    drop((seat, service));
+    let shop = shop.restart();
+    let service = shop.hub.register(Plain::with("plain", |policy| policy.bucket_subjects = 4)).unwrap();
+    let seat = shop.seat(&service, 1);
+    shop.pass(ms(500));
+    seat.release(&token).unwrap();
+    shop.tick();
+    let held = service.stats().times.hold_ms;
+    assert_eq!((held.count, held.min), (1, 1_500), "{held:?}");
+}
+
+/// R18: one call in 64 of each seat is timed, by the injected clock; seats take different turns.
+#[test]
+fn one_call_in_64_is_timed() {
+    let shop = Shop::on(MemoryDisk::new(), ManualClock::default(), Limits::default());
+    let service = shop
+        .hub
+        .register(Plain::with("plain", |policy| {
+            policy.bucket_subjects = 1;
+            policy.leases_in_flight = 1_000;
+        }))
+        .unwrap();
+    shop.stock(&service, 1_000);
+    for seat in &shop.seats(&service, 2) {
+        for _ in 0..128 {
+            let lease = loop {
+                match seat.claim(Ask::one()).unwrap() {
+                    Claim::Leased(mut grant) => break grant.pop().unwrap(),
+                    Claim::Empty(_) => shop.settle(),
+                }
+            };
+            lease.renew().unwrap();
+            let _ = lease.report([]).unwrap();
+            drop(lease);
+        }
+        let calls = service.seat_stats(seat.client_id().value()).unwrap();
+        assert_eq!((calls.submits, calls.renewals, calls.releases), (128, 128, 128));
+    }
+    let calls = |id| service.seat_stats(id).unwrap();
+    let times = service.stats().times;
+    let claims = [1, 2].map(|id| calls(id).claims.div_ceil(64)).iter().sum::<u64>();
+    assert!((4..=claims).contains(&times.claim_ns.count), "{} of {claims}", times.claim_ns.count);
+    assert_eq!([times.submit_ns.count, times.renew_ns.count, times.release_ns.count], [4, 4, 4]);
+    assert_eq!(times.claim_ns.max, 0, "the clock stood still");
+    assert_eq!(times.activate_ns.count, 2, "every activation is timed");
+    assert_eq!(shop.hub.stats().register_ns.count, 2, "every registration is timed");
+}
+
+/// R18: what is timed is the call: a plugin that takes its time shows.
+#[test]
+fn timed_submit_holds_the_time_of_the_plugin() {
+    let clock = ManualClock::default();
+    let hub = Hub::builder().manual().clock(clock.clone()).seed(7).open_in_memory(&MemoryDisk::new()).unwrap();
+    let service = hub.register(Slow(clock)).unwrap();
+    let client = hub.register_client(&Registration::new(1, "one")).unwrap().client;
+    let seat = client.activate(&service).unwrap();
+    service.add_all([1, 2, 3, 4]).unwrap();
+    hub.tick();
+    let lease = claim_one(&seat);
+    assert_eq!(lease.submit(lease.subjects().map(|subject| (subject, ()))).unwrap().accepted(), 4);
+    let times = service.stats().times;
+    assert_eq!((times.submit_ns.count, times.submit_ns.max), (1, 28_000_000), "4 reports of 7 ms each");
+    assert_eq!((times.claim_ns.count, times.claim_ns.max), (1, 0));
+}
+
+/// Takes 7 ms of virtual time to judge a report.
+#[derive(Debug)]
+struct Slow(ManualClock);
+
+impl Service for Slow {
+    type Subject = u64;
+    type Report = ();
+
+    fn id(&self) -> &'static str {
+        "slow"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { linger: Duration::ZERO, ..Policy::default() }
+    }
+
+    fn judge(&self, _subject: &u64, _report: &(), _reporter: Reporter) -> Verdict {
+        self.0.advance(ms(7));
+        Verdict::Accept
+    }
+}
+
+/// R89: a renewed lease is as slow as it is: it counts from its claim, not from its last renewal.
+#[test]
+fn renewed_lease_counts_as_slow_from_its_claim() {
+    let (shop, service) = stocked(4);
+    let seat = shop.seat(&service, 1);
+    let lease = claim_one(&seat);
+    for _ in 0..3 {
+        shop.pass(ms(1_000));
+        lease.renew().unwrap();
+    }
+    let slow = service.slow_buckets(ms(2_999));
+    assert_eq!(slow.iter().map(|bucket| bucket.took).collect::<Vec<_>>(), [ms(3_000)]);
+    assert!(service.slow_buckets(ms(3_000)).is_empty());
 }
