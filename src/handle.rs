@@ -16,7 +16,7 @@ use crate::intake;
 use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::people::SeatCore;
-use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::record::{SeatState, SeatValue};
 use crate::registry::ServiceCore;
 use crate::results::{self, Finding, Marked, SubjectState, bytes_of};
 use crate::service::{Key, Policy, Service, ServiceState, Subject, contain};
@@ -350,7 +350,7 @@ impl<S: Service> ServiceHandle<S> {
         self.house.link.check()?;
         let unknown = AdminError::UnknownClient { id: client };
         let Some(core) = self.house.people.client(client) else { return Err(unknown) };
-        let value = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+        let value = SeatValue::fresh();
         let Ok(seat) = self.house.people.seat(&core, &self.core, value) else { return Err(unknown) };
         let ticket = self.decide(&seat, SeatState::Suspended)?;
         seat.end_all(Cause::Revoked);

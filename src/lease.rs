@@ -62,7 +62,7 @@ impl Hold {
         let renewed = Self::renew_now(seat, pool, index);
         seat.timed(Call::Renew, &timing);
         seat.counts.renewals.add(u64::from(renewed.is_ok()));
-        renewed
+        renewed.inspect_err(|error| seat.count_call(error))
     }
 
     fn renew_now(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
@@ -78,7 +78,6 @@ impl Hold {
                 Ok(Duration::from_millis(time_left))
             }
             Renewal::Capped { time_left } => {
-                seat.counts.renewals_capped.add(1);
                 let limit = Duration::from_millis(pool.terms.total_ms);
                 Err(LeaseError::Capped { limit, time_left: Duration::from_millis(time_left) })
             }
@@ -406,7 +405,7 @@ impl<'a> Reporting<'a> {
         let submitted = self.run_now::<S>(reports, last);
         seat.timed(Call::Submit, &timing);
         seat.counts.submits.add(u64::from(submitted.is_ok()));
-        submitted
+        submitted.inspect_err(|error| seat.count_call(error))
     }
 
     fn run_now<S: Service>(

@@ -485,6 +485,23 @@ pub(crate) struct SeatTally {
 pub(crate) struct SeatValue {
     pub(crate) state: SeatState,
     pub(crate) tally: SeatTally,
+    pub(crate) times: SeatTimes,
+}
+
+impl SeatValue {
+    /// A seat that was never activated.
+    pub(crate) fn fresh() -> Self {
+        Self { state: SeatState::Inactive, tally: SeatTally::default(), times: SeatTimes::default() }
+    }
+}
+
+/// When a seat was used, by the wall clock, ms; `None`: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatTimes {
+    pub(crate) first_activated: Option<i64>,
+    pub(crate) last_activated: Option<i64>,
+    /// The last activation, claim, report or release that was journaled.
+    pub(crate) last_access: Option<i64>,
 }
 
 /// Counts of a service's subjects.

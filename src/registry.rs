@@ -142,6 +142,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) abandoned_slots: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unknown_tokens: Counter,
+    pub(crate) activations_refused: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
     /// How long those wait who find no bucket.

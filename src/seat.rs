@@ -94,7 +94,7 @@ impl<S: Service> Seat<S> {
         let timing = seat.timing(&seat.counts.claims);
         let claimed = self.claim_now(ask);
         seat.timed(Call::Claim, &timing);
-        claimed.inspect_err(|_| seat.counts.claims_refused.add(1))
+        claimed.inspect_err(|error| seat.count_claim(error))
     }
 
     fn claim_now(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
@@ -136,7 +136,6 @@ impl<S: Service> Seat<S> {
         seat.service.link.check()?;
         let word = seat.client.word();
         if word & 1 == 0 {
-            self.house.people.refused.not_registered.add(1);
             return Err(ClaimError::NotRegistered);
         }
         match seat.state() {
@@ -247,11 +246,7 @@ impl<S: Service> Seat<S> {
     /// Reads the slots one after the other; what is claimed or ended meanwhile may be there or not.
     pub fn leases(&self) -> Result<Vec<LeaseView<S>>, LeaseError> {
         let seat = &self.core;
-        seat.service.link.check()?;
-        if !seat.client.is_registered() {
-            self.house.people.refused.not_registered.add(1);
-            return Err(LeaseError::NotRegistered);
-        }
+        self.identify().inspect_err(|error| seat.count_call(error))?;
         let mut views = Vec::new();
         let now = seat.service.link.clock.now();
         seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now)));
@@ -266,7 +261,7 @@ impl<S: Service> Seat<S> {
     pub fn resume(&self, token: &LeaseToken) -> Result<Lease<S>, LeaseError> {
         let (pool, index) = self.find(token)?;
         let held = pool.slot(index).is_some_and(|slot| slot.snapshot().is_held());
-        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(LeaseError::Over) }
+        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(self.counted(LeaseError::Over)) }
     }
 
     /// Reports on subjects of a lease and gives the rest back. As [`Lease::submit`], by token.
@@ -315,24 +310,34 @@ impl<S: Service> Seat<S> {
     pub fn release(&self, token: &LeaseToken) -> Result<u32, LeaseError> {
         let (pool, index) = self.find(token)?;
         let ended = Hold::release_slot(&self.core, &pool, index);
-        ended.map(|ended| ended.left.count()).ok_or(LeaseError::Over)
+        ended.map(|ended| ended.left.count()).ok_or_else(|| self.counted(LeaseError::Over))
+    }
+
+    fn counted(&self, error: LeaseError) -> LeaseError {
+        self.core.count_call(&error);
+        error
+    }
+
+    /// May the client make a call on a lease at all?
+    fn identify(&self) -> Result<(), LeaseError> {
+        self.core.service.link.check()?;
+        if self.core.client.is_registered() { Ok(()) } else { Err(LeaseError::NotRegistered) }
     }
 
     /// The slot a token names, if it is this client's; in the order of identity, service, then token, so that a refusal
-    /// says nothing of what is further down.
+    /// says nothing of what is further down. A refusal is counted.
     fn find(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
+        self.find_uncounted(token).inspect_err(|error| self.core.count_call(error))
+    }
+
+    fn find_uncounted(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
         let seat = &self.core;
-        seat.service.link.check()?;
-        if !seat.client.is_registered() {
-            self.house.people.refused.not_registered.add(1);
-            return Err(LeaseError::NotRegistered);
-        }
+        self.identify()?;
         let state = seat.service.state();
         if state == ServiceState::Revoked {
             return Err(LeaseError::NotReady { state });
         }
         let not_owner = |kind| {
-            seat.counts.not_owner.add(1);
             seat.notice(kind);
             tracing::warn!(client = %seat.client.id, service = %seat.service.name, ?token, "token of another's lease");
             LeaseError::NotOwner

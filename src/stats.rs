@@ -15,15 +15,18 @@ use crate::link::Precedence;
 use crate::measures::Times;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
+use crate::refused::Refused;
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
+use crate::slot::Phase;
 use crate::storage::StorageStats;
 use crate::sync::{Arc, Ordering};
 
 /// Work handed out and taken back. At any quiet moment `assigned = processed + put_back + held`, for buckets and for
 /// subjects, for each seat and so for every sum over seats.
 ///
-/// All but `*_held` are running counts that survive a restart; `*_held` is counted in the slots when the snapshot is taken.
+/// All but `*_held` and `buckets_dead` are running counts that survive a restart; those are counted in the slots when the
+/// snapshot is taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Work {
@@ -37,6 +40,8 @@ pub struct Work {
     pub buckets_expired: u64,
     /// Buckets held now, dead ones within their grace included.
     pub buckets_held: u64,
+    /// Of those held: not reported in time, and within their grace: reports are still taken.
+    pub buckets_dead: u64,
     /// Subjects leased.
     pub subjects_assigned: u64,
     /// Subjects reported and accepted.
@@ -63,6 +68,7 @@ impl AddAssign for Work {
         self.buckets_put_back += other.buckets_put_back;
         self.buckets_expired += other.buckets_expired;
         self.buckets_held += other.buckets_held;
+        self.buckets_dead += other.buckets_dead;
         self.subjects_assigned += other.subjects_assigned;
         self.subjects_reported += other.subjects_reported;
         self.subjects_put_back += other.subjects_put_back;
@@ -123,8 +129,17 @@ pub struct SeatStats {
     pub state: SeatState,
     /// Work handed out and taken back.
     pub work: Work,
-    /// What was refused to it.
+    /// What was wrong with what it sent.
     pub faults: Faults,
+    /// Calls that were refused as a whole.
+    pub refused: Refused,
+    /// When it was first activated, by the wall clock; `None` if never.
+    pub first_activated: Option<DateTime<Utc>>,
+    /// When it was last activated, by the wall clock.
+    pub last_activated: Option<DateTime<Utc>>,
+    /// When it was last used with success (activated, claimed, reported, renewed, gave back), by the wall clock. From before
+    /// a restart, all but renewals.
+    pub last_access: Option<DateTime<Utc>>,
     /// Claims made since the hub was opened that were not refused.
     pub claims: u64,
     /// Of those, answered with nothing.
@@ -179,6 +194,10 @@ pub struct ServiceStats {
     pub work: Work,
     /// The sum over its seats.
     pub faults: Faults,
+    /// The sum over its seats.
+    pub refused: Refused,
+    /// Activations refused, for any reason, since the hub was opened.
+    pub activations_refused: u64,
     /// Subjects to be worked on, or done: taken in, and neither deleted nor withdrawn since.
     pub subjects_known: u64,
     /// Of these, those that wait for no report.
@@ -266,35 +285,45 @@ pub struct HubStats {
     pub storage: StorageStats,
 }
 
-/// Buckets and subjects held, by seat, counted in the slots.
-fn held(service: &ServiceCore) -> HashMap<u32, (u64, u64)> {
-    let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
+/// What a seat holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    buckets: u64,
+    dead: u64,
+    subjects: u64,
+}
+
+/// What is held, by seat, counted in the slots.
+fn held(service: &ServiceCore) -> HashMap<u32, Held> {
+    let mut held: HashMap<u32, Held> = HashMap::new();
     for pool in service.live().iter() {
         for slot in pool.slots().iter().take(pool.passed()) {
             let seen = slot.snapshot();
             if seen.is_held() {
-                let (buckets, subjects) = held.entry(seen.owner()).or_default();
-                *buckets += 1;
-                *subjects += u64::from(slot.open().count());
+                let of = held.entry(seen.owner()).or_default();
+                of.buckets += 1;
+                of.dead += u64::from(seen.phase() == Phase::Dead);
+                of.subjects += u64::from(slot.open().count());
             }
         }
     }
     held
 }
 
-fn work(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> Work {
+fn work(seat: &SeatCore, held: &HashMap<u32, Held>) -> Work {
     let counts = &seat.counts;
-    let (buckets_held, subjects_held) = held.get(&seat.index).copied().unwrap_or_default();
+    let held = held.get(&seat.index).copied().unwrap_or_default();
     Work {
         buckets_assigned: counts.buckets_assigned.value(),
         buckets_processed: counts.buckets_processed.value(),
         buckets_put_back: counts.buckets_put_back.value(),
         buckets_expired: counts.buckets_expired.value(),
-        buckets_held,
+        buckets_held: held.buckets,
+        buckets_dead: held.dead,
         subjects_assigned: counts.subjects_assigned.value(),
         subjects_reported: counts.subjects_reported.value(),
         subjects_put_back: counts.subjects_put_back.value(),
-        subjects_held,
+        subjects_held: held.subjects,
     }
 }
 
@@ -314,14 +343,19 @@ fn faults(seat: &SeatCore) -> Faults {
     }
 }
 
-fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
+fn seat(seat: &SeatCore, held: &HashMap<u32, Held>) -> SeatStats {
     let now = seat.service.link.clock.now();
+    let [first_activated, last_activated] = seat.activated();
     SeatStats {
         client: seat.client.id,
         service: seat.service.name.to_string(),
         state: seat.state(),
         work: work(seat, held),
         faults: faults(seat),
+        refused: seat.refused.read(),
+        first_activated: first_activated.map(utc),
+        last_activated: last_activated.map(utc),
+        last_access: seat.last_access().map(utc),
         claims: seat.counts.claims.value(),
         empty_claims: seat.counts.empty.value(),
         submits: seat.counts.submits.value(),
@@ -359,10 +393,11 @@ pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
 
 pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceStats {
     let held = held(service);
-    let (mut total, mut refused) = (Work::default(), Faults::default());
+    let (mut total, mut at_fault, mut refused) = (Work::default(), Faults::default(), Refused::default());
     for (_, seat) in house.people.seats.iter().filter(|(_, seat)| seat.service.id == service.id) {
         total += work(seat, &held);
-        refused += faults(seat);
+        at_fault += faults(seat);
+        refused += seat.refused.read();
     }
     let counts = &service.counts;
     let now = service.link.clock.now();
@@ -373,7 +408,9 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         // ordering: Relaxed; a statistic.
         active_seats: service.active_seats.load(Ordering::Relaxed),
         work: total,
-        faults: refused,
+        faults: at_fault,
+        refused,
+        activations_refused: counts.activations_refused.value(),
         subjects_known: counts.known.value(),
         subjects_done: counts.done.value(),
         duplicates: counts.duplicates.value(),
@@ -406,13 +443,15 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         work += service.work;
     }
     let refused = &house.people.refused;
+    let not_registered =
+        services.iter().map(|service| service.refused.not_registered).sum::<u64>() + refused.not_registered.value();
     HubStats {
         services,
         work,
         clients: house.people.clients().len() as u64,
         invalid_registrations: refused.invalid.value(),
         throttled_registrations: refused.throttled.value(),
-        not_registered: refused.not_registered.value(),
+        not_registered,
         busy_newcomers: house.link.turned_away(Precedence::Newcomer),
         busy_claims: house.link.turned_away(Precedence::Claim),
         busy_submits: house.link.turned_away(Precedence::Submit),

@@ -311,3 +311,47 @@ fn renewed_lease_counts_as_slow_from_its_claim() {
     assert_eq!(slow.iter().map(|bucket| bucket.took).collect::<Vec<_>>(), [ms(3_000)]);
     assert!(service.slow_buckets(ms(3_000)).is_empty());
 }
+
+/// R20, R58: a seat tells when it was activated first and last, and when it was last used, by the wall clock; after a
+/// restart too.
+#[test]
+fn seat_tells_its_activations_and_its_last_access() {
+    let (shop, service) = stocked(4);
+    let told = |service: &ServiceHandle<Plain>| {
+        let stats = service.seat_stats(1).unwrap();
+        [stats.first_activated, stats.last_activated, stats.last_access].map(|at| at.map(|at| at.timestamp_millis()))
+    };
+    // A seat that an administrator barred before it ever was active.
+    shop.client(1);
+    drop(service.suspend(1).unwrap());
+    drop(service.reinstate(1).unwrap());
+    shop.tick();
+    assert_eq!(told(&service), [None, None, None]);
+
+    shop.clock.set_wall_ms(5_000_000);
+    let seat = shop.seat(&service, 1);
+    shop.tick();
+    assert_eq!(told(&service), [5_000_000; 3].map(Some));
+    shop.pass(ms(1_000));
+    let lease = claim_one(&seat);
+    shop.pass(ms(30));
+    assert_eq!(told(&service)[2], Some(5_001_000), "the claim, not the look at it");
+    lease.renew().unwrap();
+    assert_eq!(told(&service)[2], Some(5_001_030));
+
+    shop.pass(service.policy().idle);
+    shop.clock.set_wall_ms(9_000_000);
+    shop.seat(&service, 1);
+    shop.tick();
+    assert_eq!(told(&service), [5_000_000, 9_000_000, 9_000_000].map(Some), "active again");
+    shop.pass(ms(7_000));
+    report_rest(&lease, 4);
+    drop((lease, seat, service));
+    let shop = shop.restart();
+    let service = shop.hub.register(Plain::with("plain", |policy| policy.bucket_subjects = 4)).unwrap();
+    shop.clock.set_wall_ms(11_000_000);
+    assert_eq!(told(&service), [5_000_000, 9_000_000, 9_007_000].map(Some), "as before, and not used since");
+    let seat = shop.seat(&service, 1);
+    assert_eq!(told(&service), [5_000_000, 9_000_000, 11_000_000].map(Some), "active as it was, looked after now");
+    drop(seat);
+}
