@@ -438,10 +438,6 @@ impl People {
         self.clients.get(&id).map(|client| Arc::clone(&client))
     }
 
-    pub(crate) fn clients(&self) -> Vec<Arc<ClientCore>> {
-        self.clients.iter().map(|client| Arc::clone(&client)).collect()
-    }
-
     /// Runs a decision on a client and hands it to the writer, one decision at a time: what is journaled last is what was
     /// decided last. Cold; holds the client's shard, so `decide` must not touch the clients.
     pub(crate) fn in_turn<R>(&self, client: u64, decide: impl FnOnce() -> R) -> R {

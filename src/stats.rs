@@ -391,14 +391,35 @@ pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
     }
 }
 
-pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceStats {
-    let held = held(service);
-    let (mut total, mut at_fault, mut refused) = (Work::default(), Faults::default(), Refused::default());
-    for (_, seat) in house.people.seats.iter().filter(|(_, seat)| seat.service.id == service.id) {
-        total += work(seat, &held);
-        at_fault += faults(seat);
-        refused += seat.refused.read();
+/// What adds up over the seats of a service.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    work: Work,
+    faults: Faults,
+    refused: Refused,
+}
+
+/// The sums of some services, by their numbers, in one walk over all seats.
+fn sums(house: &House, services: &[Arc<ServiceCore>]) -> HashMap<u32, Sums> {
+    let mut sums: HashMap<u32, (HashMap<u32, Held>, Sums)> =
+        services.iter().map(|service| (service.id, (held(service), Sums::default()))).collect();
+    for (_, seat) in &house.people.seats {
+        if let Some((held, sums)) = sums.get_mut(&seat.service.id) {
+            sums.work += work(seat, held);
+            sums.faults += faults(seat);
+            sums.refused += seat.refused.read();
+        }
     }
+    sums.into_iter().map(|(service, (_, sums))| (service, sums)).collect()
+}
+
+pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceStats {
+    let sums = sums(house, std::slice::from_ref(service)).remove(&service.id);
+    with_sums(service, sums.unwrap_or_default())
+}
+
+fn with_sums(service: &ServiceCore, sums: Sums) -> ServiceStats {
+    let Sums { work, faults, refused } = sums;
     let counts = &service.counts;
     let now = service.link.clock.now();
     let since = counts.oldest_wait_since.value();
@@ -407,8 +428,8 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         state: service.state(),
         // ordering: Relaxed; a statistic.
         active_seats: service.active_seats.load(Ordering::Relaxed),
-        work: total,
-        faults: at_fault,
+        work,
+        faults,
         refused,
         activations_refused: counts.activations_refused.value(),
         subjects_known: counts.known.value(),
@@ -437,7 +458,10 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
 }
 
 pub(crate) fn of_hub(house: &House) -> HubStats {
-    let services: Vec<ServiceStats> = house.registry.all().iter().map(|service| of_service(house, service)).collect();
+    let all = house.registry.all();
+    let mut sums = sums(house, &all);
+    let services: Vec<ServiceStats> =
+        all.iter().map(|service| with_sums(service, sums.remove(&service.id).unwrap_or_default())).collect();
     let mut work = Work::default();
     for service in &services {
         work += service.work;
@@ -448,7 +472,7 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
     HubStats {
         services,
         work,
-        clients: house.people.clients().len() as u64,
+        clients: house.people.clients.len() as u64,
         invalid_registrations: refused.invalid.value(),
         throttled_registrations: refused.throttled.value(),
         not_registered,
