@@ -73,7 +73,12 @@
 //!
 //! # Minimum Rust
 //!
-//! 1.89. The crate has no features to choose.
+//! 1.89.
+//!
+//! # Features
+//!
+//! - `metrics` (off by default): `MetricsExporter` publishes all statistics through the
+//!   [`metrics`](https://docs.rs/metrics) facade, when the application calls it; [the names](docs::metrics).
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod apply;
@@ -110,6 +115,8 @@ mod lease;
 mod limits;
 mod link;
 mod measures;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod notices;
 mod pace;
 mod people;
@@ -141,10 +148,13 @@ mod writer;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The protocol and the file format, as documents.
+/// The protocol, the file format and the names of metrics, as documents.
 pub mod docs {
     #[doc = include_str!("docs/format.md")]
     pub mod format {}
+    #[cfg_attr(feature = "metrics", doc = include_str!("docs/metrics.md"))]
+    #[cfg_attr(not(feature = "metrics"), doc = "The names of metrics: documented with the feature `metrics`.")]
+    pub mod metrics {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
 }
@@ -165,6 +175,8 @@ pub use json::{NamedSeat, NamedService};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use measures::Times;
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsExporter;
 pub use notices::{Notice, NoticeKind};
 pub use record::SeatState;
 pub use refused::Refused;
