@@ -286,7 +286,8 @@ fn counters(book: &Book) -> BTreeMap<String, u64> {
 #[test]
 fn histogram_of_many_values_gets_a_share_of_each() {
     let book = Book::default();
-    let hub = Hub::builder().manual().clock(ManualClock::default()).seed(7).open_in_memory(&MemoryDisk::new()).unwrap();
+    let clock = ManualClock::default();
+    let hub = Hub::builder().manual().clock(clock.clone()).seed(7).open_in_memory(&MemoryDisk::new()).unwrap();
     let service = hub.register(Plain::with("plain", |policy| policy.bucket_subjects = 100)).unwrap();
     let seat = hub.register_client(&Registration::new(1, "one")).unwrap().client.activate(&service).unwrap();
     service.add_all(1..=25_000).unwrap();
@@ -294,7 +295,9 @@ fn histogram_of_many_values_gets_a_share_of_each() {
     let mut reported = 0;
     while reported < 25_000 {
         for lease in claim(&seat, 5) {
-            reported += lease.submit(reports(&lease, "ok")).unwrap().accepted();
+            // Each report takes 1 ms to make.
+            let made = reports(&lease, "ok").into_iter().inspect(|_| clock.advance(Duration::from_millis(1)));
+            reported += lease.submit(made).unwrap().accepted();
         }
         hub.tick();
     }
@@ -304,4 +307,9 @@ fn histogram_of_many_values_gets_a_share_of_each() {
     let sizes = hub.stats().services[0].times.wait_ms.buckets.len();
     assert!((25_000 / 3..=25_000 / 3 + sizes).contains(&values), "{values} values of {sizes} sizes");
     assert_eq!(book.values("commissary_turnaround_seconds{service=plain}").len(), 250);
+    let calls = book.values("commissary_submit_seconds{service=plain}");
+    assert!(
+        calls.len() == 4 && calls.iter().all(|call| (0.1 * 15.0 / 16.0..=0.1 * 17.0 / 16.0).contains(call)),
+        "{calls:?}"
+    );
 }
