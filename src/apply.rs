@@ -154,6 +154,11 @@ impl Applier {
         self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
     }
 
+    /// Goes on with the same store, as it is counted for the writer.
+    pub(crate) fn go_on_with(&mut self, store: Arc<dyn Store>) {
+        self.store = store;
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.standing
     }
@@ -191,9 +196,9 @@ impl Applier {
             Record::Boot(boot) => self.standing.boot = boot.number,
             Record::Service(service) => self.service(&service),
             Record::Client(client) => self.client(at, &client)?,
-            Record::Seat(seat) => self.seat(&seat)?,
+            Record::Seat(seat) => self.seat(at, &seat)?,
             Record::Added(added) => intake = self.take_in(at, added.service, 0, added.subjects)?,
-            Record::Leased(leased) => self.leased(leased)?,
+            Record::Leased(leased) => self.leased(at, leased)?,
             Record::Reported(reported) => intake = self.reported(at, &reported)?,
             Record::Released(released) => self.released(at, &released)?,
             Record::Conflict(conflict) => self.conflict(&conflict)?,
@@ -326,8 +331,14 @@ impl Applier {
         Ok(())
     }
 
-    fn seat(&mut self, record: &SeatRecord) -> Result<(), ApplyError> {
-        self.seat_mut(record.service, record.client)?.state = record.state;
+    fn seat(&mut self, at: At, record: &SeatRecord) -> Result<(), ApplyError> {
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.state = record.state;
+        if record.state == SeatState::Active {
+            let now = Some(at.time.wall_ms);
+            seat.times.first_activated = seat.times.first_activated.or(now);
+            (seat.times.last_activated, seat.times.last_access) = (now, now);
+        }
         Ok(())
     }
 
@@ -346,15 +357,16 @@ impl Applier {
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let bytes = self.store.get(&key::of(service, key::SEAT, &client.to_be_bytes()))?;
                 let value = bytes.map(|bytes| stored(record::decode("seat", &bytes))).transpose()?;
-                let fresh = SeatValue::fresh();
-                Ok(entry.insert(value.unwrap_or(fresh)))
+                Ok(entry.insert(value.unwrap_or_else(SeatValue::fresh)))
             }
         }
     }
 
-    fn leased(&mut self, record: Leased) -> Result<(), ApplyError> {
+    fn leased(&mut self, at: At, record: Leased) -> Result<(), ApplyError> {
         let Leased { service, generation, slot, client, at: began, ranks, again } = record;
-        let tally = &mut self.seat_mut(service, client)?.tally;
+        let seat = self.seat_mut(service, client)?;
+        seat.times.last_access = Some(at.time.wall_ms);
+        let tally = &mut seat.tally;
         tally.buckets_assigned += 1;
         tally.subjects_assigned += ranks.len() as u64;
         let name = (service, generation, slot);
@@ -413,7 +425,9 @@ impl Applier {
             }
             intake = intake.plus(self.report(at, record, &item)?);
         }
-        self.seat_mut(record.service, record.client)?.tally.subjects_reported += reported;
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.tally.subjects_reported += reported;
+        seat.times.last_access = Some(at.time.wall_ms);
         self.end_if_empty(at, name)?;
         Ok(intake)
     }
@@ -436,7 +450,11 @@ impl Applier {
         }
         let client = lease.client;
         self.dirty_leases.insert(name);
-        self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back;
+        let seat = self.seat_mut(record.service, client)?;
+        seat.tally.subjects_put_back += put_back;
+        if record.cause == Cause::Client {
+            seat.times.last_access = Some(at.time.wall_ms);
+        }
         Ok(self.end_if_empty(at, name)?)
     }
 

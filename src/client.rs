@@ -104,6 +104,13 @@ impl Default for Capability {
 
 impl Client {
     pub(crate) fn register(house: &Arc<House>, wanted: &Registration) -> Result<Registered, RegisterClientError> {
+        let began = house.link.clock.nanos();
+        let registered = Self::register_now(house, wanted);
+        house.people.registering.record(house.link.clock.nanos().saturating_sub(began));
+        registered
+    }
+
+    fn register_now(house: &Arc<House>, wanted: &Registration) -> Result<Registered, RegisterClientError> {
         let counted = |error: DetailError| {
             house.people.refused.invalid.add(1);
             RegisterClientError::Detail(error)
@@ -242,6 +249,14 @@ impl Client {
         service: &Arc<ServiceCore>,
         capability: Capability,
     ) -> Result<Arc<SeatCore>, ActivateError> {
+        let began = service.link.clock.nanos();
+        let activated = self.activate_now(service, capability);
+        service.counts.activations_refused.add(u64::from(activated.is_err()));
+        service.measures.activate.record(service.link.clock.nanos().saturating_sub(began));
+        activated
+    }
+
+    fn activate_now(&self, service: &Arc<ServiceCore>, capability: Capability) -> Result<Arc<SeatCore>, ActivateError> {
         let link = &self.house.link;
         link.check()?;
         if !self.core.is_registered() {
@@ -262,6 +277,7 @@ impl Client {
                 let changed =
                     if self.core.is_registered() { seat.activate() } else { Err(ActivateError::NotRegistered) };
                 if changed == Ok(true) {
+                    seat.note_activated(link.clock.wall_ms());
                     let change = Change::Seat { service: service.id, client, state: SeatState::Active };
                     drop(link.post(change, bytes));
                 }

@@ -9,15 +9,18 @@ use dashmap::DashMap;
 
 use crate::clock::{millis, utc};
 use crate::error::{ActivateError, RegisterClientError};
+use crate::histogram::Fine;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::lease::Hold;
+use crate::measures::Turnaround;
 use crate::notices::NoticeKind;
 use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::refused::RefusedCounts;
 use crate::registry::ServiceCore;
 use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
 use crate::spread::Categories;
-use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering};
+use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, Counter, Ordering};
 use crate::throttle::Budget;
 use crate::watch::Level;
 
@@ -33,6 +36,8 @@ pub(crate) struct People {
     newcomers: Budget,
     pub(crate) refused: PeopleCounts,
     this: Weak<Self>,
+    /// How long each registration took, ns.
+    pub(crate) registering: Fine,
 }
 
 /// Refusals that concern no known client.
@@ -119,8 +124,15 @@ pub(crate) struct SeatCore {
     /// The seat's own declaration of what it can do; `u32::MAX`: none.
     pub(crate) declared_claim: AtomicU32,
     pub(crate) declared_leases: AtomicU32,
-    /// Hub time, ms, of the last successful call.
+    /// Hub time, ms, at which it was made or brought back: its idle time counts from then at the earliest.
+    made_at: u64,
+    /// Hub time, ms + 1, of the last successful call; 0: none since `made_at`.
     last_used: AtomicU64,
+    /// What it was activated at, by the wall clock, ms; `NEVER`.
+    first_activated: AtomicI64,
+    last_activated: AtomicI64,
+    /// The last access before the hub was opened, by the wall clock, ms.
+    accessed_before: Option<i64>,
     /// Hub time, ms, since when it holds leases without a break; 0: it holds none.
     busy_since: AtomicU64,
     /// Buckets processed and subjects reported before the hub was opened: the time they took is not known.
@@ -130,6 +142,8 @@ pub(crate) struct SeatCore {
     pub(crate) counts: SeatCounts,
     /// Its accepted reports, by the plugin's category.
     pub(crate) categories: Categories,
+    pub(crate) refused: RefusedCounts,
+    pub(crate) turnaround: Turnaround,
 }
 
 impl fmt::Debug for SeatCore {
@@ -150,6 +164,10 @@ pub(crate) struct SeatCounts {
     pub(crate) subjects_put_back: Counter,
     pub(crate) claims: Counter,
     pub(crate) empty: Counter,
+    /// Calls that were not refused; of releases, those that ended a lease.
+    pub(crate) submits: Counter,
+    pub(crate) renewals: Counter,
+    pub(crate) releases: Counter,
     pub(crate) over_ask: Counter,
     pub(crate) claims_refused: Counter,
     pub(crate) not_owner: Counter,
@@ -182,6 +200,9 @@ impl SeatCounts {
         }
     }
 }
+
+/// No moment of the wall clock.
+const NEVER: i64 = i64::MIN;
 
 const ACTIVE: u32 = 0;
 const INACTIVE: u32 = 1;
@@ -229,12 +250,18 @@ impl SeatCore {
             held: AtomicU32::new(0),
             declared_claim: AtomicU32::new(u32::MAX),
             declared_leases: AtomicU32::new(u32::MAX),
-            last_used: AtomicU64::new(now),
+            made_at: now,
+            last_used: AtomicU64::new(0),
+            first_activated: AtomicI64::new(value.times.first_activated.unwrap_or(NEVER)),
+            last_activated: AtomicI64::new(value.times.last_activated.unwrap_or(NEVER)),
+            accessed_before: value.times.last_access,
             busy_since: AtomicU64::new(0),
             before: (value.tally.buckets_processed, value.tally.subjects_reported),
             people,
             counts: SeatCounts::of(value.tally),
             categories: Categories::default(),
+            refused: RefusedCounts::default(),
+            turnaround: Turnaround::default(),
             client,
             service,
         }
@@ -294,15 +321,42 @@ impl SeatCore {
 
     /// Takes note of a successful call.
     pub(crate) fn touch(&self, now: u64) {
+        let used = now + 1;
         // ordering: Relaxed, both; the steward acts on it a whole idle time later. The load spares writes to a shared line.
-        if self.last_used.load(Ordering::Relaxed) != now {
-            self.last_used.store(now, Ordering::Relaxed);
+        if self.last_used.load(Ordering::Relaxed) != used {
+            self.last_used.store(used, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn last_used(&self) -> u64 {
         // ordering: Relaxed; see `touch`.
-        self.last_used.load(Ordering::Relaxed)
+        self.last_used.load(Ordering::Relaxed).saturating_sub(1).max(self.made_at)
+    }
+
+    /// When it was last used, by the wall clock, ms: told from how long ago that was by the monotonic one.
+    pub(crate) fn last_access(&self) -> Option<i64> {
+        let clock = &self.service.link.clock;
+        // ordering: Relaxed; see `touch`.
+        match self.last_used.load(Ordering::Relaxed) {
+            0 => self.accessed_before,
+            used => Some(clock.wall_ms().saturating_sub_unsigned(clock.now().saturating_sub(used - 1))),
+        }
+    }
+
+    /// Takes note of an activation.
+    pub(crate) fn note_activated(&self, wall_ms: i64) {
+        // ordering: Relaxed, all; statistics. One activation at a time gets here.
+        if self.first_activated.load(Ordering::Relaxed) == NEVER {
+            self.first_activated.store(wall_ms, Ordering::Relaxed);
+        }
+        self.last_activated.store(wall_ms, Ordering::Relaxed);
+    }
+
+    /// When it was activated first and last, by the wall clock, ms.
+    pub(crate) fn activated(&self) -> [Option<i64>; 2] {
+        // ordering: Relaxed; statistics.
+        let told = |at: &AtomicI64| Some(at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);
+        [told(&self.first_activated), told(&self.last_activated)]
     }
 
     /// `Active -> Inactive`, by the steward.
@@ -458,15 +512,12 @@ impl People {
             newcomers: Budget::default(),
             refused: PeopleCounts::default(),
             this: Weak::clone(this),
+            registering: Fine::default(),
         })
     }
 
     pub(crate) fn client(&self, id: u64) -> Option<Arc<ClientCore>> {
         self.clients.get(&id).map(|client| Arc::clone(&client))
-    }
-
-    pub(crate) fn clients(&self) -> Vec<Arc<ClientCore>> {
-        self.clients.iter().map(|client| Arc::clone(&client)).collect()
     }
 
     /// Runs a decision on a client and hands it to the writer, one decision at a time: what is journaled last is what was
@@ -568,4 +619,16 @@ pub(crate) fn idle_for(seat: &SeatCore, now: u64) -> Duration {
 /// True if a seat should be retired: active, unused for the policy's idle time.
 pub(crate) fn is_idle(seat: &SeatCore, now: u64) -> bool {
     seat.state() == SeatState::Active && millis(idle_for(seat, now)) >= millis(seat.service.policy().idle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SeatCore;
+
+    /// R87: a million seats fit: each takes about 1 KiB, its histogram, made with its first report, included.
+    #[test]
+    fn a_seat_takes_about_a_kibibyte() {
+        let histogram = 560;
+        assert!(size_of::<SeatCore>() + histogram <= 1_100, "{} bytes", size_of::<SeatCore>());
+    }
 }

@@ -359,6 +359,28 @@ pub(crate) fn list<'a, T: Deserialize<'a> + 'a>(
     })
 }
 
+/// What a kind of record is called where records are counted; as [`Record::kind`] numbers them.
+pub(crate) fn kind_name(kind: u8) -> &'static str {
+    match kind {
+        1 => "boot",
+        2 => "service",
+        3 => "client",
+        4 => "seat",
+        5 => "added",
+        6 => "leased",
+        7 => "reported",
+        8 => "released",
+        9 => "conflict",
+        10 => "urgent",
+        11 => "rerun",
+        12 => "deleted",
+        13 => "marked",
+        14 => "withdrawn",
+        15 => "restored",
+        _ => "other",
+    }
+}
+
 impl<'a> Record<'a> {
     pub(crate) fn kind(&self) -> u8 {
         match self {
@@ -482,13 +504,30 @@ pub(crate) struct SeatValue {
     pub(crate) why: Option<String>,
     /// Hub time, ms, of the last change of the level.
     pub(crate) level_at: u64,
+    pub(crate) times: SeatTimes,
 }
 
 impl SeatValue {
-    /// Of a client that was never active.
+    /// A seat that was never activated.
     pub(crate) fn fresh() -> Self {
-        Self { state: SeatState::Inactive, tally: SeatTally::default(), level: Level::Healthy, why: None, level_at: 0 }
+        Self {
+            state: SeatState::Inactive,
+            tally: SeatTally::default(),
+            level: Level::Healthy,
+            why: None,
+            level_at: 0,
+            times: SeatTimes::default(),
+        }
     }
+}
+
+/// When a seat was used, by the wall clock, ms; `None`: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatTimes {
+    pub(crate) first_activated: Option<i64>,
+    pub(crate) last_activated: Option<i64>,
+    /// The last activation, claim, report or release that was journaled.
+    pub(crate) last_access: Option<i64>,
 }
 
 /// Counts of a service's subjects.

@@ -12,6 +12,7 @@ use crate::error::{ClaimError, LeaseError};
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::pace::spread;
 use crate::people::SeatCore;
@@ -98,21 +99,25 @@ impl<S: Service> Seat<S> {
     /// back: its token is then answered [`LeaseError::Over`] and nothing of it is stored.
     pub fn claim(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
         let seat = &self.core;
-        let refused = |error| {
-            seat.counts.claims_refused.add(1);
-            error
-        };
-        let admitted = self.admit().map_err(refused)?;
-        seat.service.link.admit_claim().map_err(|busy| refused(busy.into()))?;
+        let timing = seat.timing(&seat.counts.claims);
+        let claimed = self.claim_now(ask);
+        seat.timed(Call::Claim, &timing);
+        claimed.inspect_err(|error| seat.count_claim(error))
+    }
+
+    fn claim_now(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
+        let seat = &self.core;
+        let admitted = self.admit()?;
+        seat.service.link.admit_claim()?;
         let now = seat.service.link.clock.now();
         let current = seat.service.current();
-        let allowance = allow(seat, ask, &current.terms, admitted.level, now).map_err(refused)?;
+        let allowance = allow(seat, ask, &current.terms, admitted.level, now)?;
         seat.touch(now);
+        let turn = seat.counts.claims.next();
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
-        let turn = seat.counts.claims.next();
         let mut leases = SmallVec::new();
         let mut subjects = 0;
         let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
@@ -128,7 +133,7 @@ impl<S: Service> Seat<S> {
             return Ok(Claim::Empty(self.empty(self.why_empty(now))));
         }
         seat.service.link.writer.raise();
-        self.still_admitted(admitted.word, &mut leases).map_err(refused)?;
+        self.still_admitted(admitted.word, &mut leases)?;
         let Allowance { asked, limit, .. } = allowance;
         Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
     }
@@ -139,7 +144,6 @@ impl<S: Service> Seat<S> {
         seat.service.link.check()?;
         let word = seat.client.word();
         if word & 1 == 0 {
-            self.house.people.refused.not_registered.add(1);
             return Err(ClaimError::NotRegistered);
         }
         let level = match seat.standing() {
@@ -253,11 +257,7 @@ impl<S: Service> Seat<S> {
     /// Reads the slots one after the other; what is claimed or ended meanwhile may be there or not.
     pub fn leases(&self) -> Result<Vec<LeaseView<S>>, LeaseError> {
         let seat = &self.core;
-        seat.service.link.check()?;
-        if !seat.client.is_registered() {
-            self.house.people.refused.not_registered.add(1);
-            return Err(LeaseError::NotRegistered);
-        }
+        self.identify().inspect_err(|error| seat.count_call(error))?;
         let mut views = Vec::new();
         let now = seat.service.link.clock.now();
         seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now)));
@@ -272,7 +272,7 @@ impl<S: Service> Seat<S> {
     pub fn resume(&self, token: &LeaseToken) -> Result<Lease<S>, LeaseError> {
         let (pool, index) = self.find(token)?;
         let held = pool.slot(index).is_some_and(|slot| slot.snapshot().is_held());
-        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(LeaseError::Over) }
+        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(self.counted(LeaseError::Over)) }
     }
 
     /// Reports on subjects of a lease and gives the rest back. As [`Lease::submit`], by token.
@@ -320,25 +320,35 @@ impl<S: Service> Seat<S> {
     /// [`LeaseError`]; [`LeaseError::Over`] if it was over already.
     pub fn release(&self, token: &LeaseToken) -> Result<u32, LeaseError> {
         let (pool, index) = self.find(token)?;
-        let ended = Hold::end_slot(&self.core, &pool, index, Some(self.core.index), Cause::Client);
-        ended.map(|ended| ended.left.count()).ok_or(LeaseError::Over)
+        let ended = Hold::release_slot(&self.core, &pool, index);
+        ended.map(|ended| ended.left.count()).ok_or_else(|| self.counted(LeaseError::Over))
+    }
+
+    fn counted(&self, error: LeaseError) -> LeaseError {
+        self.core.count_call(&error);
+        error
+    }
+
+    /// May the client make a call on a lease at all?
+    fn identify(&self) -> Result<(), LeaseError> {
+        self.core.service.link.check()?;
+        if self.core.client.is_registered() { Ok(()) } else { Err(LeaseError::NotRegistered) }
     }
 
     /// The slot a token names, if it is this client's; in the order of identity, service, then token, so that a refusal
-    /// says nothing of what is further down.
+    /// says nothing of what is further down. A refusal is counted.
     fn find(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
+        self.find_uncounted(token).inspect_err(|error| self.core.count_call(error))
+    }
+
+    fn find_uncounted(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
         let seat = &self.core;
-        seat.service.link.check()?;
-        if !seat.client.is_registered() {
-            self.house.people.refused.not_registered.add(1);
-            return Err(LeaseError::NotRegistered);
-        }
+        self.identify()?;
         let state = seat.service.state();
         if state == ServiceState::Revoked {
             return Err(LeaseError::NotReady { state });
         }
         let not_owner = |kind| {
-            seat.counts.not_owner.add(1);
             seat.notice(kind);
             tracing::warn!(client = %seat.client.id, service = %seat.service.name, ?token, "token of another's lease");
             LeaseError::NotOwner
