@@ -126,7 +126,11 @@ impl Applier {
         for (service, value) in services(applier.store.as_ref())? {
             let tally = applier.store.get(&key::of(service, key::TALLY, &[]))?;
             let tally = tally.map(|bytes| stored(record::decode("tally", &bytes))).transpose()?;
-            applier.tallies.insert(service, tally.unwrap_or_default());
+            let tally: ServiceTally = tally.unwrap_or_default();
+            if tally.late > 0 {
+                applier.twice.insert(service);
+            }
+            applier.tallies.insert(service, tally);
             applier.services.insert(service, value);
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
                 applier.leases.insert((service, generation, slot), lease);
@@ -201,6 +205,7 @@ impl Applier {
             Record::Leased(leased) => self.leased(at, leased)?,
             Record::Reported(reported) => intake = self.reported(at, &reported)?,
             Record::Released(released) => self.released(at, &released)?,
+            Record::Late(late) => intake = self.late(at, &late)?,
             Record::Conflict(conflict) => self.conflict(&conflict)?,
             Record::Urgent(urgent) => self.urgent(at, &urgent)?,
             Record::Rerun(keys) => intake = self.rerun(at, &keys)?,
@@ -429,6 +434,30 @@ impl Applier {
         seat.tally.subjects_reported += reported;
         seat.times.last_access = Some(at.time.wall_ms);
         self.end_if_empty(at, name)?;
+        Ok(intake)
+    }
+
+    /// Reports on subjects that the lease owes no more, and that others had not reported.
+    fn late(&mut self, at: At, record: &Reported<'_>) -> Result<Intake, ApplyError> {
+        let service = record.service;
+        let mut intake = Intake::default();
+        let mut taken = 0;
+        for item in record::list::<Item<'_>>("item", record.items) {
+            let item = item.map_err(|error| ApplyError::Frame { position: at.position, what: error.to_string() })?;
+            taken += 1;
+            intake = intake.plus(self.report(at, record, &item)?);
+            let holders =
+                self.leases.iter().filter(|(name, lease)| name.0 == service && lease.ranks.contains(&item.rank));
+            let holders: Vec<_> = holders.map(|((_, generation, slot), _)| (*generation, *slot)).collect();
+            self.again.entry((service, item.rank)).or_default().extend(holders);
+            self.end_again(service, item.rank)?;
+        }
+        // The lease of whoever holds such a subject may be journaled only after this.
+        self.twice.insert(service);
+        self.tally_mut(service).late += taken;
+        let tally = &mut self.seat_mut(service, record.client)?.tally;
+        tally.subjects_assigned += taken;
+        tally.subjects_reported += taken;
         Ok(intake)
     }
 

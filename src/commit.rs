@@ -54,6 +54,8 @@ pub(crate) struct Reports {
     pub(crate) client: u64,
     pub(crate) items: Vec<u8>,
     pub(crate) accepted: Mask,
+    /// Those taken after the lease had expired.
+    pub(crate) late: Mask,
     /// `accepted` holds every item: the list can be taken as it is.
     pub(crate) whole: bool,
 }

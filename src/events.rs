@@ -469,7 +469,7 @@ impl Names {
                 again: again(&of),
                 ranks: of.ranks,
             },
-            Record::Reported(of) => EventKind::Reported {
+            Record::Reported(of) | Record::Late(of) => EventKind::Reported {
                 service: self.service(of.service),
                 bucket: (of.generation, of.slot),
                 client: ClientId::known(of.client),

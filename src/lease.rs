@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
+use crate::late;
 use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::measures::Call;
@@ -615,24 +616,32 @@ impl<'a> Reporting<'a> {
             client: self.seat.client.id.value(),
             items: std::mem::take(&mut self.items),
             accepted: Mask::default(),
+            late: Mask::default(),
             whole: false,
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
+        let open_elsewhere = late::find(self.seat, self.pool, self.index, self.wanted);
         // From here to the push: no plugin code, no allocation, no clock, no guard.
         let Contest { lost, won, freed } = self.contend();
         let mut taken = slot.report(self.wanted.without(lost));
         let dropped = if lost.is_empty() { Mask::default() } else { drop_lost(slot, lost, &mut taken) };
-        if !taken.accepted.is_empty() {
-            set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
+        let print_of = |place| self.ready.iter().find(|ready| ready.place == place).map_or(0, |ready| ready.print);
+        let late = late::take(self.seat, &open_elsewhere, print_of);
+        let took_effect = !taken.accepted.is_empty() || !late.is_empty();
+        if took_effect {
+            set_accepted(&mut node, taken.accepted, late, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
         }
+        self.seat.counts.subjects_assigned.add(u64::from(late.count()));
+        taken.accepted = taken.accepted.with(late);
+        taken.stale = taken.stale.without(late);
         self.settle(&node, &taken);
         self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
         self.settle_contest(won, freed);
         if taken.emptied {
             Hold::finish_slot(self.seat, self.pool, self.index);
         }
-        if taken.accepted.is_empty() {
+        if !took_effect {
             link.give_back(bytes);
             return if self.seat.client.is_registered() {
                 Ok(Ticket::nothing())
@@ -696,7 +705,7 @@ impl<'a> Reporting<'a> {
                     self.seat.categories.add(category);
                 }
                 Outcome::Accepted
-            } else if taken.stale.has(ready.place) {
+            } else if taken.stale.has(ready.place) && self.pool.print_of(self.index, ready.place) == 0 {
                 Outcome::Stale
             } else {
                 let here = self.pool.print_of(self.index, ready.place);
@@ -733,6 +742,7 @@ impl<'a> Reporting<'a> {
             client: reports.client,
             items,
             accepted: evidence,
+            late: Mask::default(),
             whole: true,
         };
         tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
@@ -791,12 +801,13 @@ fn drop_lost(slot: &Slot, lost: Mask, taken: &mut Taken) -> Mask {
     dropped.accepted
 }
 
-fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {
+fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, late: Mask, whole: bool) {
     // Not shared yet: it was made in this call and is pushed after this.
     if let Some(node) = Arc::get_mut(node)
         && let Change::Reported(reports) = &mut node.value.change
     {
         reports.accepted = accepted;
+        reports.late = late;
         reports.whole = whole;
     }
 }

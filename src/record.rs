@@ -39,6 +39,8 @@ pub(crate) enum Record<'a> {
     Withdrawn(Withdrawn<'a>),
     Restored(Restored),
     Level(LevelRecord<'a>),
+    /// Reports on subjects that had been put back: the lease is over, and others held or offered them.
+    Late(Reported<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -400,12 +402,13 @@ impl<'a> Record<'a> {
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
             Self::Level(_) => 16,
+            Self::Late(_) => 17,
         }
     }
 
     /// Whether records of this kind are decoded here.
     pub(crate) fn is_known(kind: u8) -> bool {
-        (1..=16).contains(&kind)
+        (1..=17).contains(&kind)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -416,7 +419,7 @@ impl<'a> Record<'a> {
             Self::Seat(record) => append(out, record),
             Self::Added(record) => append(out, record),
             Self::Leased(record) => append(out, record),
-            Self::Reported(record) => append(out, record),
+            Self::Reported(record) | Self::Late(record) => append(out, record),
             Self::Released(record) => append(out, record),
             Self::Conflict(record) => append(out, record),
             Self::Urgent(record) => append(out, record),
@@ -445,6 +448,7 @@ impl<'a> Record<'a> {
             14 => Self::Withdrawn(decode("withdrawn record", bytes)?),
             15 => Self::Restored(decode("restored record", bytes)?),
             16 => Self::Level(decode("level record", bytes)?),
+            17 => Self::Late(decode("late record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -547,6 +551,8 @@ pub(crate) struct ServiceTally {
     pub(crate) withdrawn: u64,
     /// Reports that came for a subject that was owed no more: deleted, withdrawn, or done by another lease.
     pub(crate) discarded: u64,
+    /// Reports taken after their lease had expired.
+    pub(crate) late: u64,
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
@@ -792,6 +798,7 @@ mod tests {
                 again: vec![Again { place: 1, generation: 1, slot: 9 }],
             }),
             Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+            Record::Late(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
             Record::Released(Released {
                 service: 1,
                 generation: 2,

@@ -122,6 +122,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) deleted: Counter,
     pub(crate) withdrawn: Counter,
     pub(crate) discarded: Counter,
+    pub(crate) late: Counter,
     /// Subjects that wait and are in no pool yet, or in one not yet claimed from.
     pub(crate) waiting: Counter,
     /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
@@ -167,6 +168,7 @@ impl ServiceCounts {
         self.deleted.set(tally.deleted);
         self.withdrawn.set(tally.withdrawn);
         self.discarded.set(tally.discarded);
+        self.late.set(tally.late);
         self.visible.raise_to(tally.next_rank);
     }
 }

@@ -273,6 +273,21 @@ pub enum Urgent {
     Keep,
 }
 
+/// What becomes of a report that comes when its lease has expired, the grace included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Late {
+    /// It is refused: [`Outcome::Stale`](crate::Outcome::Stale).
+    Refuse,
+    /// It is taken if its subject is offered again, or held by another client, and was not reported yet. That client is
+    /// answered [`Outcome::AlreadyDone`](crate::Outcome::AlreadyDone) (or, if its report differs,
+    /// [`Outcome::Conflict`](crate::Outcome::Conflict)). Refused while the subject stands in no bucket, or in two.
+    ///
+    /// Such a report looks for its subject in all buckets of the service: it takes time in proportion to what is ready and
+    /// leased. One atomic step on the other bucket decides who reported first.
+    AcceptIfOpen,
+}
+
 /// A service's settings. A change takes effect with the next pool; buckets formed before keep theirs.
 ///
 /// Name the fields that differ and take the rest from the default: new fields may be added.
@@ -318,6 +333,8 @@ pub struct Policy {
     pub max_wait: Duration,
     /// What becomes of a subject that is made urgent while it stands in a bucket. Default: moved, or offered again.
     pub urgent: Urgent,
+    /// What becomes of reports that come when their lease has expired. Default: refused.
+    pub late: Late,
     /// One claim in so many is served from the lower class even when the higher one has work, so that neither starves: 2 or
     /// more. Default 4.
     pub ordinary_share: u32,
@@ -350,6 +367,7 @@ impl Default for Policy {
             max_pool_age: Duration::from_secs(3_600),
             max_wait: Duration::from_secs(4 * 3_600),
             urgent: Urgent::Again,
+            late: Late::Refuse,
             ordinary_share: 4,
             max_depth: 0,
             keep_unmarked: true,

@@ -228,6 +228,9 @@ pub struct ServiceStats {
     /// Reports for subjects that were owed no more (deleted, withdrawn, or done by another lease): answered as accepted
     /// and dropped.
     pub discarded: u64,
+    /// Reports taken after their lease had expired ([`Late::AcceptIfOpen`](crate::Late::AcceptIfOpen)); each is counted as
+    /// assigned once more.
+    pub late: u64,
     /// Stored subjects that the plugin's type does not read.
     pub unreadable: u64,
     /// Pools formed since the hub was opened.
@@ -465,6 +468,7 @@ fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
         deleted: counts.deleted.value(),
         withdrawn: counts.withdrawn.value(),
         discarded: counts.discarded.value(),
+        late: counts.late.value(),
         unreadable: counts.unreadable.value(),
         pools_formed: counts.pools_formed.value(),
         abandoned_slots: counts.abandoned_slots.value(),

@@ -386,16 +386,27 @@ impl Writer {
                 if let Some(slot) = reports.pool.slot(reports.index) {
                     self.draft_lease(time, &reports.pool, reports.index, slot);
                 }
-                let kept = if reports.whole { None } else { Some(filter(&reports.items, reports.accepted)) };
-                let items = kept.as_deref().unwrap_or(&reports.items);
                 let is_evidence = matches!(node.change, Change::Conflict(_));
-                self.draft(time, &reported(reports, items, is_evidence))
+                self.draft_reports(time, reports, is_evidence)
             }
         };
         match (offset, self.drafts.last_mut()) {
             (Some(offset), Some(draft)) => draft.waiting.push((offset, node)),
             _ => self.link.fail(&node, TicketError::Refused),
         }
+    }
+
+    fn draft_reports(&mut self, time: GroupTime, reports: &Reports, is_evidence: bool) -> Option<u64> {
+        let kept = if reports.whole { None } else { Some(filter(&reports.items, reports.accepted)) };
+        let items = kept.as_deref().unwrap_or(&reports.items);
+        if reports.late.is_empty() {
+            return self.draft(time, &reported(reports, items, is_evidence));
+        }
+        if !items.is_empty() {
+            self.draft(time, &reported(reports, items, is_evidence))?;
+        }
+        let Record::Reported(late) = reported(reports, &[], false) else { return None };
+        self.draft(time, &Record::Late(Reported { items: &filter(&reports.items, reports.late), ..late }))
     }
 
     /// Adds a record to the last draft, or to a new one. None if it is too long for a frame.
