@@ -238,6 +238,13 @@ impl Reader {
         Ok(unreadable)
     }
 
+    /// Takes up to `most` of the oldest subjects, as they come.
+    pub(crate) fn oldest(&mut self, most: usize) -> Vec<SubjectBuf> {
+        let oldest: Vec<SubjectBuf> = self.tail.drain(..most.min(self.tail.len())).collect();
+        self.bytes -= oldest.iter().map(SubjectBuf::bytes).sum::<usize>();
+        oldest
+    }
+
     /// Takes a window of up to `most` of the oldest subjects, shuffled, in whole buckets; a last short bucket only if
     /// `short` allows it.
     pub(crate) fn window(&mut self, most: usize, bucket: usize, short: bool, rng: &mut ChaCha12Rng) -> Vec<SubjectBuf> {
@@ -245,8 +252,7 @@ impl Reader {
         let whole = available - available % bucket.max(1);
         // Short only if there is no more: with more waiting, whole buckets can be cut.
         let take = if short && available == self.tail.len() { available } else { whole };
-        let mut window: Vec<SubjectBuf> = self.tail.drain(..take).collect();
-        self.bytes -= window.iter().map(SubjectBuf::bytes).sum::<usize>();
+        let mut window = self.oldest(take);
         window.shuffle(rng);
         window
     }

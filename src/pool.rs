@@ -1,9 +1,10 @@
 //! One generation of ready buckets: immutable but for its cursor and its slots' words.
 
+use crate::cooldown::{self, Cooldown, Cooldowns, Entry};
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
 use crate::service::{OverAsk, Policy};
-use crate::slot::{Mask, Slot};
+use crate::slot::{Cause, Mask, Phase, Slot, Snapshot};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded};
 
 /// The policy as it was when the pool was formed: what holds for its buckets and leases.
@@ -15,6 +16,7 @@ pub(crate) struct Terms {
     pub(crate) over_ask: OverAsk,
     pub(crate) lease_ms: u64,
     pub(crate) grace_ms: u64,
+    pub(crate) cooldown_ms: u64,
     pub(crate) ordinary_share: u32,
     pub(crate) max_depth: u16,
 }
@@ -28,6 +30,7 @@ impl Terms {
             over_ask: policy.over_ask,
             lease_ms: crate::clock::millis(policy.lease),
             grace_ms: crate::clock::millis(policy.grace),
+            cooldown_ms: crate::clock::millis(policy.cooldown),
             ordinary_share: policy.ordinary_share,
             max_depth: policy.max_depth,
         }
@@ -50,6 +53,8 @@ pub(crate) struct SubjectBuf {
     pub(crate) depth: u16,
     key_len: usize,
     bytes: Box<[u8]>,
+    /// Who gave it back lately.
+    cooldowns: Box<[Cooldown]>,
 }
 
 impl SubjectBuf {
@@ -59,7 +64,13 @@ impl SubjectBuf {
             depth: subject.depth,
             key_len: subject.key.len(),
             bytes: [subject.key, subject.body].concat().into(),
+            cooldowns: Box::default(),
         }
+    }
+
+    /// Seats that may not have it for now.
+    pub(crate) fn cooldowns(&self) -> usize {
+        self.cooldowns.len()
     }
 
     /// Bytes of key and body.
@@ -133,6 +144,7 @@ pub(crate) struct Pool {
     pub(crate) terms: Terms,
     cursor: Padded<Cursor>,
     slots: Box<[Slot]>,
+    cooldowns: Cooldowns,
     /// Slot numbers where they are not simply the places (recovered pools); ascending.
     numbers: Option<Box<[u32]>>,
     subjects: Subjects,
@@ -158,15 +170,19 @@ impl Pool {
     pub(crate) fn cut(birth: Birth, buckets: &[SubjectBuf], secret: &Secret) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::new();
+        let mut cooldowns = Vec::new();
         for bucket in buckets.chunks(birth.terms.bucket_subjects.max(1)) {
             let first = subjects.places.len();
             for subject in bucket {
+                let (slot, place) = (slots.len(), subjects.places.len());
+                let entry = |cooldown: &Cooldown| Entry { slot, subject: place, cooldown: *cooldown };
+                cooldowns.extend(subject.cooldowns.iter().map(entry));
                 subjects.push(subject);
             }
             let nonce = secret.nonce(birth.service, birth.generation, number(slots.len()));
             slots.push(Slot::new(number(first), bucket.len(), nonce));
         }
-        Self::assemble(birth, slots, None, subjects, 0)
+        Self { cooldowns: Cooldowns::new(cooldowns), ..Self::assemble(birth, slots, None, subjects, 0) }
     }
 
     /// Brings back the leases of one generation of an earlier opening, ascending by slot.
@@ -205,6 +221,7 @@ impl Pool {
             prints: (0..subjects.places.len()).map(|_| AtomicU32::new(0)).collect(),
             dirty: (0..slots.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             slots: slots.into(),
+            cooldowns: Cooldowns::default(),
             numbers,
             subjects,
             seen: AtomicU64::new(taken as u64),
@@ -258,16 +275,22 @@ impl Pool {
     }
 
     /// Leases up to `n` buckets to `owner` and calls `took` with the place of each. Lock-free, no allocation, never
-    /// waits: one `fetch_add`, then one compare-and-swap a bucket.
+    /// waits: one `fetch_add`, then one compare-and-swap a bucket. What `owner` gave back lately it sets aside for others.
     pub(crate) fn claim(&self, n: usize, owner: u32, now: u64, mut took: impl FnMut(usize)) -> usize {
         let deadline = now.saturating_sub(self.born) + self.terms.lease_ms;
-        let mut got = 0;
-        while got < n {
+        let (mut got, mut passed_by) = (0, 0);
+        while got < n && passed_by < PASSED_BY_MAX {
             let range = self.cursor.0.take(n - got, self.slots.len());
             if range.is_empty() {
+                got += self.claim_aside(n - got, owner, now, &mut took);
                 break;
             }
             for index in range {
+                if self.cooldowns.barred_until(index, owner, now).is_some() {
+                    self.cooldowns.set_aside(index);
+                    passed_by += 1;
+                    continue;
+                }
                 // False only if the steward took the slot back, in the belief that we had stopped.
                 if self.slot(index).is_some_and(|slot| slot.claim(owner, deadline)) {
                     got += 1;
@@ -276,6 +299,58 @@ impl Pool {
             }
         }
         got
+    }
+
+    /// Leases what others passed by. Only after the cursor's end: a bucket comes no earlier because of who gave it back.
+    fn claim_aside(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(usize)) -> usize {
+        let deadline = now.saturating_sub(self.born) + self.terms.lease_ms;
+        let free = |index: &usize| {
+            self.cooldowns.barred_until(*index, owner, now).is_none()
+                && self.slot(*index).is_some_and(|slot| slot.claim(owner, deadline))
+        };
+        self.cooldowns.passed_by().filter(free).take(n).map(took).count()
+    }
+
+    /// The slots that a claimer passed by and nobody has taken since.
+    pub(crate) fn aside(&self) -> impl Iterator<Item = usize> {
+        let is_ready = |index: &usize| self.slot(*index).is_some_and(|slot| slot.snapshot().phase() == Phase::Ready);
+        self.cooldowns.passed_by().filter(is_ready)
+    }
+
+    pub(crate) fn is_aside(&self, index: usize) -> bool {
+        self.aside().any(|other| other == index)
+    }
+
+    /// True if no claim will get anything from it any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.is_exhausted() && self.aside().next().is_none()
+    }
+
+    /// True if a claim of `seat` made now would probably get something from it.
+    pub(crate) fn has_for(&self, seat: u32, now: u64) -> bool {
+        !self.is_exhausted() || self.aside().any(|index| self.cooldowns.barred_until(index, seat, now).is_none())
+    }
+
+    /// When the first of the slots set aside has cooled for `seat`; hub time, ms.
+    pub(crate) fn cools_at(&self, seat: u32, now: u64) -> Option<u64> {
+        self.aside().filter_map(|index| self.cooldowns.barred_until(index, seat, now)).min()
+    }
+
+    /// True if a cooldown ended after `then`, and at `now` at the latest.
+    pub(crate) fn cooled_between(&self, then: u64, now: u64) -> bool {
+        self.cooldowns.ended_between(then, now)
+    }
+
+    /// What was left of the bucket at `index`, for another pool: whoever gave it back must wait to get it again.
+    pub(crate) fn put_back(&self, index: usize, left: Mask, now: u64) -> impl Iterator<Item = SubjectBuf> {
+        let ended = self.slot(index).map(Slot::snapshot).filter(|seen| seen.phase() == Phase::Released);
+        let giver = ended.filter(|seen| seen.cause() != Cause::Abandoned).map(Snapshot::owner);
+        left.places().filter_map(move |place| {
+            let at = self.slot(index)?.subjects().nth(place)?;
+            let before = self.cooldowns.of_subject(at);
+            let cooldowns = cooldown::renewed(before, giver, self.terms.cooldown_ms, now);
+            Some(SubjectBuf { cooldowns, ..SubjectBuf::new(self.subjects.at(at)?) })
+        })
     }
 
     /// True if the cursor has handed out every slot.
@@ -352,6 +427,8 @@ impl Pool {
     }
 }
 
+/// Slots that one claim sets aside, about at most: it is then answered with what it has.
+const PASSED_BY_MAX: usize = 64;
 /// `Slot::note_logged`: the lease is in the journal.
 pub(crate) const LOGGED_LEASED: u8 = 1;
 /// `Slot::note_logged`: the writer has seen the lease's end.

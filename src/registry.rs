@@ -303,8 +303,15 @@ impl ServiceCore {
         let front = self.front.load();
         let Some(pool) = front.as_ref() else { return 0 };
         let got = pool.claim(n, owner, now, |index| took(pool, index));
-        if pool.is_exhausted() {
+        if pool.is_spent() {
             self.close_front(pool);
+        } else if pool.is_exhausted() {
+            // ordering: SeqCst; after the slot was set aside. A claimer that closes the front meanwhile either finds it in
+            // its second look, or closed before this.
+            self.front_open.store(true, Ordering::SeqCst);
+            if got > 0 {
+                self.link.steward.raise();
+            }
         }
         got
     }
@@ -312,15 +319,40 @@ impl ServiceCore {
     fn close_front(&self, exhausted: &Arc<Pool>) {
         // ordering: SeqCst, both; if the steward publishes another front in between, the second look sees it.
         self.front_open.store(false, Ordering::SeqCst);
-        if self.front.load().as_ref().is_some_and(|front| !Arc::ptr_eq(front, exhausted)) {
+        if self.front.load().as_ref().is_some_and(|front| !Arc::ptr_eq(front, exhausted) || !front.is_spent()) {
             self.front_open.store(true, Ordering::SeqCst);
         }
         self.link.steward.raise();
     }
 
-    /// True if a claim made now would probably get something.
-    pub(crate) fn has_ready(&self) -> bool {
-        let front = || self.front.load().as_ref().is_some_and(|pool| !pool.is_exhausted());
+    /// True if claims look at the front at all.
+    pub(crate) fn offers_front(&self) -> bool {
+        // ordering: Relaxed; a hint.
+        self.front_open.load(Ordering::Relaxed)
+    }
+
+    /// How long until `seat` may have something that it gave back, hub ms; `None` if nothing waits for that alone.
+    pub(crate) fn cooldown_left(&self, seat: u32, now: u64) -> Option<u64> {
+        self.front.load().as_ref().and_then(|pool| pool.cools_at(seat, now)).map(|at| at - now)
+    }
+
+    /// True if a cooldown of the front pool ended after `then`, and at `now` at the latest.
+    pub(crate) fn has_cooled(&self, then: u64, now: u64) -> bool {
+        self.front.load().as_ref().is_some_and(|pool| pool.cooled_between(then, now))
+    }
+
+    pub(crate) fn is_front(&self, pool: &Arc<Pool>) -> bool {
+        self.front.load().as_ref().is_some_and(|front| Arc::ptr_eq(front, pool))
+    }
+
+    /// The front pool, if its claimers have left nothing but what some of them passed by.
+    pub(crate) fn front_aside(&self) -> Option<Arc<Pool>> {
+        self.front.load_full().filter(|pool| pool.is_exhausted() && !pool.is_spent())
+    }
+
+    /// True if a claim of `seat` made now would probably get something.
+    pub(crate) fn has_ready(&self, seat: u32, now: u64) -> bool {
+        let front = || self.front.load().as_ref().is_some_and(|pool| pool.has_for(seat, now));
         let next = || {
             let next = self.next.load();
             next.as_ref().is_some_and(|pool| !pool.is_exhausted())
@@ -358,12 +390,11 @@ impl ServiceCore {
     /// True if the steward may publish another front pool.
     pub(crate) fn wants_front(&self) -> bool {
         let front = self.front.load();
-        let open = front.as_ref().is_some_and(|pool| !pool.is_exhausted());
-        if open {
+        if front.as_ref().is_some_and(|pool| !pool.is_spent()) {
             // ordering: SeqCst; see `close_front`. Puts right what a claimer that stopped in there left.
             self.front_open.store(true, Ordering::SeqCst);
         }
-        !open
+        front.as_ref().is_none_or(|pool| pool.is_exhausted())
     }
 
     /// Publishes a pool of subjects put back. The steward's alone.

@@ -99,9 +99,9 @@ impl<S: Service> Seat<S> {
         seat.touch(now);
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
-            return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
+            return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull, now)));
         }
-        let ordinary_first = seat.counts.claims.next().is_multiple_of(u64::from(current.terms.ordinary_share));
+        let ordinary_first = is_ordinary_turn(seat, &current.terms);
         let mut leases = SmallVec::new();
         let mut subjects = 0;
         let got = seat.service.take(&current, room as usize, seat.index, now, ordinary_first, |pool, index| {
@@ -114,7 +114,7 @@ impl<S: Service> Seat<S> {
         seat.counts.buckets_assigned.add(u64::from(got));
         seat.counts.subjects_assigned.add(subjects);
         if got == 0 {
-            return Ok(Claim::Empty(self.empty(self.why_empty(now))));
+            return Ok(Claim::Empty(self.empty(self.why_empty(now), now)));
         }
         seat.service.link.writer.raise();
         self.still_admitted(word, &mut leases).map_err(refused)?;
@@ -156,7 +156,7 @@ impl<S: Service> Seat<S> {
         Err(undone)
     }
 
-    fn empty(&self, reason: EmptyReason) -> Empty {
+    fn empty(&self, reason: EmptyReason, now: u64) -> Empty {
         self.core.counts.empty.add(1);
         self.core.service.counts.starved.add(1);
         let base = match reason {
@@ -164,21 +164,29 @@ impl<S: Service> Seat<S> {
             EmptyReason::AllLeased { earliest_free } => {
                 earliest_free.clamp(Duration::from_millis(100), Duration::from_secs(60))
             }
+            EmptyReason::Cooldown => {
+                Duration::from_millis(self.core.service.cooldown_left(self.core.index, now).unwrap_or_default())
+            }
             _ => Duration::from_secs(1),
         };
         let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
         let jitter = self.core.service.link.secret.scramble(&turn.to_be_bytes()) % 512;
-        Empty { reason, retry_after: base + base.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1_024.0) }
+        // A cooldown is the client's own: it need not be spread widely.
+        let spread = if reason == EmptyReason::Cooldown { base.min(Duration::from_secs(1)) } else { base };
+        Empty { reason, retry_after: base + spread.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1_024.0) }
     }
 
     fn why_empty(&self, now: u64) -> EmptyReason {
         let service = &self.core.service;
         let counts = &service.counts;
-        if counts.waiting.value() > 0 || service.has_ready() {
+        if counts.waiting.value() > 0 || service.has_ready(self.core.index, now) {
             if service.state() == ServiceState::Paused {
                 return EmptyReason::Paused;
             }
             return EmptyReason::NotYetFormed;
+        }
+        if service.cooldown_left(self.core.index, now).is_some() {
+            return EmptyReason::Cooldown;
         }
         match counts.earliest_free.value() {
             0 => EmptyReason::NothingPending,
@@ -192,8 +200,9 @@ impl<S: Service> Seat<S> {
     #[must_use]
     pub fn wait_ready(&self, timeout: Duration) -> bool {
         let service = &self.core.service;
+        let has_ready = || service.has_ready(self.core.index, service.link.clock.now());
         if service.link.manual {
-            return service.has_ready();
+            return has_ready();
         }
         let deadline = crate::clock::deadline(timeout);
         loop {
@@ -201,7 +210,7 @@ impl<S: Service> Seat<S> {
             if !service.link.is_open() {
                 return false;
             }
-            if service.has_ready() {
+            if has_ready() {
                 return true;
             }
             if let Some(deadline) = deadline {
@@ -219,7 +228,8 @@ impl<S: Service> Seat<S> {
         let service = &self.core.service;
         loop {
             let listener = service.published().listen();
-            if service.has_ready() || !service.link.is_open() {
+            let now = service.link.clock.now();
+            if service.has_ready(self.core.index, now) || !service.link.is_open() {
                 return;
             }
             listener.await;
@@ -340,6 +350,17 @@ impl<S: Service> Seat<S> {
             }
         }
     }
+}
+
+/// True if a claim is to look at the ordinary pool first: one in `ordinary_share` of the seat's, at a place among these
+/// that the client cannot know.
+fn is_ordinary_turn(seat: &SeatCore, terms: &Terms) -> bool {
+    let (turn, share) = (seat.counts.claims.next() - 1, u64::from(terms.ordinary_share.max(1)));
+    if !seat.service.offers_front() {
+        return true;
+    }
+    let round = ((turn / share) << 32) | u64::from(seat.index);
+    turn % share == seat.service.link.secret.scramble(&round.to_be_bytes()) % share
 }
 
 /// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.

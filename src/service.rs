@@ -281,6 +281,13 @@ pub struct Policy {
     pub pool_subjects: usize,
     /// One claim in so many is served from the ordinary pool even when subjects put back are offered: 2 or more. Default 4.
     pub ordinary_share: u32,
+    /// How long a subject is not offered to a client that gave it back, or let it expire: 0 to 30 days. Default 5 min;
+    /// 0 turns it off. Others get it at once.
+    pub cooldown: Duration,
+    /// Ordinary subjects mixed in among those put back, in buckets: 0 to 1,024. Default 16; 0 turns it off. So many more
+    /// than it needs must a client claim that tries to get at one subject put back. Taken from those that wait, if there
+    /// are any: nobody waits for company.
+    pub company: u32,
     /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
     pub max_depth: u16,
     /// Subjects that the service takes in, at most. Default: no bound but the disk.
@@ -302,6 +309,8 @@ impl Default for Policy {
             linger: Duration::from_millis(100),
             pool_subjects: 18_000,
             ordinary_share: 4,
+            cooldown: Duration::from_secs(5 * 60),
+            company: 16,
             max_depth: 0,
             max_subjects: u64::MAX,
             panics_tolerated: 3,
@@ -324,6 +333,8 @@ impl Policy {
             (self.idle >= ms, "idle", "1 ms or more"),
             ((1..=1_000_000).contains(&self.pool_subjects), "pool_subjects", "1 to 1,000,000"),
             (self.ordinary_share >= 2, "ordinary_share", "2 or more"),
+            (self.cooldown <= MONTH, "cooldown", "0 to 30 days"),
+            (self.company <= 1_024, "company", "0 to 1,024"),
             (self.panics_tolerated >= 1, "panics_tolerated", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {

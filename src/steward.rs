@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
+use crate::cooldown;
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::Link;
@@ -46,6 +48,8 @@ struct Ward {
     returned: VecDeque<SubjectBuf>,
     /// Hub time since when the oldest of them has waited.
     returned_since: u64,
+    /// Hub time of the last look for cooldowns that ended.
+    cooled_at: u64,
     /// When a pool was first seen exhausted.
     exhausted: HashMap<u64, u64>,
     /// Multiplies the size of the next pool; grows when pools are eaten faster than they are formed.
@@ -148,6 +152,7 @@ impl Steward {
                 reader: Reader::new(service.id, leased),
                 returned: VecDeque::new(),
                 returned_since: 0,
+                cooled_at: 0,
                 exhausted: HashMap::new(),
                 haste: 1,
                 lingering: false,
@@ -162,8 +167,7 @@ impl Steward {
             if ward.returned.is_empty() {
                 ward.returned_since = now;
             }
-            let subjects = left.places().filter_map(|place| pool.subject(*index, place));
-            ward.returned.extend(subjects.map(SubjectBuf::new));
+            ward.returned.extend(pool.put_back(*index, *left, now));
         }
         !returned.is_empty()
     }
@@ -180,6 +184,7 @@ impl Steward {
             }
             let since_birth = now.saturating_sub(pool.born);
             let abandoned = self.is_abandoned(service, pool, now);
+            let is_front = service.is_front(pool);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
                 if let Some(cause) = self.must_end(service, pool, seen, since_birth) {
@@ -197,7 +202,11 @@ impl Steward {
                     // Whoever ended it may have stopped before it could say so.
                     pool.mark(index);
                     self.link.writer.raise();
-                } else if seen.phase() == Phase::Ready && abandoned && slot.abandon() {
+                } else if seen.phase() == Phase::Ready
+                    && abandoned
+                    && !(is_front && pool.is_aside(index))
+                    && slot.abandon()
+                {
                     service.counts.abandoned_slots.add(1);
                     pool.mark(index);
                     self.link.writer.raise();
@@ -317,13 +326,14 @@ impl Steward {
             let policy = service.policy();
             let terms = Terms::of(&policy);
             let birth = |generation| Birth { service: service.id, generation, born: now, terms };
-            if !ward.returned.is_empty() && service.wants_front() {
-                let most = policy.pool_subjects.min(ward.returned.len());
-                let returned: Vec<SubjectBuf> = ward.returned.drain(..most).collect();
+            if service.wants_front() && ward.recall(service, &policy) {
+                formed = true;
+            } else if !ward.returned.is_empty() && service.wants_front() {
+                let window = ward.front_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
                 let birth = birth(self.generations.next());
-                let pool = Pool::cut(birth, &returned, &self.link.secret);
+                let pool = Pool::cut(birth, &window, &self.link.secret);
                 service.counts.pools_formed.add(1);
-                tracing::debug!(service = %service.name, subjects = most, "front pool published");
+                tracing::debug!(service = %service.name, subjects = window.len(), "front pool published");
                 service.publish_front(Arc::new(pool));
                 formed = true;
             }
@@ -342,6 +352,7 @@ impl Steward {
             ward.lingering = wanted && ward.reader.waiting() > 0;
         }
         ward.publish_waiting(service);
+        ward.wake_cooled(service, now);
         Ok(formed)
     }
 }
@@ -367,6 +378,63 @@ impl Ward {
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
+    }
+
+    /// Takes back what claimers passed by and left as all there is in the front pool, if it can be offered in new company:
+    /// alone, it would be certain to go to the next claim. True if it is on its way back.
+    fn recall(&self, service: &ServiceCore, policy: &Policy) -> bool {
+        let unread = service.counts.visible.rank() > self.reader.next_rank();
+        let company = policy.company > 0 && (unread || self.reader.waiting() > 0);
+        let Some(pool) = service.front_aside().filter(|_| company || !self.returned.is_empty()) else { return false };
+        let mut recalled = false;
+        for index in pool.aside() {
+            if pool.slot(index).is_some_and(crate::slot::Slot::abandon) {
+                pool.mark(index);
+                recalled = true;
+            }
+        }
+        if recalled {
+            service.link.writer.raise();
+        }
+        recalled
+    }
+
+    /// The subjects of the next front pool: those put back, among some of the oldest that wait.
+    fn front_window(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        rng: &mut ChaCha12Rng,
+        now: u64,
+    ) -> Result<Vec<SubjectBuf>, crate::error::StoreError> {
+        let mut window = self.take_returned(policy.pool_subjects);
+        let company = policy.bucket_subjects.saturating_mul(policy.company as usize);
+        if company > 0 {
+            service.counts.unreadable.add(self.reader.fill(store, service, company, now)?);
+            window.extend(self.reader.oldest(company.min(policy.pool_subjects.saturating_sub(window.len()))));
+            window.shuffle(rng);
+        }
+        Ok(window)
+    }
+
+    /// Takes up to `most` of those put back, oldest first; fewer if they have too many cooldowns for one pool.
+    fn take_returned(&mut self, most: usize) -> Vec<SubjectBuf> {
+        let mut cooldowns = 0;
+        let fits = |subject: &&SubjectBuf| {
+            cooldowns += subject.cooldowns();
+            cooldowns <= cooldown::POOL_MAX
+        };
+        let take = self.returned.iter().take(most.max(1)).take_while(fits).count();
+        self.returned.drain(..take).collect()
+    }
+
+    /// Wakes those who wait, if something has cooled for one of them.
+    fn wake_cooled(&mut self, service: &ServiceCore, now: u64) {
+        if service.has_cooled(self.cooled_at, now) {
+            service.notify();
+        }
+        self.cooled_at = now;
     }
 
     /// Publishes how many subjects wait that no claim can reach yet: at least, while the store holds more.

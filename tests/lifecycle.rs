@@ -16,7 +16,9 @@ use commissary::{
 };
 use serde::{Deserialize, Serialize};
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, name_of, report_all, reports};
+use common::{
+    Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, name_of, plain_policy, report_all, reports,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -586,7 +588,7 @@ fn policy_takes_effect_with_the_next_pool_only() {
 fn settings_out_of_range_are_refused() {
     type Spoil = fn(&mut Policy);
     let (shop, service) = shop_with(0, |_| {});
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 11] = [
         ("bucket_subjects", |policy| policy.bucket_subjects = 0),
         ("bucket_subjects", |policy| policy.bucket_subjects = Limits::BUCKET_SUBJECTS + 1),
         ("buckets_per_claim", |policy| policy.buckets_per_claim = 0),
@@ -595,6 +597,8 @@ fn settings_out_of_range_are_refused() {
         ("grace", |policy| policy.grace = Duration::MAX),
         ("idle", |policy| policy.idle = Duration::ZERO),
         ("ordinary_share", |policy| policy.ordinary_share = 1),
+        ("cooldown", |policy| policy.cooldown = Duration::from_secs(31 * 24 * 3_600)),
+        ("company", |policy| policy.company = 1_025),
         ("panics_tolerated", |policy| policy.panics_tolerated = 0),
     ];
     for (field, spoil) in cases {
@@ -605,7 +609,7 @@ fn settings_out_of_range_are_refused() {
         let refused = shop.hub.register(Plain::with("other", spoil)).unwrap_err();
         assert!(matches!(&refused, RegisterServiceError::Policy { field: named, .. } if *named == field), "{refused}");
     }
-    assert_eq!(service.policy(), Policy::default());
+    assert_eq!(service.policy(), plain_policy());
     assert_eq!(shop.hub.stats().services.len(), 1);
 }
 
@@ -634,7 +638,7 @@ fn full_queue_refuses_changes_of_a_service_cleanly() {
     let refused = shop.hub.register(Plain::new("other")).unwrap_err();
     assert!(matches!(refused, RegisterServiceError::Hub(HubError::Busy { .. })), "{refused}");
     assert_eq!((service.state(), seat.state()), (ServiceState::Active, SeatState::Active));
-    assert_eq!(service.policy(), Policy::default());
+    assert_eq!(service.policy(), plain_policy());
     assert_eq!(shop.hub.service_state("other"), None);
     assert_eq!(seat.leases().unwrap().len(), 1);
     shop.tick();

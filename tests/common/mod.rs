@@ -112,6 +112,11 @@ pub(crate) fn name_of(id: u64) -> String {
     format!("client_{id}")
 }
 
+/// The defaults, but that subjects put back are as good as always offered first, alone, and to whoever asks.
+pub(crate) fn plain_policy() -> Policy {
+    Policy { cooldown: Duration::ZERO, company: 0, ordinary_share: 10_000, ..Policy::default() }
+}
+
 /// A service over numbers. The report `bad` is rejected, the report `panic` breaks the plugin, all others are accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Plain {
@@ -124,9 +129,9 @@ impl Plain {
         Self::with(id, |_| {})
     }
 
-    /// With some settings changed.
+    /// As [`plain_policy`], with some settings changed.
     pub(crate) fn with(id: &str, change: impl FnOnce(&mut Policy)) -> Self {
-        let mut policy = Policy::default();
+        let mut policy = plain_policy();
         change(&mut policy);
         Self { id: id.to_owned(), policy }
     }
