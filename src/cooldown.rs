@@ -108,9 +108,54 @@ impl Cooldowns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Secret;
+    use crate::pool::{Birth, Pool, SubjectBuf, SubjectRef, Terms};
+    use crate::service::Policy;
+    use crate::slot::Cause;
 
     fn cooldown(seat: u32, until: u64) -> Cooldown {
         Cooldown { seat, until }
+    }
+
+    /// Ten buckets of one subject that seat 1 gave back.
+    fn given_back(generation: u64, secret: &Secret) -> Pool {
+        let terms = Terms::of(&Policy { bucket_subjects: 1, ..Policy::default() });
+        let subject = |rank| SubjectBuf::new(SubjectRef { rank, depth: 0, key: &[], body: &[] });
+        let fresh: Vec<_> = (0..10).map(subject).collect();
+        let birth = Birth { service: 1, generation, born: 0, terms };
+        let pool = Pool::cut(birth, &fresh, secret);
+        assert_eq!(pool.claim(10, 1, 0, |_| {}), 10);
+        let given: Vec<_> = (0..10)
+            .flat_map(|index| {
+                let ended = pool.slot(index).and_then(|slot| slot.end(Some(1), Cause::Client)).unwrap();
+                pool.put_back(index, ended.left, 0)
+            })
+            .collect();
+        Pool::cut(Birth { generation: generation + 1, ..birth }, &given, secret)
+    }
+
+    /// R43: a client that knows where it passed something by cannot know when that comes.
+    #[test]
+    fn what_was_passed_by_comes_in_an_order_that_nobody_knows() {
+        const POOLS: u64 = 2_000;
+        let secret = Secret::from_bytes([3; Secret::BYTES]);
+        let mut first = [0_u32; 10];
+        for generation in 0..POOLS {
+            let pool = given_back(generation * 2, &secret);
+            let mut order = Vec::new();
+            assert_eq!(pool.claim(1, 1, 0, |_| {}), 0);
+            assert!(pool.is_exhausted() && !pool.is_spent());
+            assert!(!pool.has_for(1, 0) && pool.has_for(2, 0));
+            assert_eq!(pool.cools_at(1, 0), Some(pool.terms.cooldown_ms));
+            assert_eq!(pool.claim(4, 2, 0, |index| order.push(index)), 4);
+            assert_eq!(pool.claim(10, 3, 0, |index| order.push(index)), 6);
+            assert!(pool.is_spent());
+            first[order[0]] += 1;
+            order.sort_unstable();
+            assert_eq!(order, (0..10).collect::<Vec<_>>());
+        }
+        // 200 each, give or take 13.4; six of these.
+        assert!(first.iter().all(|count| (120..=280).contains(count)), "{first:?}");
     }
 
     #[test]

@@ -302,13 +302,24 @@ impl Pool {
     }
 
     /// Leases what others passed by. Only after the cursor's end: a bucket comes no earlier because of who gave it back.
+    /// In the order of the nonces, which nobody knows: a client may know from its tokens where it passed something by.
     fn claim_aside(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(usize)) -> usize {
         let deadline = now.saturating_sub(self.born) + self.terms.lease_ms;
-        let free = |index: &usize| {
-            self.cooldowns.barred_until(*index, owner, now).is_none()
-                && self.slot(*index).is_some_and(|slot| slot.claim(owner, deadline))
-        };
-        self.cooldowns.passed_by().filter(free).take(n).map(took).count()
+        let mut got = 0;
+        while got < n {
+            let free = self.aside().filter(|index| self.cooldowns.barred_until(*index, owner, now).is_none());
+            let Some((_, slot, index)) =
+                free.filter_map(|index| self.slot(index).map(|slot| (slot.nonce(), slot, index))).min_by_key(|at| at.0)
+            else {
+                break;
+            };
+            // Fails only if another took that slot: one less to look at.
+            if slot.claim(owner, deadline) {
+                got += 1;
+                took(index);
+            }
+        }
+        got
     }
 
     /// The slots that a claimer passed by and nobody has taken since.
