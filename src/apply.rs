@@ -1,24 +1,21 @@
 //! Makes the store from the journal: one record after the other, the same way when they are written and when they are
 //! replayed. So replaying always gives the state that was.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod subjects;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, Added, BlockItem, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, Owed, Record, Released,
-    Reported, SeatRecord, SeatState, SeatTally, SeatValue, ServiceTally, ServiceValue, Standing, SubjectRecord,
-    SubjectValue, key,
+    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, Owed, Record, Released, Reported, SeatRecord,
+    SeatState, SeatTally, SeatValue, ServiceTally, ServiceValue, Standing, key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Store};
 use crate::sync::Arc;
 use crate::ticket::Intake;
 
-/// Subjects in a block, at most.
-const BLOCK_SUBJECTS: u32 = 1_024;
-/// Bytes of a block, about at most.
-const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks' bitmaps kept in memory between batches.
 const BLOCKS_CACHED: usize = 4_096;
 /// Seats' tallies kept in memory between batches.
@@ -45,10 +42,25 @@ pub(crate) struct FinishedLease {
     pub(crate) put_back: Option<Cause>,
 }
 
+/// What applying a record means for those who keep things in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// A subject that waits, or is being worked on, is urgent.
+    Urgent { service: u32, rank: u64 },
+    /// Nothing is owed of a rank any more, without a report: its subject was deleted or withdrawn.
+    Gone { service: u32, rank: u64 },
+    /// An urgent subject was reported, or is owed no more for another reason.
+    Settled { service: u32, rank: u64 },
+    /// Another client's later report did not confirm this client's.
+    Disagreed { service: u32, client: u64 },
+}
+
 #[derive(Debug)]
 struct OpenBlock {
     first: u64,
     count: u32,
+    since: u64,
+    bodies: bool,
     bytes: Vec<u8>,
 }
 
@@ -75,7 +87,14 @@ pub(crate) struct Applier {
     open_blocks: HashMap<u32, OpenBlock>,
     blocks: BTreeMap<(u32, u64), Owed>,
     dirty_blocks: BTreeSet<(u32, u64)>,
+    /// Ranks that are urgent.
+    urgent: HashSet<(u32, u64)>,
+    /// Leases that hold an urgent subject, where more than one does.
+    again: HashMap<(u32, u64), Vec<(u64, u32)>>,
+    /// Services some of whose subjects were offered twice.
+    twice: HashSet<u32>,
     finished: Vec<FinishedLease>,
+    effects: Vec<Effect>,
     changes: usize,
 }
 
@@ -96,7 +115,11 @@ impl Applier {
             open_blocks: HashMap::new(),
             blocks: BTreeMap::new(),
             dirty_blocks: BTreeSet::new(),
+            urgent: HashSet::new(),
+            again: HashMap::new(),
+            twice: HashSet::new(),
             finished: Vec::new(),
+            effects: Vec::new(),
             changes: 0,
         };
         applier.standing = standing(applier.store.as_ref())?.unwrap_or_default();
@@ -108,8 +131,27 @@ impl Applier {
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
                 applier.leases.insert((service, generation, slot), lease);
             }
+            for (rank, _) in urgent(applier.store.as_ref(), service)? {
+                applier.urgent.insert((service, rank));
+            }
         }
+        applier.find_again();
         Ok(applier)
+    }
+
+    /// Finds the urgent subjects that more than one lease holds.
+    fn find_again(&mut self) {
+        for ((service, generation, slot), lease) in &self.leases {
+            for place in lease.open().places() {
+                let rank = lease.ranks.get(place).map(|rank| (*service, *rank));
+                if let Some(rank) = rank.filter(|rank| self.urgent.contains(rank)) {
+                    self.again.entry(rank).or_default().push((*generation, *slot));
+                }
+            }
+        }
+        self.again.retain(|_, leases| leases.len() > 1);
+        // Of those offered twice some may still be on their way to the journal.
+        self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -130,6 +172,16 @@ impl Applier {
         std::mem::take(&mut self.finished)
     }
 
+    /// What was applied since the last call means for others.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn tally_mut(&mut self, service: u32) -> &mut ServiceTally {
+        self.dirty_tallies.insert(service);
+        self.tallies.entry(service).or_default()
+    }
+
     /// Applies one record to the batch under way.
     pub(crate) fn apply(&mut self, at: At, kind: u8, body: &[u8]) -> Result<Intake, ApplyError> {
         let frame = |error: DecodeError| ApplyError::Frame { position: at.position, what: error.to_string() };
@@ -140,11 +192,17 @@ impl Applier {
             Record::Service(service) => self.service(&service),
             Record::Client(client) => self.client(at, &client)?,
             Record::Seat(seat) => self.seat(&seat)?,
-            Record::Added(added) => intake = self.added(at, &added)?,
+            Record::Added(added) => intake = self.take_in(at, added.service, 0, added.subjects)?,
             Record::Leased(leased) => self.leased(leased)?,
             Record::Reported(reported) => intake = self.reported(at, &reported)?,
             Record::Released(released) => self.released(at, &released)?,
             Record::Conflict(conflict) => self.conflict(&conflict)?,
+            Record::Urgent(urgent) => self.urgent(at, &urgent)?,
+            Record::Rerun(keys) => intake = self.rerun(at, &keys)?,
+            Record::Deleted(keys) => intake = self.delete(at, &keys)?,
+            Record::Marked(keys) => intake = self.mark(at, &keys)?,
+            Record::Withdrawn(withdrawn) => intake = self.withdraw(at, &withdrawn)?,
+            Record::Restored(restored) => intake = self.restore(at, &restored)?,
         }
         Ok(intake)
     }
@@ -186,7 +244,10 @@ impl Applier {
             match self.blocks.get(&(service, first)) {
                 Some(owed) if owed.is_empty() => {
                     self.batch.insert(owed_key, None);
-                    self.batch.insert(key::of(service, key::BLOCK, &first.to_be_bytes()), None);
+                    // Where keys are all there is, a later round needs no block.
+                    if !owed.bodies {
+                        self.batch.insert(key::of(service, key::BLOCK, &first.to_be_bytes()), None);
+                    }
                     self.blocks.remove(&(service, first));
                 }
                 Some(owed) => {
@@ -282,67 +343,47 @@ impl Applier {
         }
     }
 
-    fn added(&mut self, at: At, record: &Added<'_>) -> Result<Intake, ApplyError> {
-        self.take_in(at, record.service, 0, record.subjects)
-    }
-
-    /// Takes in those of a list of subjects that are new, oldest first.
-    fn take_in(&mut self, at: At, service: u32, depth: u16, subjects: &[u8]) -> Result<Intake, ApplyError> {
-        let budget = self.services.get(&service).map_or(u64::MAX, |value| value.max_subjects);
-        let mut intake = Intake::default();
-        for subject in record::list::<SubjectRecord<'_>>("subject", subjects) {
-            let subject =
-                subject.map_err(|error| ApplyError::Frame { position: at.position, what: error.to_string() })?;
-            let key = key::of(service, key::SUBJECT, subject.key);
-            if self.get(&key)?.is_some() {
-                intake.duplicates += 1;
-                continue;
-            }
-            let tally = self.tallies.entry(service).or_default();
-            if tally.known >= budget {
-                tally.cut_by_budget += 1;
-                intake.cut += 1;
-                continue;
-            }
-            let rank = tally.next_rank;
-            tally.next_rank += 1;
-            tally.known += 1;
-            intake.added += 1;
-            self.put(key, &SubjectValue::Known { rank, depth });
-            self.enqueue(service, rank, BlockItem { depth, key: subject.key, body: subject.body });
-        }
-        self.tallies.entry(service).or_default().duplicates += intake.duplicates;
-        self.dirty_tallies.insert(service);
-        self.changes += usize::try_from(intake.added).unwrap_or(usize::MAX);
-        Ok(intake)
-    }
-
-    fn enqueue(&mut self, service: u32, rank: u64, item: BlockItem<'_>) {
-        let block =
-            self.open_blocks.entry(service).or_insert_with(|| OpenBlock { first: rank, count: 0, bytes: Vec::new() });
-        block.count += 1;
-        record::append(&mut block.bytes, &item);
-        if block.count >= BLOCK_SUBJECTS || block.bytes.len() >= BLOCK_BYTES {
-            self.close_block(service);
-        }
-    }
-
-    fn close_block(&mut self, service: u32) {
-        if let Some(block) = self.open_blocks.remove(&service) {
-            self.batch.insert(key::of(service, key::BLOCK, &block.first.to_be_bytes()), Some(block.bytes));
-            self.blocks.insert((service, block.first), Owed::all(block.count));
-            self.dirty_blocks.insert((service, block.first));
-        }
-    }
-
     fn leased(&mut self, record: Leased) -> Result<(), ApplyError> {
-        let subjects = record.ranks.len() as u64;
-        let tally = &mut self.seat_mut(record.service, record.client)?.tally;
+        let Leased { service, generation, slot, client, at: began, ranks, again } = record;
+        let tally = &mut self.seat_mut(service, client)?.tally;
         tally.buckets_assigned += 1;
-        tally.subjects_assigned += subjects;
-        let lease = (record.service, record.generation, record.slot);
-        self.leases.insert(lease, LeaseValue::new(record.client, record.at, record.ranks));
-        self.dirty_leases.insert(lease);
+        tally.subjects_assigned += ranks.len() as u64;
+        let name = (service, generation, slot);
+        // A subject offered twice may have been reported on the other lease before this one is journaled.
+        let doubtful = !again.is_empty() || self.twice.contains(&service);
+        let held = if doubtful { ranks.clone() } else { Vec::new() };
+        let twice: Vec<_> =
+            again.iter().filter_map(|again| Some((again, *ranks.get(usize::from(again.place))?))).collect();
+        self.leases.insert(name, LeaseValue::new(client, began, ranks));
+        self.dirty_leases.insert(name);
+        for (again, rank) in twice {
+            let leases = self.again.entry((service, rank)).or_default();
+            leases.push((again.generation, again.slot));
+            leases.push((generation, slot));
+            self.twice.insert(service);
+        }
+        for rank in held {
+            if !self.is_owed(service, rank)? {
+                self.again.entry((service, rank)).or_default().push((generation, slot));
+                self.end_again(service, rank)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An urgent subject that several leases held was reported on one of them: the others owe it no more. Their ends have
+    /// records of their own.
+    fn end_again(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
+        for (generation, slot) in self.again.remove(&(service, rank)).unwrap_or_default() {
+            let name = (service, generation, slot);
+            let Some(lease) = self.leases.get_mut(&name) else { continue };
+            let place = lease.ranks.iter().position(|held| *held == rank);
+            if place.is_some_and(|place| lease.clear(place)) {
+                let client = lease.client;
+                self.seat_mut(service, client)?.tally.subjects_put_back += 1;
+                self.dirty_leases.insert(name);
+            }
+        }
         Ok(())
     }
 
@@ -361,87 +402,36 @@ impl Applier {
             if lease.clear(usize::from(item.place)) {
                 reported += 1;
             }
-            if self.settle(record.service, item.rank)? {
-                intake = intake.plus(self.done(at, record, &item)?);
-            }
+            intake = intake.plus(self.report(at, record, &item)?);
         }
         self.seat_mut(record.service, record.client)?.tally.subjects_reported += reported;
         self.end_if_empty(at, name)?;
         Ok(intake)
     }
 
-    /// Stores a first report, and takes in what it revealed.
-    fn done(&mut self, at: At, record: &Reported<'_>, item: &Item<'_>) -> Result<Intake, ApplyError> {
-        let value = SubjectValue::Done {
-            rank: item.rank,
-            depth: item.depth,
-            version: 1,
-            client: record.client,
-            wall_ms: at.time.wall_ms,
-            position: at.position,
-            report: item.report,
-        };
-        self.put(key::of(record.service, key::SUBJECT, item.key), &value);
-        self.changes += 1;
-        let tally = self.tallies.entry(record.service).or_default();
-        tally.done += 1;
-        tally.cut_by_depth += u64::from(item.too_deep);
-        self.dirty_tallies.insert(record.service);
-        let mut intake = self.take_in(at, record.service, item.depth.saturating_add(1), item.found)?;
-        intake.cut += u64::from(item.too_deep);
-        Ok(intake)
-    }
-
-    /// Clears a subject's bit in its block. False if it was done before.
-    fn settle(&mut self, service: u32, rank: u64) -> Result<bool, StoreError> {
-        if self.open_blocks.get(&service).is_some_and(|block| block.first <= rank) {
-            self.close_block(service);
-        }
-        let Some(first) = self.block_of(service, rank)? else { return Ok(false) };
-        self.dirty_blocks.insert((service, first));
-        let owed = self.blocks.get_mut(&(service, first));
-        Ok(owed.is_some_and(|owed| owed.clear(rank - first)))
-    }
-
-    /// The first rank of the block that holds `rank`, once it is in memory; `None` if the block is done and gone.
-    fn block_of(&mut self, service: u32, rank: u64) -> Result<Option<u64>, StoreError> {
-        let holds = |first: u64, owed: &Owed| first <= rank && rank - first < u64::from(owed.len);
-        let cached = self.blocks.range((service, 0)..=(service, rank)).next_back();
-        if let Some((&(_, first), owed)) = cached
-            && holds(first, owed)
-        {
-            return Ok(Some(first));
-        }
-        let start = key::of(service, key::OWED, &[]);
-        let last = key::of(service, key::OWED, &rank.to_be_bytes());
-        let Some((found, bytes)) = self.store.last(&start, &last)? else { return Ok(None) };
-        let Some(first) = key::number(key::rest(&found)) else { return Ok(None) };
-        let owed: Owed = stored(record::decode("block state", &bytes))?;
-        if !holds(first, &owed) {
-            return Ok(None);
-        }
-        self.blocks.insert((service, first), owed);
-        Ok(Some(first))
-    }
-
     fn released(&mut self, at: At, record: &Released) -> Result<(), ApplyError> {
         let name = (record.service, record.generation, record.slot);
         let unknown = || ApplyError::Frame { position: at.position, what: "an unknown lease was released".to_owned() };
-        let lease = self.leases.get_mut(&name).ok_or_else(unknown)?;
+        let Some(lease) = self.leases.get_mut(&name) else {
+            // Its last report ended it already.
+            return if record.ranks.is_empty() { Ok(()) } else { Err(unknown()) };
+        };
         let mut put_back = 0;
         for rank in &record.ranks {
             if let Some(place) = lease.ranks.iter().position(|held| held == rank) {
                 put_back += u64::from(lease.clear(place));
             }
         }
-        lease.put_back = Some(record.cause);
+        if !record.ranks.is_empty() {
+            lease.put_back = Some(record.cause);
+        }
         let client = lease.client;
         self.dirty_leases.insert(name);
         self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back;
-        self.end_if_empty(at, name)
+        Ok(self.end_if_empty(at, name)?)
     }
 
-    fn end_if_empty(&mut self, at: At, name: (u32, u64, u32)) -> Result<(), ApplyError> {
+    fn end_if_empty(&mut self, at: At, name: (u32, u64, u32)) -> Result<(), StoreError> {
         self.dirty_leases.insert(name);
         let Some(lease) = self.leases.get(&name) else { return Ok(()) };
         if !lease.open().is_empty() {
@@ -504,6 +494,18 @@ pub(crate) fn each(
             visit(key::rest(key), value)?;
         }
     }
+}
+
+/// The urgent ranks of a service, ascending, and the hub time, ms, of each one's mark.
+pub(crate) fn urgent(store: &dyn Store, service: u32) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut found = Vec::new();
+    each(store, service, key::URGENT, |rest, value| {
+        if let Some(rank) = key::number(rest) {
+            found.push((rank, stored(record::decode("urgent mark", value))?));
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn services(store: &dyn Store) -> Result<Vec<(u32, ServiceValue)>, StoreError> {

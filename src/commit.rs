@@ -31,6 +31,10 @@ pub(crate) enum Change {
         service: u32,
         subjects: Vec<u8>,
     },
+    Urgent {
+        service: u32,
+        ranks: Vec<u64>,
+    },
     Reported(Reports),
     Conflict(Reports),
 }

@@ -5,7 +5,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// Seats remembered for one subject, at most: the latest of them.
 const SEATS_MAX: usize = 8;
 /// Cooldowns in one pool, at most: what a claim may have to look through.
-pub(crate) const POOL_MAX: usize = 1_024;
+const POOL_MAX: usize = 1_024;
 
 /// One seat's cooldown for one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,16 @@ pub(crate) fn renewed(
     let surplus = all.len().saturating_sub(SEATS_MAX);
     all.drain(..surplus);
     all.into()
+}
+
+/// Of subjects with so many cooldowns each, how many fit in one pool; at least one.
+pub(crate) fn fitting(cooldowns: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fits = |of_one: &usize| {
+        sum += of_one;
+        sum <= POOL_MAX
+    };
+    cooldowns.take_while(fits).count()
 }
 
 /// The cooldowns of one pool. Empty for ordinary pools.
@@ -84,7 +94,7 @@ impl Cooldowns {
     pub(crate) fn set_aside(&self, slot: usize) {
         let first = self.first_of(slot);
         if let Some(word) = self.aside.get(first / 64) {
-            // ordering: SeqCst; published before the claimer opens the front again (see `ServiceCore::take_front`).
+            // ordering: SeqCst; published before the claimer opens the front again (see `Express::take`).
             word.fetch_or(1 << (first % 64), Ordering::SeqCst);
         }
     }
@@ -120,7 +130,7 @@ mod tests {
     /// Ten buckets of one subject that seat 1 gave back.
     fn given_back(generation: u64, secret: &Secret) -> Pool {
         let terms = Terms::of(&Policy { bucket_subjects: 1, ..Policy::default() });
-        let subject = |rank| SubjectBuf::new(SubjectRef { rank, depth: 0, key: &[], body: &[] });
+        let subject = |rank| SubjectBuf::new(SubjectRef { rank, depth: 0, round: 1, since: 0, key: &[], body: &[] });
         let fresh: Vec<_> = (0..10).map(subject).collect();
         let birth = Birth { service: 1, generation, born: 0, terms };
         let pool = Pool::cut(birth, &fresh, secret);

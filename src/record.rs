@@ -31,6 +31,12 @@ pub(crate) enum Record<'a> {
     Reported(Reported<'a>),
     Released(Released),
     Conflict(Conflict<'a>),
+    Urgent(Urgent),
+    Rerun(Keys<'a>),
+    Deleted(Keys<'a>),
+    Marked(Keys<'a>),
+    Withdrawn(Withdrawn<'a>),
+    Restored(Restored),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -96,6 +102,18 @@ pub(crate) struct Leased {
     pub(crate) at: u64,
     /// The subjects' ranks, in the bucket's order.
     pub(crate) ranks: Vec<u64>,
+    /// Those of them that another lease held when this bucket was cut.
+    pub(crate) again: Vec<Again>,
+}
+
+/// A subject offered again while a lease held it: the first report wins.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Again {
+    /// Its place in the bucket.
+    pub(crate) place: u16,
+    /// The lease that held it.
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
 }
 
 /// Subjects of one lease were reported.
@@ -116,6 +134,8 @@ pub(crate) struct Released {
     pub(crate) service: u32,
     pub(crate) generation: u64,
     pub(crate) slot: u32,
+    /// Whose lease it was.
+    pub(crate) client: u64,
     pub(crate) cause: Cause,
     pub(crate) ranks: Vec<u64>,
 }
@@ -130,6 +150,86 @@ pub(crate) struct Conflict<'a> {
     /// A list of [`Item`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) items: &'a [u8],
+}
+
+/// Subjects were made urgent; those that are owed no more are skipped when this is applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Urgent {
+    pub(crate) service: u32,
+    pub(crate) ranks: Vec<u64>,
+}
+
+/// Something is done to subjects, by their keys: a list of [`KeyRecord`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Keys<'a> {
+    pub(crate) service: u32,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) keys: &'a [u8],
+}
+
+/// One subject's key.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KeyRecord<'a> {
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+}
+
+/// A part of a retraction: a client's results are withdrawn, and subjects that only they had revealed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Withdrawn<'a> {
+    pub(crate) service: u32,
+    /// Names the retraction: all its parts carry the same, no two retractions do; never 0.
+    pub(crate) id: u64,
+    pub(crate) client: u64,
+    /// A list of [`VersionName`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) versions: &'a [u8],
+    /// A list of [`KeyRecord`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) subjects: &'a [u8],
+}
+
+/// A part of a retraction, as the store keeps it to undo it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RetractionValue<'a> {
+    pub(crate) client: u64,
+    pub(crate) wall_ms: i64,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) versions: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) subjects: &'a [u8],
+}
+
+/// That a subject was deleted, and where in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tombstone {
+    pub(crate) wall_ms: i64,
+    /// Of the frame that deleted it: what stands before it about the subject is to be erased.
+    pub(crate) position: u64,
+}
+
+/// What a tombstone knows of a key: SipHash-2-4-128 under a fixed key, so that two hubs agree and no key can be read from it.
+pub(crate) fn subject_hash(subject: &[u8]) -> [u8; 16] {
+    use siphasher::sip128::{Hasher128, SipHasher24};
+    use std::hash::Hasher;
+    let mut hasher = SipHasher24::new_with_key(b"commissary/grave");
+    hasher.write(subject);
+    hasher.finish128().as_bytes()
+}
+
+/// One version of a subject's result.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VersionName<'a> {
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    pub(crate) number: u32,
+}
+
+/// A retraction was undone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Restored {
+    pub(crate) service: u32,
+    pub(crate) id: u64,
 }
 
 /// A subject as it came in.
@@ -148,6 +248,8 @@ pub(crate) struct Item<'a> {
     pub(crate) place: u16,
     pub(crate) rank: u64,
     pub(crate) depth: u16,
+    /// 1 for the first round of work on the subject, one more for each re-run.
+    pub(crate) round: u32,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) key: &'a [u8],
     #[serde(borrow, with = "serde_bytes")]
@@ -155,7 +257,10 @@ pub(crate) struct Item<'a> {
     /// A list of [`SubjectRecord`] that the report revealed.
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) found: &'a [u8],
-    /// Discoveries that were cut because they lay too deep.
+    /// A list of [`SubjectRecord`] that the report revealed and that lie too deep: kept, but not to be worked on.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) beyond: &'a [u8],
+    /// Discoveries that lay too deep, kept or not.
     pub(crate) too_deep: u32,
 }
 
@@ -165,7 +270,8 @@ impl Item<'_> {
         varint(out, u64::from(self.place));
         varint(out, self.rank);
         varint(out, u64::from(self.depth));
-        for bytes in [self.key, self.report, self.found] {
+        varint(out, u64::from(self.round));
+        for bytes in [self.key, self.report, self.found, self.beyond] {
             varint(out, bytes.len() as u64);
             out.extend_from_slice(bytes);
         }
@@ -187,6 +293,7 @@ fn varint(out: &mut Vec<u8>, mut number: u64) {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BlockItem<'a> {
     pub(crate) depth: u16,
+    pub(crate) round: u32,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) key: &'a [u8],
     #[serde(borrow, with = "serde_bytes")]
@@ -253,7 +360,18 @@ impl<'a> Record<'a> {
             Self::Reported(_) => 7,
             Self::Released(_) => 8,
             Self::Conflict(_) => 9,
+            Self::Urgent(_) => 10,
+            Self::Rerun(_) => 11,
+            Self::Deleted(_) => 12,
+            Self::Marked(_) => 13,
+            Self::Withdrawn(_) => 14,
+            Self::Restored(_) => 15,
         }
+    }
+
+    /// Whether records of this kind are decoded here.
+    pub(crate) fn is_known(kind: u8) -> bool {
+        (1..=15).contains(&kind)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -267,6 +385,10 @@ impl<'a> Record<'a> {
             Self::Reported(record) => append(out, record),
             Self::Released(record) => append(out, record),
             Self::Conflict(record) => append(out, record),
+            Self::Urgent(record) => append(out, record),
+            Self::Rerun(record) | Self::Deleted(record) | Self::Marked(record) => append(out, record),
+            Self::Withdrawn(record) => append(out, record),
+            Self::Restored(record) => append(out, record),
         }
     }
 
@@ -281,6 +403,12 @@ impl<'a> Record<'a> {
             7 => Self::Reported(decode("reported record", bytes)?),
             8 => Self::Released(decode("released record", bytes)?),
             9 => Self::Conflict(decode("conflict record", bytes)?),
+            10 => Self::Urgent(decode("urgent record", bytes)?),
+            11 => Self::Rerun(decode("rerun record", bytes)?),
+            12 => Self::Deleted(decode("deleted record", bytes)?),
+            13 => Self::Marked(decode("marked record", bytes)?),
+            14 => Self::Withdrawn(decode("withdrawn record", bytes)?),
+            15 => Self::Restored(decode("restored record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -327,6 +455,8 @@ pub(crate) struct SeatTally {
     pub(crate) subjects_reported: u64,
     pub(crate) subjects_put_back: u64,
     pub(crate) conflicts: u64,
+    /// Its results that another client's later report did not confirm.
+    pub(crate) disagreements: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -339,8 +469,19 @@ pub(crate) struct SeatValue {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ServiceTally {
     pub(crate) next_rank: u64,
+    /// Subjects to be worked on, or done; neither deleted nor withdrawn.
     pub(crate) known: u64,
+    /// Of these, those with no open round.
     pub(crate) done: u64,
+    /// Subjects known but not to be worked on.
+    pub(crate) unmarked: u64,
+    /// Rounds opened after a subject's first.
+    pub(crate) reruns: u64,
+    pub(crate) deleted: u64,
+    /// Results withdrawn by retractions.
+    pub(crate) withdrawn: u64,
+    /// Reports that came for a subject that was owed no more: deleted, withdrawn, or done by another lease.
+    pub(crate) discarded: u64,
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
@@ -381,38 +522,69 @@ impl LeaseValue {
 
 /// What the store knows of one subject.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum SubjectValue<'a> {
-    /// It waits, or is being worked on.
-    Known { rank: u64, depth: u16 },
-    /// It was reported.
-    Done {
-        rank: u64,
-        depth: u16,
-        version: u32,
-        client: u64,
-        wall_ms: i64,
-        /// Of the frame that holds the report.
-        position: u64,
-        #[serde(borrow, with = "serde_bytes")]
-        report: &'a [u8],
-    },
+pub(crate) struct SubjectValue<'a> {
+    /// Of its last round: where it stands in the order of work.
+    pub(crate) rank: u64,
+    pub(crate) depth: u16,
+    /// Rounds opened so far; 0: it is known but not to be worked on.
+    pub(crate) round: u32,
+    /// The last round is open: it waits, or is being worked on.
+    pub(crate) open: bool,
+    /// The retraction that took the subject away; 0: none did.
+    pub(crate) withdrawn: u64,
+    /// Versions of its result so far; the next one's number less one.
+    pub(crate) versions: u32,
+    /// The result in force.
+    #[serde(borrow)]
+    pub(crate) current: Option<VersionValue<'a>>,
+}
+
+impl SubjectValue<'_> {
+    /// A subject that was never worked on.
+    pub(crate) fn new(depth: u16) -> Self {
+        Self { rank: 0, depth, round: 0, open: false, withdrawn: 0, versions: 0, current: None }
+    }
+}
+
+/// One accepted report: a version of its subject's result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VersionValue<'a> {
+    /// 1 for the first.
+    pub(crate) number: u32,
+    /// The round it was reported in.
+    pub(crate) round: u32,
+    pub(crate) client: u64,
+    pub(crate) wall_ms: i64,
+    /// Of the frame that holds the report.
+    pub(crate) position: u64,
+    /// The lease it was reported on.
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
+    /// The retraction that withdrew it; 0: none did.
+    pub(crate) withdrawn: u64,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) report: &'a [u8],
 }
 
 /// Which subjects of a block are still owed: one bit each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owed {
     pub(crate) len: u32,
+    /// Hub time, ms, at which the first of them came.
+    pub(crate) since: u64,
+    /// Some of them have bodies: the block stays when all are done, for a later round.
+    pub(crate) bodies: bool,
     words: Vec<u64>,
 }
 
 impl Owed {
-    pub(crate) fn all(len: u32) -> Self {
+    pub(crate) fn all(len: u32, since: u64, bodies: bool) -> Self {
         let full = len as usize / 64;
         let mut words = vec![u64::MAX; full];
         if !len.is_multiple_of(64) {
             words.push((1 << (len % 64)) - 1);
         }
-        Self { len, words }
+        Self { len, since, bodies, words }
     }
 
     pub(crate) fn has(&self, place: u64) -> bool {
@@ -449,6 +621,18 @@ pub(crate) mod key {
     pub(crate) const LEASE: u8 = b'L';
     pub(crate) const SUBJECT: u8 = b'K';
     pub(crate) const TALLY: u8 = b'T';
+    /// Versions of results but for the one in force.
+    pub(crate) const VERSION: u8 = b'V';
+    /// Tombstones: that a subject was deleted.
+    pub(crate) const DELETED: u8 = b'D';
+    /// Ranks that are urgent.
+    pub(crate) const URGENT: u8 = b'U';
+    /// Subjects first discovered and later added by hand.
+    pub(crate) const BY_HAND: u8 = b'H';
+    /// Subjects that are known but not to be worked on, with their bodies.
+    pub(crate) const UNMARKED: u8 = b'N';
+    /// Parts of retractions.
+    pub(crate) const RETRACTION: u8 = b'R';
 
     /// Length of what every key starts with.
     pub(crate) const PREFIX: usize = 9;
@@ -475,6 +659,24 @@ pub(crate) mod key {
         of(service, LEASE, &rest)
     }
 
+    /// One version of a subject's result; all versions of one subject follow each other.
+    pub(crate) fn version(service: u32, subject: &[u8], number: u32) -> Vec<u8> {
+        let mut key = versions(service, subject);
+        key.extend_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    /// What the keys of a subject's versions start with. The length first: no subject's keys start with another's.
+    pub(crate) fn versions(service: u32, subject: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(subject.len()).unwrap_or(u16::MAX);
+        of(service, VERSION, &[&len.to_be_bytes(), subject].concat())
+    }
+
+    /// One part of a retraction, by the position of its record.
+    pub(crate) fn retraction(service: u32, id: u64, position: u64) -> Vec<u8> {
+        of(service, RETRACTION, &[id.to_be_bytes(), position.to_be_bytes()].concat())
+    }
+
     /// What follows the prefix.
     pub(crate) fn rest(key: &[u8]) -> &[u8] {
         key.get(PREFIX..).unwrap_or_default()
@@ -497,7 +699,17 @@ mod tests {
     #[test]
     fn every_record_decodes_to_itself() {
         let mut items = Vec::new();
-        let item = Item { place: 3, rank: 9, depth: 1, key: b"k", report: b"rr", found: b"", too_deep: 2 };
+        let item = Item {
+            place: 3,
+            rank: 9,
+            depth: 1,
+            round: 2,
+            key: b"k",
+            report: b"rr",
+            found: b"",
+            beyond: b"z",
+            too_deep: 2,
+        };
         append(&mut items, &item);
         let records = [
             Record::Boot(Boot { number: 7 }),
@@ -505,14 +717,36 @@ mod tests {
             Record::Client(ClientRecord { client: 1, name: "n", registered: true }),
             Record::Seat(SeatRecord { service: 1, client: 2, state: SeatState::Suspended }),
             Record::Added(Added { service: 1, subjects: b"abc" }),
-            Record::Leased(Leased { service: 1, generation: 2, slot: 3, client: 4, at: 5, ranks: vec![6, 7] }),
+            Record::Leased(Leased {
+                service: 1,
+                generation: 2,
+                slot: 3,
+                client: 4,
+                at: 5,
+                ranks: vec![6, 7],
+                again: vec![Again { place: 1, generation: 1, slot: 9 }],
+            }),
             Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
-            Record::Released(Released { service: 1, generation: 2, slot: 3, cause: Cause::Expired, ranks: vec![1] }),
+            Record::Released(Released {
+                service: 1,
+                generation: 2,
+                slot: 3,
+                client: 4,
+                cause: Cause::Expired,
+                ranks: vec![1],
+            }),
             Record::Conflict(Conflict { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+            Record::Urgent(Urgent { service: 1, ranks: vec![5] }),
+            Record::Rerun(Keys { service: 1, keys: b"a" }),
+            Record::Deleted(Keys { service: 1, keys: b"b" }),
+            Record::Marked(Keys { service: 1, keys: b"c" }),
+            Record::Withdrawn(Withdrawn { service: 1, id: 2, client: 3, versions: b"v", subjects: b"s" }),
+            Record::Restored(Restored { service: 1, id: 2 }),
         ];
         for record in records {
             let mut bytes = Vec::new();
             record.append_to(&mut bytes);
+            assert!(Record::is_known(record.kind()));
             assert_eq!(Record::decode(record.kind(), &bytes).as_ref(), Ok(&record));
             bytes.push(0);
             assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");
@@ -523,7 +757,7 @@ mod tests {
     #[test]
     fn owed_counts_every_bit_once() {
         for len in [1, 63, 64, 65, 1024] {
-            let mut owed = Owed::all(len);
+            let mut owed = Owed::all(len, 0, false);
             assert!(!owed.has(u64::from(len)));
             for place in 0..u64::from(len) {
                 assert!(owed.clear(place) && !owed.clear(place));
@@ -535,9 +769,11 @@ mod tests {
     proptest! {
         #[test]
         fn items_written_by_hand_are_postcards(
-            place: u16, rank: u64, depth: u16, key: Vec<u8>, report: Vec<u8>, found: Vec<u8>, too_deep: u32
+            place: u16, rank: u64, rounds: (u16, u32), key: Vec<u8>, report: Vec<u8>, found: (Vec<u8>, Vec<u8>), too_deep: u32
         ) {
-            let item = Item { place, rank, depth, key: &key, report: &report, found: &found, too_deep };
+            let (depth, round) = rounds;
+            let (found, beyond) = (&found.0, &found.1);
+            let item = Item { place, rank, depth, round, key: &key, report: &report, found, beyond, too_deep };
             let mut by_hand = Vec::new();
             item.append_to(&mut by_hand);
             prop_assert_eq!(by_hand, encode(&item));

@@ -7,13 +7,16 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use event_listener::Event;
 
 use crate::apply::FinishedLease;
+use crate::express::Express;
+use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
 use crate::json::Plugin;
 use crate::link::Link;
+use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.
 #[derive(Debug, Default)]
@@ -74,10 +77,12 @@ pub(crate) struct ServiceCore {
     current: ArcSwap<Pool>,
     /// What follows it, ready before it is needed.
     next: ArcSwapOption<Pool>,
-    /// Subjects put back: offered first.
-    front: ArcSwapOption<Pool>,
-    /// A hint that spares claims the look at an empty front.
-    front_open: AtomicBool,
+    /// Urgent subjects.
+    pub(crate) urgent: Express,
+    /// Subjects put back.
+    pub(crate) front: Express,
+    /// The class of the oldest ordinary subject.
+    ordinary_class: AtomicU32,
     /// Every pool with a lease that may still be alive, and those not yet exhausted; ascending by generation.
     live: ArcSwap<Vec<Arc<Pool>>>,
     /// Notified whenever a pool is published.
@@ -85,10 +90,21 @@ pub(crate) struct ServiceCore {
     pub(crate) active_seats: AtomicU32,
     panics: AtomicU32,
     pub(crate) counts: ServiceCounts,
+    /// What was urgent when the hub was opened, for the steward to take.
+    pub(crate) urgent_before: ArcSwapOption<UrgentBefore>,
     /// Ranks leased when the hub was opened, for the steward to take: they do not wait, though the store owes them.
     pub(crate) leased_before: ArcSwapOption<HashSet<u64>>,
     /// The slowest finished leases, slowest first.
     pub(crate) slow: ArcSwap<Vec<FinishedLease>>,
+}
+
+/// Ranks that were urgent when the hub was opened.
+#[derive(Debug, Default)]
+pub(crate) struct UrgentBefore {
+    /// Leased since they were marked.
+    pub(crate) served: Vec<u64>,
+    /// Not leased, or before.
+    pub(crate) waiting: Vec<u64>,
 }
 
 /// Counts of one service that are not sums over its seats.
@@ -99,29 +115,55 @@ pub(crate) struct ServiceCounts {
     pub(crate) duplicates: Counter,
     pub(crate) cut_by_depth: Counter,
     pub(crate) cut_by_budget: Counter,
+    pub(crate) unmarked: Counter,
+    pub(crate) reruns: Counter,
+    pub(crate) deleted: Counter,
+    pub(crate) withdrawn: Counter,
+    pub(crate) discarded: Counter,
     /// Subjects that wait and are in no pool yet, or in one not yet claimed from.
     pub(crate) waiting: Counter,
     /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
     pub(crate) earliest_free: Counter,
-    /// Hub time, ms, at which the oldest subject still waiting began to wait in memory; 0: none.
+    /// Hub time, ms, at which the oldest subject that is not handed out began to wait; later than now: none waits.
     pub(crate) oldest_wait_since: Counter,
     pub(crate) pools_formed: Counter,
+    /// Urgent subjects taken out of a bucket that waited.
+    pub(crate) moved: Counter,
+    /// Urgent subjects handed out while another lease held them.
+    pub(crate) offered_again: Counter,
+    /// Subjects first handed out later than `max_wait` after they began to wait.
+    pub(crate) overdue: Counter,
+    /// The longest that a subject waited before it was handed out, ms.
+    pub(crate) longest_wait: Counter,
+    /// Time in which what is ready will have been taken, ms; `u64::MAX`: nothing is taken.
+    pub(crate) drain_ms: Counter,
     pub(crate) abandoned_slots: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unknown_tokens: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
+    /// How long those wait who find no bucket.
+    pub(crate) forming: Forming,
     /// Subjects of lower ranks are in the store whole.
     pub(crate) visible: Watermark,
 }
 
 impl ServiceCounts {
+    fn new() -> Self {
+        Self { oldest_wait_since: Counter::new(u64::MAX), ..Self::default() }
+    }
+
     pub(crate) fn publish(&self, tally: ServiceTally) {
         self.known.set(tally.known);
         self.done.set(tally.done);
         self.duplicates.set(tally.duplicates);
         self.cut_by_depth.set(tally.cut_by_depth);
         self.cut_by_budget.set(tally.cut_by_budget);
+        self.unmarked.set(tally.unmarked);
+        self.reruns.set(tally.reruns);
+        self.deleted.set(tally.deleted);
+        self.withdrawn.set(tally.withdrawn);
+        self.discarded.set(tally.discarded);
         self.visible.raise_to(tally.next_rank);
     }
 }
@@ -161,13 +203,15 @@ impl ServiceCore {
             policy: ArcSwap::from_pointee(policy),
             current: ArcSwap::from_pointee(Pool::empty(birth)),
             next: ArcSwapOption::empty(),
-            front: ArcSwapOption::empty(),
-            front_open: AtomicBool::new(false),
+            urgent: Express::new(),
+            front: Express::new(),
+            ordinary_class: AtomicU32::new(0),
             live: ArcSwap::from_pointee(Vec::new()),
             published: Event::new(),
             active_seats: AtomicU32::new(0),
             panics: AtomicU32::new(0),
-            counts: ServiceCounts::default(),
+            counts: ServiceCounts::new(),
+            urgent_before: ArcSwapOption::empty(),
             leased_before: ArcSwapOption::empty(),
             slow: ArcSwap::from_pointee(Vec::new()),
             link,
@@ -231,28 +275,38 @@ impl ServiceCore {
         self.current.load()
     }
 
-    /// Leases up to `n` buckets; the ordinary ones from `current`, so long as it has some. Lock-free; never forms a
-    /// bucket, never waits for one to be formed.
+    /// Leases up to `n` buckets; the ordinary ones from `current`, so long as it has some. `turn` counts the seat's claims.
+    /// Lock-free; never forms a bucket, never waits for one to be formed.
     pub(crate) fn take(
         &self,
         current: &Arc<Pool>,
         n: usize,
         owner: u32,
         now: u64,
-        ordinary_first: bool,
+        turn: u64,
         mut took: impl FnMut(&Arc<Pool>, usize),
     ) -> usize {
+        // ordering: Relaxed; a preference.
+        let class = self.ordinary_class.load(Ordering::Relaxed);
         let mut got = 0;
-        if !ordinary_first {
-            got += self.take_front(n, owner, now, &mut took);
-        }
-        if got < n {
-            got += self.take_ordinary(current, n - got, owner, now, &mut took);
-        }
-        if ordinary_first && got < n {
-            got += self.take_front(n - got, owner, now, &mut took);
+        for queue in fairness::order(turn, current.terms.ordinary_share, class) {
+            if got == n {
+                break;
+            }
+            let exhausted = || self.link.steward.raise();
+            got += match queue {
+                Queue::Urgent => self.urgent.take(n - got, owner, now, &mut took, exhausted),
+                Queue::Front => self.front.take(n - got, owner, now, &mut took, exhausted),
+                Queue::Ordinary => self.take_ordinary(current, n - got, owner, now, &mut took),
+            };
         }
         got
+    }
+
+    /// Notes the class of the oldest ordinary subject. The steward's alone.
+    pub(crate) fn set_ordinary_class(&self, class: u32) {
+        // ordering: Relaxed; see `take`.
+        self.ordinary_class.store(class, Ordering::Relaxed);
     }
 
     fn take_ordinary(
@@ -295,69 +349,34 @@ impl ServiceCore {
         true
     }
 
-    fn take_front(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(&Arc<Pool>, usize)) -> usize {
-        // ordering: SeqCst; a hint, put right by the steward each round.
-        if !self.front_open.load(Ordering::SeqCst) {
-            return 0;
-        }
-        let front = self.front.load();
-        let Some(pool) = front.as_ref() else { return 0 };
-        let got = pool.claim(n, owner, now, |index| took(pool, index));
-        if pool.is_spent() {
-            self.close_front(pool);
-        } else if pool.is_exhausted() {
-            // ordering: SeqCst; after the slot was set aside. A claimer that closes the front meanwhile either finds it in
-            // its second look, or closed before this.
-            self.front_open.store(true, Ordering::SeqCst);
-            if got > 0 {
-                self.link.steward.raise();
-            }
-        }
-        got
-    }
-
-    fn close_front(&self, exhausted: &Arc<Pool>) {
-        // ordering: SeqCst, both; if the steward publishes another front in between, the second look sees it.
-        self.front_open.store(false, Ordering::SeqCst);
-        if self.front.load().as_ref().is_some_and(|front| !Arc::ptr_eq(front, exhausted) || !front.is_spent()) {
-            self.front_open.store(true, Ordering::SeqCst);
-        }
-        self.link.steward.raise();
-    }
-
-    /// True if claims look at the front at all.
-    pub(crate) fn offers_front(&self) -> bool {
-        // ordering: Relaxed; a hint.
-        self.front_open.load(Ordering::Relaxed)
+    /// True if claims look at the express pools at all.
+    pub(crate) fn offers_express(&self) -> bool {
+        self.urgent.is_open() || self.front.is_open()
     }
 
     /// How long until `seat` may have something that it gave back, hub ms; `None` if nothing waits for that alone.
     pub(crate) fn cooldown_left(&self, seat: u32, now: u64) -> Option<u64> {
-        self.front.load().as_ref().and_then(|pool| pool.cools_at(seat, now)).map(|at| at - now)
+        let cools = self.urgent.cools_at(seat, now).into_iter().chain(self.front.cools_at(seat, now));
+        cools.min().map(|at| at - now)
     }
 
-    /// True if a cooldown of the front pool ended after `then`, and at `now` at the latest.
+    /// True if a cooldown of what is offered ended after `then`, and at `now` at the latest.
     pub(crate) fn has_cooled(&self, then: u64, now: u64) -> bool {
-        self.front.load().as_ref().is_some_and(|pool| pool.cooled_between(then, now))
+        self.urgent.has_cooled(then, now) || self.front.has_cooled(then, now)
     }
 
-    pub(crate) fn is_front(&self, pool: &Arc<Pool>) -> bool {
-        self.front.load().as_ref().is_some_and(|front| Arc::ptr_eq(front, pool))
-    }
-
-    /// The front pool, if its claimers have left nothing but what some of them passed by.
-    pub(crate) fn front_aside(&self) -> Option<Arc<Pool>> {
-        self.front.load_full().filter(|pool| pool.is_exhausted() && !pool.is_spent())
+    pub(crate) fn is_express(&self, pool: &Arc<Pool>) -> bool {
+        self.urgent.is(pool) || self.front.is(pool)
     }
 
     /// True if a claim of `seat` made now would probably get something.
     pub(crate) fn has_ready(&self, seat: u32, now: u64) -> bool {
-        let front = || self.front.load().as_ref().is_some_and(|pool| pool.has_for(seat, now));
         let next = || {
             let next = self.next.load();
             next.as_ref().is_some_and(|pool| !pool.is_exhausted())
         };
-        self.state().is_ready() && (!self.current.load().is_exhausted() || next() || front())
+        let express = || self.urgent.has_for(seat, now) || self.front.has_for(seat, now);
+        self.state().is_ready() && (!self.current.load().is_exhausted() || next() || express())
     }
 
     pub(crate) fn published(&self) -> &Event {
@@ -378,6 +397,7 @@ impl ServiceCore {
     /// Publishes the next ordinary pool. The steward's alone.
     pub(crate) fn publish_next(&self, pool: Arc<Pool>) {
         self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.next.store(Some(pool));
         let current = self.current.load_full();
@@ -387,24 +407,27 @@ impl ServiceCore {
         self.notify();
     }
 
-    /// True if the steward may publish another front pool.
-    pub(crate) fn wants_front(&self) -> bool {
-        let front = self.front.load();
-        if front.as_ref().is_some_and(|pool| !pool.is_spent()) {
-            // ordering: SeqCst; see `close_front`. Puts right what a claimer that stopped in there left.
-            self.front_open.store(true, Ordering::SeqCst);
-        }
-        front.as_ref().is_none_or(|pool| pool.is_exhausted())
+    /// Publishes a pool that goes before the ordinary ones. The steward's alone.
+    pub(crate) fn publish_express(&self, place: &Express, pool: Arc<Pool>) {
+        self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
+        self.add_live(Arc::clone(&pool));
+        place.publish(pool);
+        self.notify();
     }
 
-    /// Publishes a pool of subjects put back. The steward's alone.
-    pub(crate) fn publish_front(&self, pool: Arc<Pool>) {
-        self.counts.starved.set(0);
-        self.add_live(Arc::clone(&pool));
-        self.front.store(Some(pool));
-        // ordering: SeqCst; see `close_front`.
-        self.front_open.store(true, Ordering::SeqCst);
-        self.notify();
+    /// When the oldest subject of the ordinary pools, as far as they are not exhausted, began to wait.
+    pub(crate) fn oldest_ordinary(&self) -> Option<u64> {
+        let since = |pool: &Arc<Pool>| (!pool.is_exhausted()).then(|| pool.oldest()).flatten();
+        since(&self.current.load()).or_else(|| self.next.load().as_ref().and_then(since))
+    }
+
+    /// Subjects in ordinary pools that no claim has taken, about.
+    pub(crate) fn ready_subjects(&self) -> usize {
+        let current = self.current.load();
+        let next = self.next.load();
+        let next = next.as_ref().filter(|next| !Arc::ptr_eq(next, &current));
+        current.ready_subjects() + next.map_or(0, |next| next.ready_subjects())
     }
 
     pub(crate) fn live(&self) -> Arc<Vec<Arc<Pool>>> {
@@ -429,7 +452,7 @@ impl ServiceCore {
     /// The pools that claims are served from now: their ready slots are still to come.
     pub(crate) fn is_serving(&self, pool: &Arc<Pool>) -> bool {
         let is = |other: &Option<Arc<Pool>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, pool));
-        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || is(&self.front.load())
+        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || self.is_express(pool)
     }
 
     /// Finds the slot that a token names. Wait-free.
@@ -496,7 +519,7 @@ mod tests {
     /// A pool of one bucket of one subject.
     fn pool(service: &ServiceCore, generation: u64) -> Arc<Pool> {
         let birth = Birth { service: service.id, generation, born: 0, terms: service.current().terms };
-        let subject = SubjectRef { rank: generation, depth: 0, key: b"k", body: b"" };
+        let subject = SubjectRef { rank: generation, depth: 0, round: 1, since: 0, key: b"k", body: b"" };
         Arc::new(Pool::cut(birth, &[SubjectBuf::new(subject)], &service.link.secret))
     }
 
@@ -504,7 +527,7 @@ mod tests {
     fn a_claimer_that_lost_the_swap_does_not_lose_the_pool_after() {
         let service = service();
         let mut took = Vec::new();
-        let mut claim = || service.take(&service.current(), 1, 1, 0, false, |pool, _| took.push(pool.generation));
+        let mut claim = || service.take(&service.current(), 1, 1, 0, 1, |pool, _| took.push(pool.generation));
         service.publish_next(pool(&service, 1));
         assert_eq!(claim(), 1);
         // A claimer finds the first pool exhausted, and stops.

@@ -9,7 +9,7 @@ use crate::apply::stored;
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::id::ClientId;
-use crate::record::{self, SubjectValue, key};
+use crate::record::{self, SubjectValue, VersionValue, key};
 use crate::service::{Key, Service, Subject, contain};
 use crate::store::Store;
 
@@ -46,13 +46,57 @@ impl<S: Service> fmt::Debug for Finding<S> {
 pub enum SubjectState {
     /// Never taken in.
     Unknown,
-    /// It waits or is being worked on.
+    /// Discovered too deep to be worked on.
+    Unmarked,
+    /// It waits or is being worked on, for the first time or again.
     Pending,
     /// It was reported.
     Done,
 }
 
-fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
+/// What was found of a subject that was to be made urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Marked {
+    /// It waits, or is being worked on: it is urgent now.
+    Urgent,
+    /// It was urgent already.
+    Already,
+    /// It was reported, at this time.
+    Done {
+        /// When it was reported last.
+        at: DateTime<Utc>,
+    },
+    /// It is known, but not to be worked on.
+    Unmarked,
+    /// Not known.
+    Unknown,
+}
+
+/// What is to be said of a subject to be made urgent, and its rank if it is one that waits or is being worked on.
+pub(crate) fn mark<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    subject: &<S::Subject as Subject>::Key,
+) -> Result<(Marked, Option<u64>), ReadError> {
+    let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
+    let Some(bytes) = value else { return Ok((Marked::Unknown, None)) };
+    let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
+    Ok(match value {
+        SubjectValue { withdrawn, .. } if withdrawn != 0 => (Marked::Unknown, None),
+        SubjectValue { round: 0, .. } => (Marked::Unmarked, None),
+        SubjectValue { open: true, rank, .. } => {
+            let urgent = store.get(&key::of(service, key::URGENT, &rank.to_be_bytes()))?.is_some();
+            if urgent { (Marked::Already, None) } else { (Marked::Urgent, Some(rank)) }
+        }
+        SubjectValue { current, .. } => {
+            let at = utc(current.map_or(0, |version| version.wall_ms));
+            (Marked::Done { at }, None)
+        }
+    })
+}
+
+pub(crate) fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
     let mut bytes = Vec::new();
     subject.write(&mut bytes);
     bytes
@@ -69,9 +113,12 @@ pub(crate) fn state<S: Service>(
 ) -> Result<SubjectState, ReadError> {
     let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
     let Some(bytes) = value else { return Ok(SubjectState::Unknown) };
-    Ok(match stored(record::decode("subject", &bytes))? {
-        SubjectValue::Known { .. } => SubjectState::Pending,
-        SubjectValue::Done { .. } => SubjectState::Done,
+    let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
+    Ok(match value {
+        SubjectValue { withdrawn, .. } if withdrawn != 0 => SubjectState::Unknown,
+        SubjectValue { round: 0, .. } => SubjectState::Unmarked,
+        SubjectValue { open: true, .. } => SubjectState::Pending,
+        SubjectValue { .. } => SubjectState::Done,
     })
 }
 
@@ -118,17 +165,15 @@ fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, Read
 }
 
 fn decode<S: Service>(bytes: &[u8], value: &[u8]) -> Result<Option<Finding<S>>, ReadError> {
-    match stored(record::decode("subject", value))? {
-        SubjectValue::Known { .. } => Ok(None),
-        SubjectValue::Done { depth, version, client, wall_ms, position, report, .. } => {
-            let undecodable = |what: String| ReadError::Decode { key: hex(bytes), what };
-            let report = contain(|| postcard::from_bytes(report).map_err(|error| error.to_string()))
-                .unwrap_or_else(Err)
-                .map_err(undecodable)?;
-            let (at, client) = (utc(wall_ms), ClientId::known(client));
-            Ok(Some(Finding { key: key_of::<S>(bytes)?, report, client, at, version, depth, position }))
-        }
-    }
+    let value: SubjectValue<'_> = stored(record::decode("subject", value))?;
+    let SubjectValue { depth, withdrawn: 0, current: Some(version), .. } = value else { return Ok(None) };
+    let undecodable = |what: String| ReadError::Decode { key: hex(bytes), what };
+    let report = contain(|| postcard::from_bytes(version.report).map_err(|error| error.to_string()))
+        .unwrap_or_else(Err)
+        .map_err(undecodable)?;
+    let (at, client) = (utc(version.wall_ms), ClientId::known(version.client));
+    let VersionValue { number, position, .. } = version;
+    Ok(Some(Finding { key: key_of::<S>(bytes)?, report, client, at, version: number, depth, position }))
 }
 
 /// The bytes of a subject's report, as they were stored, whatever the plugin's type is now.
@@ -138,8 +183,6 @@ pub(crate) fn raw<S: Service>(
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<Option<Vec<u8>>, ReadError> {
     let Some(value) = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))? else { return Ok(None) };
-    Ok(match stored(record::decode("subject", &value))? {
-        SubjectValue::Known { .. } => None,
-        SubjectValue::Done { report, .. } => Some(report.to_vec()),
-    })
+    let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;
+    Ok(value.current.filter(|_| value.withdrawn == 0).map(|version| version.report.to_vec()))
 }

@@ -9,18 +9,24 @@ use rand_chacha::ChaCha12Rng;
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
 use crate::cooldown;
+use crate::due::Due;
+use crate::error::StoreError;
+use crate::express::Express;
+use crate::fairness::{Drain, effective_class, is_pressing};
 use crate::intake::Reader;
 use crate::lease::Hold;
-use crate::link::Link;
+use crate::link::{Link, Precedence};
 use crate::people::{People, is_idle};
-use crate::pool::{Birth, LOGGED_ENDED, Pool, SubjectBuf, Terms};
+use crate::pool::{Birth, LOGGED_ENDED, Pool, Spot, SubjectBuf, Terms};
 use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
-use crate::service::{Policy, ServiceState};
-use crate::slot::{Cause, Mask, Phase};
+use crate::restore::Blocks;
+use crate::service::{Policy, ServiceState, Urgent};
+use crate::slot::{Cause, Mask, Phase, Slot, Snapshot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
+use crate::urgent::Rush;
 
 /// A slot that the cursor passed is taken back if no claim took it within this time of its pool's exhaustion.
 const ABANDON_MS: u64 = 1_000;
@@ -40,14 +46,39 @@ pub(crate) struct PutBack {
     pub(crate) left: Mask,
 }
 
+/// What the writer has for the steward.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    PutBack(PutBack),
+    /// Something became of these ranks.
+    Ranks {
+        service: u32,
+        fate: Fate,
+        ranks: Vec<u64>,
+    },
+}
+
+/// What became of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// It is urgent from here on.
+    Urgent,
+    /// Nothing is owed of it any more; it was deleted or withdrawn.
+    Gone,
+    /// It was urgent, and nothing is owed of it any more.
+    Settled,
+}
+
 /// What the steward knows of one service.
 #[derive(Debug)]
 struct Ward {
     reader: Reader,
+    rush: Rush,
+    drain: Drain,
+    /// Subjects cut into ordinary pools so far.
+    cut: u64,
     /// Put back, not yet in a front pool; oldest first.
     returned: VecDeque<SubjectBuf>,
-    /// Hub time since when the oldest of them has waited.
-    returned_since: u64,
     /// Hub time of the last look for cooldowns that ended.
     cooled_at: u64,
     /// When a pool was first seen exhausted.
@@ -65,12 +96,15 @@ pub(crate) struct Steward {
     registry: Arc<Registry>,
     people: Arc<People>,
     store: Arc<dyn Store>,
-    inbox: Arc<Stack<PutBack>>,
+    inbox: Arc<Stack<Errand>>,
     generations: Arc<Generations>,
     rng: ChaCha12Rng,
     wards: HashMap<u32, Ward>,
     /// Hub time of the last look at leases and seats.
     swept_at: Option<u64>,
+    /// Hub time of the beginning of the round of releases, and the releases in it.
+    round_at: u64,
+    released: usize,
     /// Settled pools kept for late repeats, oldest first, and their slots.
     settled: VecDeque<(u32, u64, usize)>,
     settled_slots: usize,
@@ -82,7 +116,7 @@ impl Steward {
         registry: Arc<Registry>,
         people: Arc<People>,
         store: Arc<dyn Store>,
-        inbox: Arc<Stack<PutBack>>,
+        inbox: Arc<Stack<Errand>>,
         generations: Arc<Generations>,
         rng: ChaCha12Rng,
     ) -> Self {
@@ -96,6 +130,8 @@ impl Steward {
             rng,
             wards: HashMap::new(),
             swept_at: None,
+            round_at: 0,
+            released: 0,
             settled: VecDeque::new(),
             settled_slots: 0,
         }
@@ -115,12 +151,20 @@ impl Steward {
         for service in &services {
             self.ward(service);
         }
-        let mut changed = self.take_in(&returned, now);
+        let mut changed = match self.take_in(&returned, now) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.link.poison(format!("store: {error}"));
+                return false;
+            }
+        };
         if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
             self.swept_at = Some(now);
+            let mut due = self.round(now);
             for service in &services {
-                changed |= self.sweep(service, now);
+                changed |= self.sweep(service, now, &mut due);
             }
+            changed |= self.release(due, now);
             changed |= self.retire_seats(now);
             for service in &services {
                 self.forget(service);
@@ -144,37 +188,77 @@ impl Steward {
         if lingering { Duration::from_millis(10) } else { PERIOD }
     }
 
-    /// Takes a service under care, with the leases that it brought from an earlier opening.
-    fn ward(&mut self, service: &ServiceCore) {
-        self.wards.entry(service.id).or_insert_with(|| {
-            let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
-            Ward {
-                reader: Reader::new(service.id, leased),
-                returned: VecDeque::new(),
-                returned_since: 0,
-                cooled_at: 0,
-                exhausted: HashMap::new(),
-                haste: 1,
-                lingering: false,
-            }
-        });
-    }
-
-    fn take_in(&mut self, returned: &[Arc<Node<PutBack>>], now: u64) -> bool {
-        for node in returned {
-            let PutBack { service, pool, index, left } = &node.value;
-            let Some(ward) = self.wards.get_mut(service) else { continue };
-            if ward.returned.is_empty() {
-                ward.returned_since = now;
-            }
-            ward.returned.extend(pool.put_back(*index, *left, now));
+    /// Takes a service under care, with the leases and the urgent subjects that it brought from an earlier opening.
+    fn ward(&mut self, service: &Arc<ServiceCore>) {
+        if self.wards.contains_key(&service.id) {
+            return;
         }
-        !returned.is_empty()
+        let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
+        let mut ward = Ward::new(service.id, leased);
+        if let Some(urgent) = service.urgent_before.swap(None) {
+            for rank in &urgent.served {
+                ward.rush.add(*rank);
+            }
+            if !urgent.waiting.is_empty() {
+                let ranks = urgent.waiting.clone();
+                let errand = Errand::Ranks { service: service.id, fate: Fate::Urgent, ranks };
+                self.inbox.push(Arc::new(Node::new(errand)));
+                self.link.steward.raise();
+            }
+        }
+        for pool in service.live().iter() {
+            ward.rush.note(pool);
+        }
+        self.wards.insert(service.id, ward);
     }
 
-    /// Looks at every lease: releases what has been dead for its grace, then marks what is past its deadline. In this
-    /// order, so that a whole grace always passes between the two.
-    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64) -> bool {
+    fn take_in(&mut self, errands: &[Arc<Node<Errand>>], now: u64) -> Result<bool, StoreError> {
+        for node in errands {
+            match &node.value {
+                Errand::PutBack(put_back) => {
+                    if let Some(ward) = self.wards.get_mut(&put_back.service) {
+                        ward.take_back(put_back, now);
+                    }
+                }
+                Errand::Ranks { service, fate, ranks } => {
+                    let (Some(ward), Some(service)) = (self.wards.get_mut(service), self.registry.by_id(*service))
+                    else {
+                        continue;
+                    };
+                    match fate {
+                        Fate::Urgent => ward.make_urgent(&service, ranks, self.store.as_ref(), now)?,
+                        Fate::Gone => ward.take_away(&service, ranks),
+                        Fate::Settled => ranks.iter().for_each(|rank| ward.rush.remove(*rank)),
+                    }
+                }
+            }
+        }
+        Ok(!errands.is_empty())
+    }
+
+    /// Room for the releases that are left in this round, which begins with its first release: a hub driven by hand may
+    /// sweep more than once in it.
+    fn round(&mut self, now: u64) -> Due {
+        if now >= self.round_at.saturating_add(millis(PERIOD)) {
+            self.released = 0;
+        }
+        Due::new(self.link.limits.releases_per_round.saturating_sub(self.released))
+    }
+
+    fn release(&mut self, due: Due, now: u64) -> bool {
+        let before = self.released;
+        if before == 0 {
+            self.round_at = now;
+        }
+        for (pool, index, owner) in due.into_oldest() {
+            self.released += usize::from(self.end(&pool, index, owner, Cause::Expired));
+        }
+        self.released > before
+    }
+
+    /// Looks at every lease: notes what has been dead for its grace, marks what is past its deadline. It is the one or the
+    /// other, so a whole grace always passes between the two.
+    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64, due: &mut Due) -> bool {
         let mut changed = false;
         let mut earliest = u64::MAX;
         let live = service.live();
@@ -184,10 +268,14 @@ impl Steward {
             }
             let since_birth = now.saturating_sub(pool.born);
             let abandoned = self.is_abandoned(service, pool, now);
-            let is_front = service.is_front(pool);
+            let is_express = service.is_express(pool);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
-                if let Some(cause) = self.must_end(service, pool, seen, since_birth) {
+                if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
+                    due.offer(pool, index, seen.owner(), pool.born + seen.time());
+                    // If its turn does not come in this round.
+                    earliest = earliest.min(now + millis(PERIOD));
+                } else if let Some(cause) = self.must_end(service, seen) {
                     changed |= self.end(pool, index, seen.owner(), cause);
                 } else if seen.is_held() && slot.open().is_empty() {
                     changed |= self.end(pool, index, seen.owner(), Cause::Client);
@@ -198,13 +286,13 @@ impl Steward {
                     }
                     // The deadline of a live lease, the death of a dead one: a grace after it the subjects are free.
                     earliest = earliest.min(pool.born + slot.snapshot().time() + pool.terms.grace_ms);
-                } else if seen.is_final() && slot.logged() & LOGGED_ENDED == 0 {
+                } else if seen.is_final() && pool.logged(index) & LOGGED_ENDED == 0 {
                     // Whoever ended it may have stopped before it could say so.
                     pool.mark(index);
                     self.link.writer.raise();
                 } else if seen.phase() == Phase::Ready
                     && abandoned
-                    && !(is_front && pool.is_aside(index))
+                    && !(is_express && pool.is_aside(index))
                     && slot.abandon()
                 {
                     service.counts.abandoned_slots.add(1);
@@ -218,19 +306,10 @@ impl Steward {
         changed
     }
 
-    /// Why a lease must end now, if it must.
-    fn must_end(
-        &self,
-        service: &ServiceCore,
-        pool: &Pool,
-        seen: crate::slot::Snapshot,
-        since_birth: u64,
-    ) -> Option<Cause> {
+    /// Why a lease must end now, whatever its deadline, if it must.
+    fn must_end(&self, service: &ServiceCore, seen: crate::slot::Snapshot) -> Option<Cause> {
         if !seen.is_held() {
             return None;
-        }
-        if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
-            return Some(Cause::Expired);
         }
         if service.state() == ServiceState::Revoked {
             return Some(Cause::Revoked);
@@ -273,7 +352,7 @@ impl Steward {
         let mut changed = false;
         for (_, seat) in &self.people.seats {
             // Room first: a retirement that could not be journaled waits for the next round.
-            if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
+            if !is_idle(seat, now) || self.link.reserve(Precedence::Newcomer, Pending::OVERHEAD).is_err() {
                 continue;
             }
             let (service, client) = (seat.service.id, seat.client.id.value());
@@ -318,46 +397,171 @@ impl Steward {
         }
     }
 
-    /// Forms the front pool and the next ordinary pool, where they are wanted.
-    fn form(&mut self, service: &Arc<ServiceCore>, now: u64) -> Result<bool, crate::error::StoreError> {
+    /// Forms the urgent, the front and the next ordinary pool, where they are wanted.
+    fn form(&mut self, service: &Arc<ServiceCore>, now: u64) -> Result<bool, StoreError> {
         let Some(ward) = self.wards.get_mut(&service.id) else { return Ok(false) };
         let mut formed = false;
+        let policy = service.policy();
         if service.state() == ServiceState::Active {
-            let policy = service.policy();
             let terms = Terms::of(&policy);
-            let birth = |generation| Birth { service: service.id, generation, born: now, terms };
-            if service.wants_front() && ward.recall(service, &policy) {
+            let generations = &self.generations;
+            let birth = || Birth { service: service.id, generation: generations.next(), born: now, terms };
+            let secret = &self.link.secret;
+            if ward.rush.waiting() > 0 && service.urgent.wants() {
+                // What was passed by there comes back meanwhile, for a later pool.
+                recall(service, &service.urgent);
+                let (subjects, origins) = ward.rush.cut(&mut self.rng);
+                let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
+                ward.rush.note(&pool);
+                publish(service, Some(&service.urgent), pool);
                 formed = true;
-            } else if !ward.returned.is_empty() && service.wants_front() {
+            }
+            if service.front.wants() && ward.has_companions(service, &policy) && recall(service, &service.front) {
+                formed = true;
+            } else if !ward.returned.is_empty() && service.front.wants() {
                 let window = ward.front_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
-                let birth = birth(self.generations.next());
-                let pool = Pool::cut(birth, &window, &self.link.secret);
-                service.counts.pools_formed.add(1);
-                tracing::debug!(service = %service.name, subjects = window.len(), "front pool published");
-                service.publish_front(Arc::new(pool));
+                publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &window, secret)));
                 formed = true;
             }
             let wanted = service.wants_next();
             if wanted {
                 let window = ward.next_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
                 if !window.is_empty() {
-                    let birth = birth(self.generations.next());
-                    let pool = Pool::cut(birth, &window, &self.link.secret);
-                    service.counts.pools_formed.add(1);
-                    tracing::debug!(service = %service.name, subjects = window.len(), "pool published");
-                    service.publish_next(Arc::new(pool));
+                    ward.cut += window.len() as u64;
+                    publish(service, None, Arc::new(Pool::cut(birth(), &window, secret)));
                     formed = true;
                 }
             }
             ward.lingering = wanted && ward.reader.waiting() > 0;
         }
-        ward.publish_waiting(service);
+        ward.publish_waiting(service, &policy, now);
         ward.wake_cooled(service, now);
         Ok(formed)
     }
 }
 
+/// Publishes a pool: an express one, or the next ordinary one.
+fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
+    service.counts.pools_formed.add(1);
+    let (generation, buckets) = (pool.generation, pool.slots().len());
+    tracing::debug!(service = %service.name, generation, buckets, express = express.is_some(), "pool published");
+    match express {
+        Some(place) => service.publish_express(place, pool),
+        None => service.publish_next(pool),
+    }
+}
+
+/// Takes back what claimers passed by and left as all there is in an express pool. True if it is on its way back.
+fn recall(service: &ServiceCore, place: &Express) -> bool {
+    let recalled = place.recall();
+    if recalled {
+        service.link.writer.raise();
+    }
+    recalled
+}
+
 impl Ward {
+    fn new(service: u32, leased: HashSet<u64>) -> Self {
+        Self {
+            reader: Reader::new(service, leased),
+            rush: Rush::default(),
+            drain: Drain::default(),
+            cut: 0,
+            returned: VecDeque::new(),
+            cooled_at: 0,
+            exhausted: HashMap::new(),
+            haste: 1,
+            lingering: false,
+        }
+    }
+
+    /// Subjects of one bucket come back: urgent ones to the urgent, all others to the front.
+    fn take_back(&mut self, put_back: &PutBack, now: u64) {
+        let PutBack { pool, index, left, .. } = put_back;
+        for subject in pool.put_back(*index, *left, now) {
+            if !self.rush.take_back(&subject, pool, *index) {
+                self.returned.push_back(subject);
+            }
+        }
+    }
+
+    /// Makes subjects urgent: takes them from where they wait; out of buckets that wait as the policy says.
+    fn make_urgent(
+        &mut self,
+        service: &ServiceCore,
+        ranks: &[u64],
+        store: &dyn Store,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let mut wanted: HashSet<u64> = ranks.iter().copied().filter(|rank| self.rush.add(*rank)).collect();
+        let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| wanted.contains(&subject.rank));
+        self.returned = stay;
+        for subject in Vec::from(out).into_iter().chain(self.reader.take_out(&wanted)) {
+            wanted.remove(&subject.rank);
+            self.rush.push(subject, None);
+        }
+        let policy = service.policy().urgent;
+        for (rank, spots) in stand_in_buckets(service, &wanted) {
+            wanted.remove(&rank);
+            // Offered twice already: it stays so.
+            if let [spot] = spots.as_slice() {
+                self.hurry(service, spot, policy, now);
+            }
+        }
+        let next_rank = self.reader.next_rank();
+        let mut blocks = Blocks::default();
+        let mut unread: Vec<u64> = wanted.into_iter().filter(|rank| *rank >= next_rank).collect();
+        unread.sort_unstable();
+        for rank in unread {
+            let subject = blocks.subject(store, service.id, rank)?;
+            if service.plugin.reads(subject.key(), subject.body()) {
+                self.reader.skip(rank);
+                self.rush.push(subject, None);
+            }
+        }
+        // All others are on their way back from a bucket.
+        Ok(())
+    }
+
+    /// An urgent subject stands in a bucket: moves it out, or offers it again.
+    fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent, now: u64) {
+        let Some(slot) = spot.pool.slot(spot.index) else { return };
+        if policy != Urgent::Keep && slot.snapshot().phase() == Phase::Ready {
+            // The whole bucket comes back, and is sorted out then.
+            if slot.abandon() {
+                service.counts.moved.add(1);
+                spot.pool.mark(spot.index);
+                service.link.writer.raise();
+                return;
+            }
+        }
+        if policy == Urgent::Wait && slot.snapshot().phase() != Phase::Dead {
+            return;
+        }
+        // Who holds it need not get it again.
+        let holder = Some(slot.snapshot()).filter(|seen| seen.is_held()).map(Snapshot::owner);
+        if let Some(subject) = spot.pool.again(spot.index, spot.place, holder, now) {
+            spot.pool.share();
+            self.rush.push(subject, Some(spot.clone()));
+        }
+    }
+
+    /// Takes subjects away that are owed no more; buckets that wait come back without them.
+    fn take_away(&mut self, service: &ServiceCore, ranks: &[u64]) {
+        let gone: HashSet<u64> = ranks.iter().copied().collect();
+        self.returned.retain(|subject| !gone.contains(&subject.rank));
+        drop(self.reader.take_out(&gone));
+        for rank in ranks {
+            self.rush.remove(*rank);
+        }
+        for spot in stand_in_buckets(service, &gone).into_values().flatten() {
+            if spot.pool.slot(spot.index).is_some_and(Slot::abandon) {
+                spot.pool.mark(spot.index);
+                service.link.writer.raise();
+            }
+        }
+    }
+
     /// The subjects of the next ordinary pool; empty if there are none, or too few who may wait for companions.
     fn next_window(
         &mut self,
@@ -366,40 +570,34 @@ impl Ward {
         store: &dyn Store,
         rng: &mut ChaCha12Rng,
         now: u64,
-    ) -> Result<Vec<SubjectBuf>, crate::error::StoreError> {
+    ) -> Result<Vec<SubjectBuf>, StoreError> {
         // ordering: Relaxed; a size.
         let seats = service.active_seats.load(Ordering::Relaxed).max(1) as usize;
         let refill = seats.saturating_mul(10 * 2 * policy.bucket_subjects);
         if service.counts.starved.value() > 0 {
             self.haste = (self.haste * 2).min(64);
         }
-        let most = refill.saturating_mul(self.haste).min(policy.pool_subjects).max(policy.bucket_subjects);
+        self.drain.look(self.cut.saturating_sub(service.ready_subjects() as u64), now);
+        // Two pools are ready at a time, the one that is served and the next.
+        let soon = self.drain.within(millis(policy.max_pool_age) / 2).unwrap_or(usize::MAX);
+        let least = policy.bucket_subjects.saturating_mul(seats);
+        let most = refill.saturating_mul(self.haste).min(soon.max(least)).min(policy.pool_subjects);
+        let most = most.max(policy.bucket_subjects);
         service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 
-    /// Takes back what claimers passed by and left as all there is in the front pool, if it can be offered in new company:
-    /// alone, it would be certain to go to the next claim. True if it is on its way back.
-    fn recall(&self, service: &ServiceCore, policy: &Policy) -> bool {
+    /// True if there is something that what was passed by can be offered among: alone, it would be certain to go to the
+    /// next claim.
+    fn has_companions(&self, service: &ServiceCore, policy: &Policy) -> bool {
         let unread = service.counts.visible.rank() > self.reader.next_rank();
-        let company = policy.company > 0 && (unread || self.reader.waiting() > 0);
-        let Some(pool) = service.front_aside().filter(|_| company || !self.returned.is_empty()) else { return false };
-        let mut recalled = false;
-        for index in pool.aside() {
-            if pool.slot(index).is_some_and(crate::slot::Slot::abandon) {
-                pool.mark(index);
-                recalled = true;
-            }
-        }
-        if recalled {
-            service.link.writer.raise();
-        }
-        recalled
+        !self.returned.is_empty() || policy.company > 0 && (unread || self.reader.waiting() > 0)
     }
 
-    /// The subjects of the next front pool: those put back, among some of the oldest that wait.
+    /// The subjects of the next front pool: those put back, among some of the oldest that wait. What is pressing comes among
+    /// its like only, as soon as there is any: it must not wait for others.
     fn front_window(
         &mut self,
         service: &ServiceCore,
@@ -407,12 +605,21 @@ impl Ward {
         store: &dyn Store,
         rng: &mut ChaCha12Rng,
         now: u64,
-    ) -> Result<Vec<SubjectBuf>, crate::error::StoreError> {
+    ) -> Result<Vec<SubjectBuf>, StoreError> {
+        let max_wait = millis(policy.max_wait);
+        let presses = |subject: &SubjectBuf| is_pressing(now.saturating_sub(subject.since), max_wait);
         let mut window = self.take_returned(policy.pool_subjects);
+        let pressing = window.iter().any(presses);
+        if pressing {
+            let (first, later): (Vec<_>, Vec<_>) = window.into_iter().partition(presses);
+            window = first;
+            later.into_iter().rev().for_each(|subject| self.returned.push_front(subject));
+        }
         let company = policy.bucket_subjects.saturating_mul(policy.company as usize);
         if company > 0 {
             service.counts.unreadable.add(self.reader.fill(store, service, company, now)?);
-            window.extend(self.reader.oldest(company.min(policy.pool_subjects.saturating_sub(window.len()))));
+            let most = company.min(policy.pool_subjects.saturating_sub(window.len()));
+            window.extend(self.reader.take_oldest(most, |subject| !pressing || presses(subject)));
             window.shuffle(rng);
         }
         Ok(window)
@@ -420,12 +627,7 @@ impl Ward {
 
     /// Takes up to `most` of those put back, oldest first; fewer if they have too many cooldowns for one pool.
     fn take_returned(&mut self, most: usize) -> Vec<SubjectBuf> {
-        let mut cooldowns = 0;
-        let fits = |subject: &&SubjectBuf| {
-            cooldowns += subject.cooldowns();
-            cooldowns <= cooldown::POOL_MAX
-        };
-        let take = self.returned.iter().take(most.max(1)).take_while(fits).count();
+        let take = cooldown::fitting(self.returned.iter().take(most.max(1)).map(SubjectBuf::cooldowns));
         self.returned.drain(..take).collect()
     }
 
@@ -437,13 +639,48 @@ impl Ward {
         self.cooled_at = now;
     }
 
-    /// Publishes how many subjects wait that no claim can reach yet: at least, while the store holds more.
-    fn publish_waiting(&self, service: &ServiceCore) {
+    /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
+    /// oldest has waited, of which class the oldest ordinary one is, and how long what is ready will last.
+    fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
         let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
-        counts.waiting.set((self.returned.len() + self.reader.waiting() + unread) as u64);
-        let returned = (!self.returned.is_empty()).then_some(self.returned_since);
-        let oldest = returned.into_iter().chain(self.reader.waiting_since()).min();
-        counts.oldest_wait_since.set(oldest.unwrap_or(0));
+        counts.waiting.set((self.rush.waiting() + self.returned.len() + self.reader.waiting() + unread) as u64);
+        let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
+        let returned = self.returned.front().map(|subject| subject.since);
+        let offered = service.front.oldest();
+        let oldest = ordinary.into_iter().chain(returned).chain(offered).chain(self.rush.waiting_since()).min();
+        counts.oldest_wait_since.set(oldest.unwrap_or(u64::MAX));
+        let waited = ordinary.into_iter().chain(returned).min().map_or(0, |since| now.saturating_sub(since));
+        service.set_ordinary_class(effective_class(waited, millis(policy.max_wait)));
+        let ready = service.ready_subjects();
+        self.drain.look(self.cut.saturating_sub(ready as u64), now);
+        counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
+    }
+}
+
+/// The buckets in which subjects of these ranks are offered or owed.
+fn stand_in_buckets(service: &ServiceCore, wanted: &HashSet<u64>) -> HashMap<u64, Vec<Spot>> {
+    let mut found: HashMap<u64, Vec<Spot>> = HashMap::new();
+    if wanted.is_empty() {
+        return found;
+    }
+    for pool in service.live().iter() {
+        for (rank, spot) in pool.spots(wanted) {
+            if spot.is_responsible() {
+                found.entry(rank).or_default().push(spot);
+            }
+        }
+    }
+    found
+}
+
+/// Milliseconds until so many subjects are taken at so many a second.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is never negative")]
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn drain_ms(ready: usize, rate: f64) -> u64 {
+    match ready {
+        0 => 0,
+        _ if rate > 0.0 => (ready as f64 / rate * 1_000.0) as u64,
+        _ => u64::MAX,
     }
 }

@@ -37,7 +37,15 @@ impl Service for Check {
 }
 
 fn policy() -> Policy {
-    Policy { bucket_subjects: 3, lease: LEASE, grace: GRACE, cooldown: Duration::ZERO, company: 0, ..Policy::default() }
+    Policy {
+        bucket_subjects: 3,
+        lease: LEASE,
+        grace: GRACE,
+        expiry_spread: 0,
+        cooldown: Duration::ZERO,
+        company: 0,
+        ..Policy::default()
+    }
 }
 
 struct Shop {

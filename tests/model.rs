@@ -53,6 +53,9 @@ impl Service for Check {
             linger: Duration::from_millis(LINGER),
             cooldown: Duration::from_millis(LINGER),
             max_depth: DEPTH,
+            // The reference knows neither.
+            expiry_spread: 0,
+            lease_total: 1_000_000,
             ..Policy::default()
         }
     }

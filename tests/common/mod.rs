@@ -112,9 +112,15 @@ pub(crate) fn name_of(id: u64) -> String {
     format!("client_{id}")
 }
 
-/// The defaults, but that subjects put back are as good as always offered first, alone, and to whoever asks.
-pub(crate) fn plain_policy() -> Policy {
-    Policy { cooldown: Duration::ZERO, company: 0, ordinary_share: 10_000, ..Policy::default() }
+/// The defaults, but for what tests cannot count with: deadlines are not spread, and subjects put back are as good as
+/// always offered first, alone, and to whoever asks.
+pub(crate) fn exact() -> Policy {
+    Policy { expiry_spread: 0, cooldown: Duration::ZERO, company: 0, ordinary_share: 10_000, ..Policy::default() }
+}
+
+/// A queue that is full for everyone at once, at 4 KiB.
+pub(crate) fn unranked() -> Limits {
+    Limits { queue_bytes: 4_096, admit_newcomers_percent: 100, admit_claims_percent: 100, ..Limits::default() }
 }
 
 /// A service over numbers. The report `bad` is rejected, the report `panic` breaks the plugin, all others are accepted.
@@ -129,9 +135,9 @@ impl Plain {
         Self::with(id, |_| {})
     }
 
-    /// As [`plain_policy`], with some settings changed.
+    /// With some settings changed from [`exact`].
     pub(crate) fn with(id: &str, change: impl FnOnce(&mut Policy)) -> Self {
-        let mut policy = plain_policy();
+        let mut policy = exact();
         change(&mut policy);
         Self { id: id.to_owned(), policy }
     }
