@@ -146,6 +146,11 @@ pub mod docs {
     pub mod protocol {}
 }
 
+/// The version of the journal and of the index that this build writes, and the only one that it reads.
+///
+/// A directory of another version is refused ([`OpenError`]) and left as it is.
+pub const FORMAT_VERSION: u16 = 2;
+
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
 pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
 pub use client::{Capability, Client, Registered, Registration};

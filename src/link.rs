@@ -8,7 +8,7 @@ use crate::error::{HubError, TicketError};
 use crate::id::Secret;
 use crate::limits::Limits;
 use crate::notices::Notices;
-use crate::pace::{Drain, spread};
+use crate::pace::{Outflow, spread};
 use crate::permits::Permits;
 use crate::signal::Signal;
 use crate::stack::{Node, Stack};
@@ -43,7 +43,7 @@ pub(crate) struct Link {
     room: [u64; 3],
     /// Refusals, by rank.
     turned_away: [Counter; 3],
-    pub(crate) drain: Drain,
+    pub(crate) outflow: Outflow,
     pub(crate) writer: Padded<Signal>,
     pub(crate) steward: Padded<Signal>,
     pub(crate) clock: HubClock,
@@ -65,7 +65,7 @@ impl Link {
             room: [limits.admit_newcomers_percent, limits.admit_claims_percent, 100]
                 .map(|percent| share(limits.queue_bytes, u64::from(percent.min(100)))),
             turned_away: Default::default(),
-            drain: Drain::default(),
+            outflow: Outflow::default(),
             writer: Padded::default(),
             steward: Padded::default(),
             clock,
@@ -140,12 +140,12 @@ impl Link {
     /// be gone when the first of them come.
     #[cold]
     fn turn_away(&self, rank: Precedence) -> HubError {
-        let nth = self.drain.turn_away(self.clock.now());
+        let nth = self.outflow.turn_away(self.clock.now());
         if let Some(count) = self.turned_away.get(rank as usize) {
             count.add(1);
         }
         let queued = self.permits.used();
-        let base = self.drain.time_for(queued);
+        let base = self.outflow.time_for(queued);
         let rule = match rank {
             Precedence::Newcomer => "admit_newcomers_percent",
             Precedence::Claim => "admit_claims_percent",

@@ -20,7 +20,7 @@ pub(crate) fn spread(base: Duration, window: Duration, random: u64) -> Duration 
 
 /// How fast the writer empties the queue. One word each; read when somebody is turned away.
 #[derive(Debug, Default)]
-pub(crate) struct Drain {
+pub(crate) struct Outflow {
     /// Bytes a second, 0 until it is measured.
     rate: AtomicU64,
     /// Hub time, ms, of the first refusal since the queue was last empty; 0: none.
@@ -29,7 +29,7 @@ pub(crate) struct Drain {
     turned_away: Counter,
 }
 
-impl Drain {
+impl Outflow {
     /// Counts a refusal; returns which one it is.
     pub(crate) fn turn_away(&self, now: u64) -> u64 {
         // ordering: Relaxed, all here; a measurement. A failure means that somebody was turned away before.
@@ -70,15 +70,15 @@ pub(crate) struct Gauge {
 
 impl Gauge {
     /// The writer begins to work, or goes on. A hub without threads works from when the first was turned away.
-    pub(crate) fn begin(&mut self, drain: &Drain, now: u64) {
+    pub(crate) fn begin(&mut self, outflow: &Outflow, now: u64) {
         // ordering: Relaxed; a measurement.
-        let full_since = drain.full_since.load(Ordering::Relaxed);
+        let full_since = outflow.full_since.load(Ordering::Relaxed);
         let began = if full_since == 0 { now } else { full_since.min(now) };
         self.since.get_or_insert(began);
     }
 
     /// `bytes` were taken out of the queue, which is `empty` now, or not.
-    pub(crate) fn note(&mut self, drain: &Drain, bytes: u64, empty: bool, now: u64) {
+    pub(crate) fn note(&mut self, outflow: &Outflow, bytes: u64, empty: bool, now: u64) {
         let Some(since) = self.since else { return };
         self.fresh += bytes;
         if now > since {
@@ -87,14 +87,14 @@ impl Gauge {
             self.since = Some(now);
         }
         if self.ms >= WINDOW_MS {
-            drain.publish(self.bytes.saturating_mul(1_000) / self.ms);
+            outflow.publish(self.bytes.saturating_mul(1_000) / self.ms);
             (self.bytes, self.ms) = (0, 0);
         }
         if empty {
             // What took less than a millisecond tells nothing.
             (self.since, self.fresh) = (None, 0);
             // ordering: Relaxed; a measurement.
-            drain.full_since.store(0, Ordering::Relaxed);
+            outflow.full_since.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -142,31 +142,31 @@ mod tests {
 
     #[test]
     fn the_time_told_follows_the_queue_and_the_measured_rate() {
-        let (drain, mut gauge) = (Drain::default(), Gauge::default());
-        assert_eq!(drain.time_for(16 << 20), Duration::from_secs(1), "as assumed");
-        gauge.begin(&drain, 1_000);
-        gauge.note(&drain, 60_000, false, 1_060);
-        assert_eq!(drain.time_for(16 << 20), Duration::from_secs(1), "too little work to tell");
-        gauge.note(&drain, 140_000, false, 1_200);
+        let (outflow, mut gauge) = (Outflow::default(), Gauge::default());
+        assert_eq!(outflow.time_for(16 << 20), Duration::from_secs(1), "as assumed");
+        gauge.begin(&outflow, 1_000);
+        gauge.note(&outflow, 60_000, false, 1_060);
+        assert_eq!(outflow.time_for(16 << 20), Duration::from_secs(1), "too little work to tell");
+        gauge.note(&outflow, 140_000, false, 1_200);
         // 200,000 bytes in 200 ms.
-        assert_eq!(drain.time_for(500_000), Duration::from_millis(500));
-        assert_eq!(drain.time_for(0), Duration::from_millis(SOONEST_MS));
-        assert_eq!(drain.time_for(u64::MAX), Duration::from_millis(LATEST_MS));
-        gauge.note(&drain, 300_000, true, 1_300);
-        assert_eq!(drain.time_for(500_000), Duration::from_millis(250), "the mean of 1 and 3 MB/s");
+        assert_eq!(outflow.time_for(500_000), Duration::from_millis(500));
+        assert_eq!(outflow.time_for(0), Duration::from_millis(SOONEST_MS));
+        assert_eq!(outflow.time_for(u64::MAX), Duration::from_millis(LATEST_MS));
+        gauge.note(&outflow, 300_000, true, 1_300);
+        assert_eq!(outflow.time_for(500_000), Duration::from_millis(250), "the mean of 1 and 3 MB/s");
     }
 
     #[test]
     fn rest_does_not_count_as_work() {
-        let (drain, mut gauge) = (Drain::default(), Gauge::default());
+        let (outflow, mut gauge) = (Outflow::default(), Gauge::default());
         for start in [0, 3_600_000, 7_200_000] {
-            gauge.begin(&drain, start);
-            gauge.note(&drain, 40_000, true, start + 40);
+            gauge.begin(&outflow, start);
+            gauge.note(&outflow, 40_000, true, start + 40);
             // Within a millisecond: tells nothing.
-            gauge.begin(&drain, start + 50);
-            gauge.note(&drain, 1_000_000, true, start + 50);
+            gauge.begin(&outflow, start + 50);
+            gauge.note(&outflow, 1_000_000, true, start + 50);
         }
-        assert_eq!(drain.time_for(1_000_000), Duration::from_secs(1));
+        assert_eq!(outflow.time_for(1_000_000), Duration::from_secs(1));
     }
 
     #[test]

@@ -20,9 +20,6 @@ pub(crate) type Batch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// A key and its value.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
-/// The format version this build writes, and the only one it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
-
 /// The one key an engine keeps for itself: readers never see it, and no batch may hold it.
 pub(crate) const VERSION_KEY: &[u8] = b"\0version";
 

@@ -140,7 +140,7 @@ impl Writer {
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
         if !waiting.is_empty() {
-            self.gauge.begin(&self.link.drain, time.hub_ms);
+            self.gauge.begin(&self.link.outflow, time.hub_ms);
         }
         for node in waiting {
             self.draft_change(time, node);
@@ -512,7 +512,7 @@ impl Writer {
             }
         }
         let empty = self.link.queued_bytes() == 0;
-        self.gauge.note(&self.link.drain, bytes, empty, self.link.clock.now());
+        self.gauge.note(&self.link.outflow, bytes, empty, self.link.clock.now());
         self.link.steward.raise();
     }
 

@@ -188,8 +188,8 @@ fn deregistered_owner_has_lost_its_bucket() {
     assert_adds_up(&shop.hub);
 }
 
-/// R77: partial information is taken; a final submit gives the rest back, a report keeps it. What is done is never handed
-/// out again.
+/// R54, R77: partial information is taken; a final submit gives the rest back, a report keeps it. What is left unprocessed
+/// is offered to others, what is done is never handed out again.
 #[test]
 fn partial_reports_are_taken() {
     let (shop, service) = shop_with(Limits::default(), 8);
@@ -443,6 +443,36 @@ fn dead_lease_still_takes_reports() {
     assert_eq!((work.buckets_processed, work.buckets_put_back, work.buckets_expired), (1, 1, 0));
     assert_eq!(service.stats().subjects_done, 5);
     assert_adds_up(&shop.hub);
+}
+
+/// R100: the token decides. The live one wins even in the grace; once the bucket went to another client, the old one is
+/// refused and the new one wins, in either order of their reports.
+#[test]
+fn the_live_token_decides_who_updates() {
+    for old_first in [true, false] {
+        let (shop, service) = shop_with(Limits::default(), 4);
+        let seats = shop.seats(&service, 2);
+        let old = claim_one(&seats[0]);
+        let mine = users(&old);
+        shop.pass(Policy::default().lease);
+        assert_eq!(old.report([ok(mine[0])]).unwrap().outcomes, [Outcome::Accepted], "dead, and within the grace");
+        shop.pass(Policy::default().grace);
+        let new = claim_one(&seats[1]);
+        assert_eq!(users(&new).into_iter().collect::<BTreeSet<u64>>(), mine[1..].iter().copied().collect());
+        let late = || assert_eq!(old.report([ok(mine[1])]).unwrap().outcomes, [Outcome::Stale]);
+        if old_first {
+            late();
+        }
+        assert_eq!(new.report([ok(mine[1])]).unwrap().outcomes, [Outcome::Accepted]);
+        late();
+        shop.tick();
+        let finding = service.result(&mine[1]).unwrap().unwrap();
+        assert_eq!(finding.client, seat_stats(&service, 2).client, "the new holder's");
+        assert_eq!(new.submit([ok(mine[2]), ok(mine[3])]).unwrap().accepted(), 2);
+        shop.tick();
+        assert_eq!(service.stats().subjects_done, 4);
+        assert_adds_up(&shop.hub);
+    }
 }
 
 /// Rejected reports stay with the lease: a final submit then gives nothing back, and the report can be mended.
