@@ -96,7 +96,7 @@ impl Express {
     }
 
     /// The pool, if its claimers have left nothing but what some of them passed by.
-    fn aside(&self) -> Option<Arc<Pool>> {
+    pub(crate) fn aside(&self) -> Option<Arc<Pool>> {
         self.pool.load_full().filter(|pool| pool.is_exhausted() && !pool.is_spent())
     }
 

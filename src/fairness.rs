@@ -42,9 +42,9 @@ pub(crate) fn order(turn: u64, share: u32, class: u32) -> [Queue; 3] {
     }
 }
 
-/// True if a subject has waited so long that it goes before the urgent ones.
-pub(crate) fn is_pressing(waited_ms: u64, max_wait_ms: u64) -> bool {
-    effective_class(waited_ms, max_wait_ms) == 2
+/// True if a subject has waited longer than it should.
+pub(crate) fn is_overdue(waited_ms: u64, max_wait_ms: u64) -> bool {
+    waited_ms > max_wait_ms
 }
 
 /// The round of `share` claims that a turn is in.

@@ -506,6 +506,13 @@ impl Pool {
         self.aside().any(|other| other == index)
     }
 
+    /// True if the bucket at `index` was passed by, left, and taken back to be offered anew.
+    pub(crate) fn was_recalled(&self, index: usize) -> bool {
+        let is_abandoned = |seen: Snapshot| seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
+        self.slot(index).map(Slot::snapshot).is_some_and(is_abandoned)
+            && self.cooldowns.passed_by().any(|other| other == index)
+    }
+
     /// True if no claim will get anything from it any more.
     pub(crate) fn is_spent(&self) -> bool {
         self.is_exhausted() && self.aside().next().is_none()

@@ -314,7 +314,7 @@ pub struct Policy {
     pub cooldown: Duration,
     /// Ordinary subjects mixed in among those put back, in buckets: 0 to 1,024. Default 16; 0 turns it off. So many more
     /// than it needs must a client claim that tries to get at one subject put back. Taken from those that wait, if there
-    /// are any: nobody waits for company.
+    /// are any: nobody waits for company. Urgent subjects have none, overdue ones only such as are overdue themselves.
     pub company: u32,
     /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
     pub max_depth: u16,
@@ -355,6 +355,11 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// The subjects mixed in among those put back, at most.
+    pub(crate) fn company_subjects(&self) -> usize {
+        self.bucket_subjects.saturating_mul(self.company as usize)
+    }
+
     /// The first field that is out of its range, with the range.
     pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
         const MONTH: Duration = Duration::from_secs(30 * 24 * 3_600);

@@ -12,7 +12,7 @@ use crate::cooldown;
 use crate::due::Due;
 use crate::error::StoreError;
 use crate::express::Express;
-use crate::fairness::{Drain, effective_class, is_pressing};
+use crate::fairness::{Drain, effective_class, is_overdue};
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::{Link, Precedence};
@@ -26,7 +26,7 @@ use crate::slot::{Cause, Mask, Phase, Slot, Snapshot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
-use crate::urgent::Rush;
+use crate::urgent::{Cut, Rush};
 
 /// A slot that the cursor passed is taken back if no claim took it within this time of its pool's exhaustion.
 const ABANDON_MS: u64 = 1_000;
@@ -69,6 +69,15 @@ pub(crate) enum Fate {
     Settled,
 }
 
+/// What is to become of an express pool's place.
+enum Next<T> {
+    Nothing,
+    /// What was passed by is on its way back.
+    Recalled,
+    /// A pool of these subjects.
+    Window(T),
+}
+
 /// What the steward knows of one service.
 #[derive(Debug)]
 struct Ward {
@@ -79,6 +88,8 @@ struct Ward {
     cut: u64,
     /// Put back, not yet in a front pool; oldest first.
     returned: VecDeque<SubjectBuf>,
+    /// Something was put back since that pool was formed.
+    news: bool,
     /// Hub time of the last look for cooldowns that ended.
     cooled_at: u64,
     /// When a pool was first seen exhausted.
@@ -407,21 +418,23 @@ impl Steward {
             let generations = &self.generations;
             let birth = || Birth { service: service.id, generation: generations.next(), born: now, terms };
             let secret = &self.link.secret;
-            if ward.rush.waiting() > 0 && service.urgent.wants() {
-                // What was passed by there comes back meanwhile, for a later pool.
-                recall(service, &service.urgent);
-                let (subjects, origins) = ward.rush.cut(&mut self.rng);
-                let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
-                ward.rush.note(&pool);
-                publish(service, Some(&service.urgent), pool);
-                formed = true;
+            match ward.next_urgent(service, &mut self.rng) {
+                Next::Nothing => {}
+                Next::Recalled => formed = true,
+                Next::Window((subjects, origins)) => {
+                    let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
+                    ward.rush.note(&pool);
+                    publish(service, Some(&service.urgent), pool);
+                    formed = true;
+                }
             }
-            if service.front.wants() && ward.has_companions(service, &policy) && recall(service, &service.front) {
-                formed = true;
-            } else if !ward.returned.is_empty() && service.front.wants() {
-                let window = ward.front_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
-                publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &window, secret)));
-                formed = true;
+            match ward.next_front(service, &policy, self.store.as_ref(), &mut self.rng, now)? {
+                Next::Nothing => {}
+                Next::Recalled => formed = true,
+                Next::Window(window) => {
+                    publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &window, secret)));
+                    formed = true;
+                }
             }
             let wanted = service.wants_next();
             if wanted {
@@ -468,6 +481,7 @@ impl Ward {
             drain: Drain::default(),
             cut: 0,
             returned: VecDeque::new(),
+            news: false,
             cooled_at: 0,
             exhausted: HashMap::new(),
             haste: 1,
@@ -478,9 +492,11 @@ impl Ward {
     /// Subjects of one bucket come back: urgent ones to the urgent, all others to the front.
     fn take_back(&mut self, put_back: &PutBack, now: u64) {
         let PutBack { pool, index, left, .. } = put_back;
+        let news = !pool.was_recalled(*index);
         for subject in pool.put_back(*index, *left, now) {
             if !self.rush.take_back(&subject, pool, *index) {
                 self.returned.push_back(subject);
+                self.news |= news;
             }
         }
     }
@@ -589,14 +605,60 @@ impl Ward {
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 
-    /// True if there is something that what was passed by can be offered among: alone, it would be certain to go to the
-    /// next claim.
-    fn has_companions(&self, service: &ServiceCore, policy: &Policy) -> bool {
-        let unread = service.counts.visible.rank() > self.reader.next_rank();
-        !self.returned.is_empty() || policy.company > 0 && (unread || self.reader.waiting() > 0)
+    /// What the next urgent pool is made of.
+    fn next_urgent(&mut self, service: &ServiceCore, rng: &mut ChaCha12Rng) -> Next<Cut> {
+        if self.rush.waiting() == 0 || !service.urgent.wants() {
+            return Next::Nothing;
+        }
+        let recalled = self.rush.has_news() && recall(service, &service.urgent);
+        if recalled && !self.rush.has_fresh() {
+            // What comes back is offered together with what waits.
+            return Next::Recalled;
+        }
+        if service.urgent.aside().is_some() { Next::Nothing } else { Next::Window(self.rush.cut(rng)) }
     }
 
-    /// The subjects of the next front pool: those put back, among some of the oldest that wait. What is pressing comes among
+    /// What the next front pool is made of.
+    fn next_front(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        rng: &mut ChaCha12Rng,
+        now: u64,
+    ) -> Result<Next<Vec<SubjectBuf>>, StoreError> {
+        if !service.front.wants() {
+            return Ok(Next::Nothing);
+        }
+        if self.has_companions(service, policy, store, now)? && recall(service, &service.front) {
+            return Ok(Next::Recalled);
+        }
+        if self.returned.is_empty() || service.front.aside().is_some() {
+            return Ok(Next::Nothing);
+        }
+        Ok(Next::Window(self.front_window(service, policy, store, rng, now)?))
+    }
+
+    /// True if there is something new among which what was passed by can be offered: alone, it would be certain to go to the
+    /// next claim.
+    fn has_companions(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let Some(pool) = service.front.aside() else { return Ok(false) };
+        if self.news || policy.company == 0 {
+            return Ok(self.news);
+        }
+        service.counts.unreadable.add(self.reader.fill(store, service, policy.company_subjects(), now)?);
+        let is_late = |since: u64| is_overdue(now.saturating_sub(since), millis(policy.max_wait));
+        let late = pool.aside().any(|index| pool.bucket(index).any(|subject| is_late(subject.since)));
+        Ok(self.reader.oldest().is_some_and(|since| !late || is_late(since)))
+    }
+
+    /// The subjects of the next front pool: those put back, among some of the oldest that wait. What is overdue comes among
     /// its like only, as soon as there is any: it must not wait for others.
     fn front_window(
         &mut self,
@@ -607,19 +669,20 @@ impl Ward {
         now: u64,
     ) -> Result<Vec<SubjectBuf>, StoreError> {
         let max_wait = millis(policy.max_wait);
-        let presses = |subject: &SubjectBuf| is_pressing(now.saturating_sub(subject.since), max_wait);
+        let is_late = |subject: &SubjectBuf| is_overdue(now.saturating_sub(subject.since), max_wait);
         let mut window = self.take_returned(policy.pool_subjects);
-        let pressing = window.iter().any(presses);
-        if pressing {
-            let (first, later): (Vec<_>, Vec<_>) = window.into_iter().partition(presses);
+        let late = window.iter().any(is_late);
+        if late {
+            let (first, later): (Vec<_>, Vec<_>) = window.into_iter().partition(is_late);
             window = first;
             later.into_iter().rev().for_each(|subject| self.returned.push_front(subject));
         }
-        let company = policy.bucket_subjects.saturating_mul(policy.company as usize);
+        self.news = false;
+        let company = policy.company_subjects();
         if company > 0 {
             service.counts.unreadable.add(self.reader.fill(store, service, company, now)?);
             let most = company.min(policy.pool_subjects.saturating_sub(window.len()));
-            window.extend(self.reader.take_oldest(most, |subject| !pressing || presses(subject)));
+            window.extend(self.reader.take_oldest(most, |subject| !late || is_late(subject)));
             window.shuffle(rng);
         }
         Ok(window)

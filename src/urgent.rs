@@ -32,6 +32,8 @@ pub(crate) struct Rush {
     cooling: VecDeque<Waiting>,
     /// The last pool was of those.
     cooling_last: bool,
+    /// Something was marked or put back since.
+    news: bool,
     /// The two places of those that were offered again, less those from which they came back.
     twins: HashMap<u64, Vec<Spot>>,
 }
@@ -47,6 +49,11 @@ impl Rush {
 
     /// A subject that waits for an urgent bucket.
     pub(crate) fn push(&mut self, subject: SubjectBuf, origin: Option<Spot>) {
+        self.news = true;
+        self.wait(subject, origin);
+    }
+
+    fn wait(&mut self, subject: SubjectBuf, origin: Option<Spot>) {
         let queue = if subject.cooldowns() == 0 { &mut self.fresh } else { &mut self.cooling };
         queue.push_back(Waiting { subject, origin });
     }
@@ -65,6 +72,16 @@ impl Rush {
         self.fresh.len() + self.cooling.len()
     }
 
+    /// True if one of them is for everybody.
+    pub(crate) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// True if what claimers passed by would not come among the same again.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news || self.has_fresh()
+    }
+
     /// When the oldest of those that wait began to wait.
     pub(crate) fn waiting_since(&self) -> Option<u64> {
         self.fresh.iter().chain(&self.cooling).map(|waiting| waiting.subject.since).min()
@@ -72,6 +89,7 @@ impl Rush {
 
     /// Takes up to a pool's worth of those that wait, shuffled.
     pub(crate) fn cut(&mut self, rng: &mut ChaCha12Rng) -> Cut {
+        self.news = false;
         self.cooling_last = !self.cooling.is_empty() && (self.fresh.is_empty() || !self.cooling_last);
         let queue = if self.cooling_last { &mut self.cooling } else { &mut self.fresh };
         let take = cooldown::fitting(queue.iter().take(POOL_SUBJECTS).map(|waiting| waiting.subject.cooldowns()));
@@ -106,7 +124,8 @@ impl Rush {
         twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
         if twins.is_empty() {
             self.twins.remove(&subject.rank);
-            self.push(subject.clone(), None);
+            self.news |= !pool.was_recalled(index);
+            self.wait(subject.clone(), None);
         }
         true
     }

@@ -330,3 +330,131 @@ fn givers_and_takers_at_once_share_out_everything() {
     assert_eq!(sorted(done), (0..SUBJECTS).collect::<Vec<_>>());
     rig.assert_adds_up();
 }
+
+/// Makes subjects urgent, at once.
+fn hurry(rig: &Rig, subjects: &[u64]) {
+    drop(rig.service.prioritize(subjects).unwrap());
+    rig.hub.tick();
+}
+
+/// R43, R94: the cooldown holds for what is urgent, too; it keeps nobody else from it, and nobody from other urgent ones.
+#[test]
+fn urgent_subjects_cool_down_and_hold_up_no_other() {
+    let rig = rig();
+    let (giver, other) = (rig.seat(1), rig.seat(2));
+    rig.add(0..1_000);
+    hurry(&rig, &[7]);
+    let lease = one(&giver);
+    assert_eq!(keys(&lease), [7], "alone, without company");
+    drop(lease);
+    rig.hub.tick();
+    let passes_it_by = || {
+        let lease = one(&giver);
+        assert!(lease.subjects().all(|key| key != 7));
+        let _token = lease.into_token();
+    };
+    passes_it_by();
+    for turn in 0..20 {
+        let urgent = 900 + turn;
+        hurry(&rig, &[urgent]);
+        let first = one(&giver);
+        assert_eq!(keys(&first), [urgent], "in no bucket with what cools down");
+        assert_eq!(first.submit(right(&[urgent])).unwrap().accepted(), 1);
+        rig.hub.tick();
+        passes_it_by();
+    }
+    assert_eq!(keys(&one(&other)), [7], "for anyone else it comes first");
+    rig.pass(COOLDOWN);
+    assert_eq!(keys(&one(&giver)), [7], "and for its giver afterwards");
+    rig.assert_adds_up();
+}
+
+/// R43, R96: what a client holds is not offered to it a second time when it becomes urgent, nor after it gave it back.
+#[test]
+fn a_subject_offered_again_is_not_for_its_holder() {
+    let rig = rig();
+    let (holder, other) = (rig.seat(1), rig.seat(2));
+    rig.add(0..8);
+    let lease = one(&holder);
+    let urgent = keys(&lease)[0];
+    hurry(&rig, &[urgent]);
+    assert!(one(&holder).subjects().all(|key| key != urgent));
+    drop(lease);
+    rig.hub.tick();
+    let mut held = Vec::new();
+    while let Claim::Leased(grant) = holder.claim(Ask::one()).unwrap() {
+        held.extend(grant);
+        rig.hub.tick();
+    }
+    assert!(held.iter().all(|lease| lease.subjects().all(|key| key != urgent)));
+    assert_eq!(keys(&one(&other)), [urgent]);
+    rig.assert_adds_up();
+}
+
+/// R36, R43: a client that gave back more than one pool can hold with its cooldowns makes no pools by hammering, either,
+/// urgent or not.
+#[test]
+fn hammering_makes_no_pools_of_what_does_not_fit_in_one() {
+    const GIVEN: u64 = 2_500;
+    for urgent in [false, true] {
+        let rig = Rig::new(policy(|policy| {
+            policy.bucket_subjects = 1;
+            policy.buckets_per_claim = 1_000;
+            policy.leases_in_flight = 10_000;
+        }));
+        let seat = rig.seat(1);
+        rig.add(0..GIVEN);
+        if urgent {
+            hurry(&rig, &(0..GIVEN).collect::<Vec<_>>());
+        }
+        let mut given = Vec::new();
+        while let Claim::Leased(grant) = seat.claim(Ask::buckets(1_000)).unwrap() {
+            given.extend(grant);
+            rig.hub.tick();
+        }
+        assert_eq!(given.len() as u64, GIVEN);
+        drop(given);
+        rig.hub.tick();
+        let formed = rig.service.stats().pools_formed;
+        for _ in 0..200 {
+            assert!(seat.claim(Ask::one()).unwrap().leased().is_none());
+            rig.hub.tick();
+        }
+        let formed = rig.service.stats().pools_formed - formed;
+        assert!(formed <= 3, "{formed} pools, urgent: {urgent}");
+        assert_eq!(drain(&rig, &rig.seat(2)).len() as u64, GIVEN);
+        rig.assert_adds_up();
+    }
+}
+
+/// R38, R43: what is overdue and put back does not wait for younger ones: it comes among its like, as many as there are of
+/// these; a lone one is certain to come next.
+#[test]
+fn what_is_overdue_comes_among_its_like() {
+    for (old, front) in [(4, 1), (16, 4), (400, 17)] {
+        let rig = Rig::new(policy(|policy| {
+            policy.max_wait = ms(1_000_000);
+            policy.pool_subjects = 4;
+        }));
+        let (giver, other) = (rig.seat(1), rig.seat(2));
+        rig.add(0..old);
+        rig.pass(1_000_001);
+        rig.add(1_000..1_400);
+        let lease = one(&giver);
+        let given = keys(&lease);
+        assert!(given.iter().all(|key| *key < old), "the oldest come first");
+        drop(lease);
+        rig.hub.tick();
+        let mut seen = HashSet::new();
+        let mut claims = 0;
+        while !given.iter().all(|key| seen.contains(key)) {
+            let lease = one(&other);
+            assert!(lease.subjects().all(|key| key < old), "a younger one came before");
+            seen.extend(keys(&lease));
+            claims += 1;
+            let _token = lease.into_token();
+        }
+        assert!(claims <= front + 2, "{claims} claims, {old} overdue");
+        rig.assert_adds_up();
+    }
+}
