@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, Owed, Record, Released, Reported, SeatRecord,
-    SeatState, SeatTally, SeatValue, ServiceTally, ServiceValue, Standing, key,
+    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released, Reported,
+    SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Standing, key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Store};
@@ -154,6 +154,11 @@ impl Applier {
         self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
     }
 
+    /// Goes on with the same store, as it is counted for the writer.
+    pub(crate) fn go_on_with(&mut self, store: Arc<dyn Store>) {
+        self.store = store;
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.standing
     }
@@ -191,9 +196,9 @@ impl Applier {
             Record::Boot(boot) => self.standing.boot = boot.number,
             Record::Service(service) => self.service(&service),
             Record::Client(client) => self.client(at, &client)?,
-            Record::Seat(seat) => self.seat(&seat)?,
+            Record::Seat(seat) => self.seat(at, &seat)?,
             Record::Added(added) => intake = self.take_in(at, added.service, 0, added.subjects)?,
-            Record::Leased(leased) => self.leased(leased)?,
+            Record::Leased(leased) => self.leased(at, leased)?,
             Record::Reported(reported) => intake = self.reported(at, &reported)?,
             Record::Released(released) => self.released(at, &released)?,
             Record::Conflict(conflict) => self.conflict(&conflict)?,
@@ -203,6 +208,7 @@ impl Applier {
             Record::Marked(keys) => intake = self.mark(at, &keys)?,
             Record::Withdrawn(withdrawn) => intake = self.withdraw(at, &withdrawn)?,
             Record::Restored(restored) => intake = self.restore(at, &restored)?,
+            Record::Level(level) => self.level(at, &level)?,
         }
         Ok(intake)
     }
@@ -218,7 +224,7 @@ impl Applier {
             self.put(key::of(service, key::TALLY, &[]), &self.tally(service));
         }
         for (service, client) in std::mem::take(&mut self.dirty_seats) {
-            if let Some(seat) = self.seats.get(&(service, client)).copied() {
+            if let Some(seat) = self.seats.get(&(service, client)).cloned() {
                 self.put(key::of(service, key::SEAT, &client.to_be_bytes()), &seat);
             }
         }
@@ -325,8 +331,22 @@ impl Applier {
         Ok(())
     }
 
-    fn seat(&mut self, record: &SeatRecord) -> Result<(), ApplyError> {
-        self.seat_mut(record.service, record.client)?.state = record.state;
+    fn seat(&mut self, at: At, record: &SeatRecord) -> Result<(), ApplyError> {
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.state = record.state;
+        if record.state == SeatState::Active {
+            let now = Some(at.time.wall_ms);
+            seat.times.first_activated = seat.times.first_activated.or(now);
+            (seat.times.last_activated, seat.times.last_access) = (now, now);
+        }
+        Ok(())
+    }
+
+    fn level(&mut self, at: At, record: &LevelRecord<'_>) -> Result<(), ApplyError> {
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.level = record.level;
+        seat.why = Some(record.why.to_owned());
+        seat.level_at = at.time.hub_ms;
         Ok(())
     }
 
@@ -337,15 +357,16 @@ impl Applier {
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let bytes = self.store.get(&key::of(service, key::SEAT, &client.to_be_bytes()))?;
                 let value = bytes.map(|bytes| stored(record::decode("seat", &bytes))).transpose()?;
-                let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
-                Ok(entry.insert(value.unwrap_or(fresh)))
+                Ok(entry.insert(value.unwrap_or_else(SeatValue::fresh)))
             }
         }
     }
 
-    fn leased(&mut self, record: Leased) -> Result<(), ApplyError> {
+    fn leased(&mut self, at: At, record: Leased) -> Result<(), ApplyError> {
         let Leased { service, generation, slot, client, at: began, ranks, again } = record;
-        let tally = &mut self.seat_mut(service, client)?.tally;
+        let seat = self.seat_mut(service, client)?;
+        seat.times.last_access = Some(at.time.wall_ms);
+        let tally = &mut seat.tally;
         tally.buckets_assigned += 1;
         tally.subjects_assigned += ranks.len() as u64;
         let name = (service, generation, slot);
@@ -404,7 +425,9 @@ impl Applier {
             }
             intake = intake.plus(self.report(at, record, &item)?);
         }
-        self.seat_mut(record.service, record.client)?.tally.subjects_reported += reported;
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.tally.subjects_reported += reported;
+        seat.times.last_access = Some(at.time.wall_ms);
         self.end_if_empty(at, name)?;
         Ok(intake)
     }
@@ -427,7 +450,11 @@ impl Applier {
         }
         let client = lease.client;
         self.dirty_leases.insert(name);
-        self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back;
+        let seat = self.seat_mut(record.service, client)?;
+        seat.tally.subjects_put_back += put_back;
+        if record.cause == Cause::Client {
+            seat.times.last_access = Some(at.time.wall_ms);
+        }
         Ok(self.end_if_empty(at, name)?)
     }
 

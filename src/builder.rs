@@ -26,6 +26,8 @@ use crate::registry::{Generations, Registry};
 use crate::service::contain;
 use crate::stack::Stack;
 use crate::steward::Steward;
+use crate::storage::DiskMeter;
+use crate::store::counted::Role;
 use crate::store::{MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::Arc;
 use crate::ticket::{CLASS_SYNC, Durability};
@@ -335,9 +337,11 @@ impl Builder {
         store: &Arc<dyn Store>,
         report: &mut OpenReport,
     ) -> Result<State, Failure> {
+        let disk = DiskMeter::over(Arc::clone(store));
+        let store = disk.store(Role::Opening);
         let standing = apply::standing(store.as_ref())?.unwrap_or_default();
         report.store_position = standing.position;
-        let mut applier = Applier::load(Arc::clone(store))?;
+        let mut applier = Applier::load(store)?;
         let bytes = device.len().map_err(JournalError::Io)?;
         if bytes == 0 {
             if standing.position > 0 && !self.accept_missing_journal {
@@ -345,7 +349,7 @@ impl Builder {
             }
             let journal = Journal::create(device, standing.position, self.clock.wall_ms())?;
             (report.journal_base, report.journal_end) = (standing.position, standing.position);
-            return Ok(State { journal, applier, store: Arc::clone(store), resume_at: standing.hub_ms });
+            return Ok(State { journal, applier, disk, resume_at: standing.hub_ms });
         }
         // What is replayed into the store must not be less durable than the store will be.
         device.sync().map_err(JournalError::Io)?;
@@ -373,7 +377,7 @@ impl Builder {
         }
         drop(applier.take_effects());
         let resume_at = scan.last_time.map_or(0, |time| time.hub_ms).max(standing.hub_ms);
-        Ok(State { journal, applier, store: Arc::clone(store), resume_at })
+        Ok(State { journal, applier, disk, resume_at })
     }
 
     /// Does the journal begin and end where the store says?
@@ -396,11 +400,12 @@ impl Builder {
     }
 
     fn start(self, state: State, secret: Secret, rng: ChaCha12Rng, mut report: OpenReport) -> Result<Hub, OpenError> {
-        let State { journal, applier, store, resume_at } = state;
+        let State { journal, mut applier, disk, resume_at } = state;
+        applier.go_on_with(disk.store(Role::Applier));
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let link = Arc::new(Link::new(clock, self.limits, secret, self.manual));
         let (registry, people) = (Arc::new(Registry::default()), People::new());
-        load_clients(store.as_ref(), &people)?;
+        load_clients(disk.store(Role::Opening).as_ref(), &people)?;
         let boot = applier.standing().boot + 1;
         report.boots = boot;
         let generations = Arc::new(Generations::of_boot(boot));
@@ -417,7 +422,7 @@ impl Builder {
             Arc::clone(&registry),
             Arc::clone(&people),
             Arc::clone(&inbox),
-            Box::new(journal),
+            disk.log(journal),
             applier,
             self.durability,
         );
@@ -426,12 +431,12 @@ impl Builder {
             Arc::clone(&link),
             Arc::clone(&registry),
             Arc::clone(&people),
-            Arc::clone(&store),
+            disk.store(Role::Steward),
             inbox,
             generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, store, tail, known));
+        let house = Arc::new(House::new(link, registry, people, disk, tail, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);
@@ -521,7 +526,7 @@ fn load_clients(store: &dyn Store, people: &People) -> Result<(), StoreError> {
 struct State {
     journal: Journal,
     applier: Applier,
-    store: Arc<dyn Store>,
+    disk: DiskMeter,
     resume_at: u64,
 }
 

@@ -6,6 +6,7 @@ use crate::service::ServiceState;
 use crate::slot::Mask;
 use crate::sync::Arc;
 use crate::ticket::Resolution;
+use crate::watch::Level;
 
 /// One change of state, applied in memory or decided, and to be journaled.
 #[derive(Debug)]
@@ -25,6 +26,12 @@ pub(crate) enum Change {
         service: u32,
         client: u64,
         state: SeatState,
+    },
+    Level {
+        service: u32,
+        client: u64,
+        level: Level,
+        why: Arc<String>,
     },
     /// A list of `SubjectRecord`.
     Added {

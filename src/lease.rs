@@ -11,6 +11,7 @@ use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::limits::Limits;
 use crate::link::Precedence;
+use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Renewal, SubjectRef};
@@ -57,6 +58,14 @@ impl Hold {
 
     /// Moves the deadline to a full term from now, or to the cap on the whole lease.
     pub(crate) fn renew_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
+        let timing = seat.timing(&seat.counts.renewals);
+        let renewed = Self::renew_now(seat, pool, index);
+        seat.timed(Call::Renew, &timing);
+        seat.counts.renewals.add(u64::from(renewed.is_ok()));
+        renewed.inspect_err(|error| seat.count_call(error))
+    }
+
+    fn renew_now(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
         let link = &seat.service.link;
         link.check()?;
         if !seat.client.is_registered() {
@@ -69,7 +78,6 @@ impl Hold {
                 Ok(Duration::from_millis(time_left))
             }
             Renewal::Capped { time_left } => {
-                seat.counts.renewals_capped.add(1);
                 let limit = Duration::from_millis(pool.terms.total_ms);
                 Err(LeaseError::Capped { limit, time_left: Duration::from_millis(time_left) })
             }
@@ -90,6 +98,15 @@ impl Hold {
     ) -> Option<Ended> {
         let ended = pool.slot(index)?.end(owner, cause)?;
         Self::ended(seat, pool, index, &ended, cause);
+        Some(ended)
+    }
+
+    /// Ends a lease at its holder's wish; `None` if it was over.
+    pub(crate) fn release_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Option<Ended> {
+        let timing = seat.timing(&seat.counts.releases);
+        let ended = Self::end_slot(seat, pool, index, Some(seat.index), Cause::Client)?;
+        seat.timed(Call::Release, &timing);
+        seat.counts.releases.add(1);
         Some(ended)
     }
 
@@ -244,7 +261,7 @@ impl<S: Service> Drop for Lease<S> {
     /// Gives back what is left. Never blocks, writes to the disk or panics.
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take() {
-            Hold::end_slot(&hold.seat, &hold.pool, hold.index, Some(hold.seat.index), Cause::Client);
+            Hold::release_slot(&hold.seat, &hold.pool, hold.index);
         }
     }
 }
@@ -340,6 +357,8 @@ struct Ready {
     outcome: usize,
     place: usize,
     print: u32,
+    /// The plugin's category of it.
+    category: Option<u8>,
     /// Its bytes in the list of items.
     start: usize,
     end: usize,
@@ -379,6 +398,19 @@ impl<'a> Reporting<'a> {
 
     /// Judges and encodes the reports, makes them take effect at once, and hands them to the writer.
     pub(crate) fn run<S: Service>(
+        self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        last: bool,
+    ) -> Result<Submitted, LeaseError> {
+        let seat = self.seat;
+        let timing = seat.timing(&seat.counts.submits);
+        let submitted = self.run_now::<S>(reports, last);
+        seat.timed(Call::Submit, &timing);
+        seat.counts.submits.add(u64::from(submitted.is_ok()));
+        submitted.inspect_err(|error| seat.count_call(error))
+    }
+
+    fn run_now<S: Service>(
         mut self,
         reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
         last: bool,
@@ -495,12 +527,14 @@ impl<'a> Reporting<'a> {
         let print = crc32fast::hash(&self.encoded) | 1;
         let done_or_twice = !owed || self.wanted.has(place);
         let mut discovered = Discovered::default();
+        let mut category = None;
         if !done_or_twice {
             let encoded = self.judge(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
             match encoded {
                 Ok(encoded) => discovered = encoded,
                 Err(reason) => return Outcome::Rejected { reason },
             }
+            category = plugin.category(report);
         } else if self.wanted.has(place) {
             return Outcome::AlreadyDone;
         }
@@ -524,7 +558,7 @@ impl<'a> Reporting<'a> {
         let start = self.items.len();
         item.append_to(&mut self.items);
         self.wanted.insert(place);
-        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, start, end: self.items.len() });
+        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, category, start, end: self.items.len() });
         Outcome::Accepted
     }
 
@@ -657,6 +691,9 @@ impl<'a> Reporting<'a> {
                 self.pool.note_print(self.index, ready.place, ready.print);
                 if let Some(origin) = origin {
                     origin.pool.note_print(origin.index, origin.place, ready.print);
+                }
+                if let Some(category) = ready.category {
+                    self.seat.categories.add(category);
                 }
                 Outcome::Accepted
             } else if taken.stale.has(ready.place) {

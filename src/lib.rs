@@ -73,11 +73,17 @@
 //!
 //! # Minimum Rust
 //!
-//! 1.89. The crate has no features to choose.
+//! 1.89.
+//!
+//! # Features
+//!
+//! - `metrics` (off by default): `MetricsExporter` publishes all statistics through the
+//!   [`metrics`](https://docs.rs/metrics) facade, when the application calls it; [the names](docs::metrics).
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod apply;
 mod builder;
+mod chart;
 mod claim;
 mod client;
 mod clock;
@@ -86,6 +92,8 @@ pub mod contract;
 mod cooldown;
 mod cursor;
 mod device;
+#[cfg(test)]
+mod disagreement_test;
 mod due;
 #[cfg(test)]
 mod endings_test;
@@ -100,6 +108,8 @@ mod fairness;
 #[cfg(test)]
 mod faults_test;
 mod handle;
+mod health;
+mod histogram;
 mod house;
 mod hub;
 mod id;
@@ -109,12 +119,16 @@ mod json;
 mod lease;
 mod limits;
 mod link;
+mod measures;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod notices;
 mod pace;
 mod people;
 mod permits;
 mod pool;
 mod record;
+mod refused;
 mod registry;
 mod restore;
 mod results;
@@ -123,25 +137,31 @@ mod service;
 pub mod services;
 mod signal;
 mod slot;
+mod spread;
 mod stack;
 mod stats;
 mod steward;
+mod storage;
 mod store;
 mod sync;
 mod throttle;
 mod ticket;
 mod trace;
 mod urgent;
+mod watch;
 mod writer;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The protocol and the file format, as documents.
+/// The protocol, the file format and the names of metrics, as documents.
 pub mod docs {
     #[doc = include_str!("docs/format.md")]
     pub mod format {}
+    #[cfg_attr(feature = "metrics", doc = include_str!("docs/metrics.md"))]
+    #[cfg_attr(not(feature = "metrics"), doc = "The names of metrics: documented with the feature `metrics`.")]
+    pub mod metrics {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
 }
@@ -159,18 +179,25 @@ pub use error::*;
 pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
 pub use explain::{Explained, Explanation};
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use histogram::{Bucket, Distribution};
 pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
+pub use measures::Times;
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsExporter;
 pub use notices::{Notice, NoticeKind};
 pub use record::SeatState;
+pub use refused::Refused;
 pub use results::{Finding, Marked, SubjectState};
 pub use seat::Seat;
 pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Urgent, Verdict};
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
+pub use storage::{JournalOps, PerThousand, StorageStats, StoreOps};
 pub use ticket::{Durability, Intake, Progress, Ticket};
 pub use trace::{OtherReport, Trace};
+pub use watch::{Level, Symptom, Watch};

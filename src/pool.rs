@@ -26,6 +26,7 @@ pub(crate) struct Terms {
     pub(crate) ordinary_share: u32,
     pub(crate) max_depth: u16,
     pub(crate) keep_unmarked: bool,
+    pub(crate) suspect_one_bucket: bool,
 }
 
 impl Terms {
@@ -44,6 +45,7 @@ impl Terms {
             ordinary_share: policy.ordinary_share,
             max_depth: policy.max_depth,
             keep_unmarked: policy.keep_unmarked,
+            suspect_one_bucket: policy.watch.suspect_one_bucket,
         }
     }
 }

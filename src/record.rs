@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
+use crate::watch::Level;
 
 /// A record or value whose bytes say something that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,7 @@ pub(crate) enum Record<'a> {
     Marked(Keys<'a>),
     Withdrawn(Withdrawn<'a>),
     Restored(Restored),
+    Level(LevelRecord<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -68,6 +70,15 @@ pub(crate) struct SeatRecord {
     pub(crate) service: u32,
     pub(crate) client: u64,
     pub(crate) state: SeatState,
+}
+
+/// How far a client is trusted for a service changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LevelRecord<'a> {
+    pub(crate) service: u32,
+    pub(crate) client: u64,
+    pub(crate) level: Level,
+    pub(crate) why: &'a str,
 }
 
 /// What a client is for a service.
@@ -348,6 +359,28 @@ pub(crate) fn list<'a, T: Deserialize<'a> + 'a>(
     })
 }
 
+/// What a kind of record is called where records are counted; as [`Record::kind`] numbers them.
+pub(crate) fn kind_name(kind: u8) -> &'static str {
+    match kind {
+        1 => "boot",
+        2 => "service",
+        3 => "client",
+        4 => "seat",
+        5 => "added",
+        6 => "leased",
+        7 => "reported",
+        8 => "released",
+        9 => "conflict",
+        10 => "urgent",
+        11 => "rerun",
+        12 => "deleted",
+        13 => "marked",
+        14 => "withdrawn",
+        15 => "restored",
+        _ => "other",
+    }
+}
+
 impl<'a> Record<'a> {
     pub(crate) fn kind(&self) -> u8 {
         match self {
@@ -366,12 +399,13 @@ impl<'a> Record<'a> {
             Self::Marked(_) => 13,
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
+            Self::Level(_) => 16,
         }
     }
 
     /// Whether records of this kind are decoded here.
     pub(crate) fn is_known(kind: u8) -> bool {
-        (1..=15).contains(&kind)
+        (1..=16).contains(&kind)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -389,6 +423,7 @@ impl<'a> Record<'a> {
             Self::Rerun(record) | Self::Deleted(record) | Self::Marked(record) => append(out, record),
             Self::Withdrawn(record) => append(out, record),
             Self::Restored(record) => append(out, record),
+            Self::Level(record) => append(out, record),
         }
     }
 
@@ -409,6 +444,7 @@ impl<'a> Record<'a> {
             13 => Self::Marked(decode("marked record", bytes)?),
             14 => Self::Withdrawn(decode("withdrawn record", bytes)?),
             15 => Self::Restored(decode("restored record", bytes)?),
+            16 => Self::Level(decode("level record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -459,10 +495,39 @@ pub(crate) struct SeatTally {
     pub(crate) disagreements: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SeatValue {
     pub(crate) state: SeatState,
     pub(crate) tally: SeatTally,
+    pub(crate) level: Level,
+    /// Why it has this level; `None` if it never had another.
+    pub(crate) why: Option<String>,
+    /// Hub time, ms, of the last change of the level.
+    pub(crate) level_at: u64,
+    pub(crate) times: SeatTimes,
+}
+
+impl SeatValue {
+    /// A seat that was never activated.
+    pub(crate) fn fresh() -> Self {
+        Self {
+            state: SeatState::Inactive,
+            tally: SeatTally::default(),
+            level: Level::Healthy,
+            why: None,
+            level_at: 0,
+            times: SeatTimes::default(),
+        }
+    }
+}
+
+/// When a seat was used, by the wall clock, ms; `None`: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatTimes {
+    pub(crate) first_activated: Option<i64>,
+    pub(crate) last_activated: Option<i64>,
+    /// The last activation, claim, report or release that was journaled.
+    pub(crate) last_access: Option<i64>,
 }
 
 /// Counts of a service's subjects.
@@ -742,6 +807,7 @@ mod tests {
             Record::Marked(Keys { service: 1, keys: b"c" }),
             Record::Withdrawn(Withdrawn { service: 1, id: 2, client: 3, versions: b"v", subjects: b"s" }),
             Record::Restored(Restored { service: 1, id: 2 }),
+            Record::Level(LevelRecord { service: 1, client: 2, level: Level::Quarantined, why: "forged" }),
         ];
         for record in records {
             let mut bytes = Vec::new();

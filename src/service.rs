@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ClientId;
 use crate::limits::Limits;
+use crate::watch::Watch;
 
 /// One kind of work: what its subjects and reports are, and what makes a report acceptable.
 ///
@@ -57,6 +58,17 @@ pub trait Service: Send + Sync + 'static {
     /// a rejection of the report.
     fn discover(&self, subject: &Self::Subject, report: &Self::Report, found: &mut Vec<Self::Subject>) {
         let _ = (subject, report, found);
+    }
+
+    /// Puts an accepted report into one of 16 categories, 0 to 15, by which a client is compared with its peers
+    /// ([`Watch::distribution`]). The default, `None`, compares nobody.
+    ///
+    /// Called on the submitting client's thread, after an accepting [`judge`](Self::judge). Name categories only if honest
+    /// clients with different buckets get about the same share of each. A panic counts as a rejection of the report; a
+    /// number above 15 as no category.
+    fn category(&self, report: &Self::Report) -> Option<u8> {
+        let _ = report;
+        None
     }
 }
 
@@ -324,6 +336,8 @@ pub struct Policy {
     pub max_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.
     pub panics_tolerated: u32,
+    /// How clients are watched for malfunction. A change takes effect with the next sample.
+    pub watch: Watch,
 }
 
 impl Default for Policy {
@@ -350,6 +364,7 @@ impl Default for Policy {
             keep_unmarked: true,
             max_subjects: u64::MAX,
             panics_tolerated: 3,
+            watch: Watch::default(),
         }
     }
 }
@@ -384,7 +399,7 @@ impl Policy {
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, field, range)) => Err((field, range)),
-            None => Ok(()),
+            None => self.watch.check(),
         }
     }
 }

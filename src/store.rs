@@ -3,6 +3,7 @@
 //! The store is an index of the journal, never the acknowledgement: a write is acknowledged by the journal's own sync, and a store that
 //! cannot be opened is set aside and rebuilt from there. One writer, the commit thread, applies batches; any thread may read.
 
+pub(crate) mod counted;
 pub(crate) mod marker;
 mod memory;
 mod sled;

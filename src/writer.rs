@@ -2,6 +2,7 @@
 //! applies the group to the store, resolves their visible half.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use crate::error::TicketError;
 use crate::fairness::is_overdue;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::measures;
 use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
-    self, Added, Again, ClientRecord, Conflict, Item, Leased, Record, Released, Reported, SeatRecord, ServiceRecord,
-    Urgent, key,
+    self, Added, Again, ClientRecord, Conflict, Item, Leased, LevelRecord, Record, Released, Reported, SeatRecord,
+    ServiceRecord, Urgent, key,
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::slot::{Cause, Mask, Phase, Slot};
@@ -216,9 +218,14 @@ impl Writer {
         self.draft(time, &Record::Boot(record::Boot { number }));
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);
-        self.log.sync().map_err(|error| format!("journal sync: {error}"))?;
+        self.sync_rest().map_err(|error| format!("journal sync: {error}"))?;
         self.apply_all();
         if self.link.is_poisoned() { Err(self.link.cause()) } else { Ok(()) }
+    }
+
+    /// Syncs what is not synced yet; after a failed sync that fails again.
+    fn sync_rest(&mut self) -> io::Result<()> {
+        if self.log.synced() < self.log.end() { self.log.sync() } else { Ok(()) }
     }
 
     /// How long it may sleep if nothing wakes it; `None`: for as long as it likes.
@@ -235,7 +242,7 @@ impl Writer {
     /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         self.turn();
-        if let Err(error) = self.log.sync() {
+        if let Err(error) = self.sync_rest() {
             self.link.poison(format!("journal sync: {error}"));
         }
         self.apply_all();
@@ -366,6 +373,10 @@ impl Writer {
                 let record = SeatRecord { service: *service, client: *client, state: *state };
                 self.draft(time, &Record::Seat(record))
             }
+            Change::Level { service, client, level, why } => {
+                let record = LevelRecord { service: *service, client: *client, level: *level, why };
+                self.draft(time, &Record::Level(record))
+            }
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
             }
@@ -495,9 +506,15 @@ impl Writer {
         let finished = self.applier.take_finished();
         for service in self.registry.all() {
             service.counts.publish(self.applier.tally(service.id));
+            for lease in finished.iter().filter(|lease| lease.service == service.id) {
+                service.measures.held(lease.ended_at.saturating_sub(lease.claimed_at));
+            }
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
         self.pass_on_effects();
+        for (journaled, _) in &applied {
+            self.measure(journaled);
+        }
         let mut bytes = 0;
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
@@ -555,6 +572,17 @@ impl Writer {
         let client = self.people.client(client);
         if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
             seat.counts.disagreements.add(1);
+        }
+    }
+
+    /// Notes how long the reports of a group took.
+    fn measure(&self, journaled: &Journaled) {
+        for (_, node) in &journaled.waiting {
+            let Change::Reported(reports) = &node.change else { continue };
+            let owner = reports.pool.slot(reports.index).map(|slot| slot.snapshot().owner());
+            if let Some(seat) = owner.and_then(|owner| self.people.seats.get(owner as usize)) {
+                measures::note_reported(seat, reports, journaled.group.time().hub_ms);
+            }
         }
     }
 

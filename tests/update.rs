@@ -549,9 +549,10 @@ fn too_large_submits_are_refused_whole() {
     let (shop, service) = shop_with(limits, 4);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);
-    let before = seat_stats(&service, 1);
+    let mut before = seat_stats(&service, 1);
     let error = lease.submit(reports(&lease, &"x".repeat(900))).unwrap_err();
     assert!(matches!(error, LeaseError::TooLarge { bytes: 2_001.., limit: 2_000 }), "{error:?}");
+    before.refused.too_large += 1;
     assert_eq!(seat_stats(&service, 1), before);
     assert_eq!(seat.leases().unwrap()[0].subjects.len(), 4);
     for half in reports(&lease, &"x".repeat(900)).chunks(2) {
@@ -575,7 +576,7 @@ fn full_queue_refuses_submits_before_anything_is_applied() {
     while service.add(&user).is_ok() {
         user += 1;
     }
-    let before = seat_stats(&service, 1);
+    let mut before = seat_stats(&service, 1);
     assert!((3_800..=4_096).contains(&shop.hub.stats().queued_bytes));
     for _ in 0..3 {
         for refused in [lease.submit(reports(&lease, "ok")), lease.report(reports(&lease, "ok"))] {
@@ -586,7 +587,8 @@ fn full_queue_refuses_submits_before_anything_is_applied() {
             assert!(retry_after > Duration::ZERO);
         }
     }
-    assert_eq!(seat_stats(&service, 1), before, "nothing was applied");
+    before.refused.busy += 6;
+    assert_eq!(seat_stats(&service, 1), before, "nothing was applied, but each refusal counted");
     assert_eq!(seat.leases().unwrap()[0].subjects.len(), 4);
     lease.renew().unwrap();
     let second = claim_one(&seat);
