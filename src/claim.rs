@@ -159,4 +159,7 @@ pub enum EmptyReason {
     QuotaFull,
     /// An administrator paused the service.
     Paused,
+    /// All that waits the client gave back lately, or let expire: it is for others until `retry_after`
+    /// ([`Policy::cooldown`](crate::Policy::cooldown)).
+    Cooldown,
 }

@@ -42,6 +42,22 @@ pub(crate) fn order(turn: u64, share: u32, class: u32) -> [Queue; 3] {
     }
 }
 
+/// True if a subject has waited longer than it should.
+pub(crate) fn is_overdue(waited_ms: u64, max_wait_ms: u64) -> bool {
+    waited_ms > max_wait_ms
+}
+
+/// The round of `share` claims that a turn is in.
+pub(crate) fn round(turn: u64, share: u32) -> u64 {
+    turn / u64::from(share.max(2))
+}
+
+/// Moves the turns of a round on by a random number of places: each comes once in it, the client does not know where.
+pub(crate) fn hidden(turn: u64, share: u32, random: u64) -> u64 {
+    let share = u64::from(share.max(2));
+    turn - turn % share + (turn % share + random % share) % share
+}
+
 /// Measures how fast ordinary subjects are taken, as an exponentially weighted moving average.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
@@ -109,6 +125,18 @@ mod tests {
             prop_assert!(count(Queue::Front) >= 1 || share == 2, "{firsts:?}");
             let urgent_last = (from..from + turns).filter(|turn| order(*turn, share, class)[2] == Queue::Urgent).count() as u64;
             prop_assert_eq!(urgent_last, match class { 0 => 2, 1 => turns / 2, _ => turns - 2 });
+        }
+
+        /// R38, R43: hidden, each turn of a round comes once in it, so that all shares are kept; any may come first.
+        #[test]
+        fn hidden_turns_are_those_of_the_round(share in 2_u32..20, rounds in 0_u64..1_000, random in 0..u64::MAX) {
+            let from = rounds * u64::from(share);
+            let all = from..from + u64::from(share);
+            let mut turns: Vec<u64> = all.clone().map(|turn| hidden(turn, share, random)).collect();
+            prop_assert_eq!(turns[0], from + random % u64::from(share));
+            prop_assert!(all.clone().all(|turn| round(turn, share) == rounds));
+            turns.sort_unstable();
+            prop_assert_eq!(turns, all.collect::<Vec<_>>());
         }
 
         /// R38: without urgent subjects those put back go first, but in one claim of `share`.

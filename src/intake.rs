@@ -262,6 +262,14 @@ impl Reader {
         Ok(unreadable)
     }
 
+    /// Takes up to `most` of the oldest subjects, as they come, up to the first that is not wanted.
+    pub(crate) fn take_oldest(&mut self, most: usize, wanted: impl Fn(&SubjectBuf) -> bool) -> Vec<SubjectBuf> {
+        let take = self.tail.iter().take(most).take_while(|subject| wanted(subject)).count();
+        let oldest: Vec<SubjectBuf> = self.tail.drain(..take).collect();
+        self.bytes -= oldest.iter().map(SubjectBuf::bytes).sum::<usize>();
+        oldest
+    }
+
     /// Takes a window of up to `most` of the oldest subjects, shuffled, in whole buckets; a last short bucket only if
     /// `short` allows it.
     pub(crate) fn window(&mut self, most: usize, bucket: usize, short: bool, rng: &mut ChaCha12Rng) -> Vec<SubjectBuf> {
@@ -269,9 +277,87 @@ impl Reader {
         let whole = available - available % bucket.max(1);
         // Short only if there is no more: with more waiting, whole buckets can be cut.
         let take = if short && available == self.tail.len() { available } else { whole };
-        let mut window: Vec<SubjectBuf> = self.tail.drain(..take).collect();
-        self.bytes -= window.iter().map(SubjectBuf::bytes).sum::<usize>();
+        let mut window = self.take_oldest(take, |_| true);
         window.shuffle(rng);
         window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::id::Secret;
+    use crate::pool::{Birth, Pool, Terms};
+    use crate::service::Policy;
+
+    /// Subjects, each a bucket of its own, in a window; claimers; windows.
+    const WINDOW: usize = 100;
+    const CLAIMERS: usize = 10;
+    const WINDOWS: usize = 10_000;
+
+    /// The value that chi-square with `freedom` degrees exceeds as seldom as a normal variable exceeds `z`: Wilson and
+    /// Hilferty, The Distribution of Chi-Square, PNAS 17 (1931), 684.
+    fn chi_square_at(z: f64, freedom: u32) -> f64 {
+        let ninth = 2.0 / (9.0 * f64::from(freedom));
+        f64::from(freedom) * (1.0 - ninth + z * ninth.sqrt()).powi(3)
+    }
+
+    #[test]
+    fn critical_values_are_those_of_the_tables() {
+        // NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.4: upper and lower tails of 0.001.
+        let z = 3.090_232;
+        for (freedom, upper, lower) in [(10, 29.588, 1.479), (50, 86.661, 24.674), (100, 149.449, 61.918)] {
+            assert!((chi_square_at(z, freedom) - upper).abs() < 0.2, "{}", chi_square_at(z, freedom));
+            assert!((chi_square_at(-z, freedom) - lower).abs() < 0.2, "{}", chi_square_at(-z, freedom));
+        }
+    }
+
+    /// Chi-square of a table of `rows` whose every window filled each row once: its margins are fixed, so it is scaled by
+    /// (n - 1) / n to have (n - 1) times (columns - 1) degrees of freedom.
+    fn assert_even(counts: &[u32], columns: usize) {
+        let number = |n: usize| f64::from(u32::try_from(n).unwrap());
+        let expected = number(WINDOWS * WINDOW) / number(counts.len());
+        let square: f64 = counts.iter().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum();
+        let found = square * number(WINDOW - 1) / number(WINDOW);
+        let freedom = u32::try_from((WINDOW - 1) * (columns - 1)).unwrap();
+        // Beyond either value once in a million.
+        let (least, most) = (chi_square_at(-4.753_424, freedom), chi_square_at(4.753_424, freedom));
+        assert!((least..most).contains(&found), "{found} with {freedom} degrees of freedom: not in {least}..{most}");
+    }
+
+    /// R43: over 1,000,000 claims every subject, whatever its age in its window, goes to each place in the order of the
+    /// claims and to each claimer equally often.
+    #[test]
+    fn every_subject_is_equally_likely_to_go_to_every_claimer() {
+        let mut rng = ChaCha12Rng::seed_from_u64(43);
+        let terms = Terms::of(&Policy { bucket_subjects: 1, ..Policy::default() });
+        let secret = Secret::from_bytes([7; Secret::BYTES]);
+        let mut reader = Reader::new(1, HashSet::new());
+        let (mut by_place, mut by_claimer) = (vec![0; WINDOW * WINDOW], vec![0; WINDOW * CLAIMERS]);
+        for generation in 0..WINDOWS as u64 {
+            let subject =
+                |rank| SubjectBuf::new(SubjectRef { rank, depth: 0, round: 1, since: 0, key: &[], body: &[] });
+            reader.tail.extend((0..WINDOW as u64).map(subject));
+            let window = reader.window(WINDOW, 1, false, &mut rng);
+            let pool = Pool::cut(Birth { service: 1, generation, born: 0, terms }, &window, &secret);
+            let mut place = 0;
+            // Claimers ask for much or little, in an order of their own, so that each has ten in the end.
+            for (asks, claimer) in [1, 2, 7].iter().flat_map(|ask| (0..CLAIMERS).map(move |claimer| (*ask, claimer))) {
+                let owner = u32::try_from(claimer).unwrap();
+                let got = pool.claim(asks, owner, 0, |index| {
+                    let subject = usize::try_from(pool.subject(index, 0).unwrap().rank).unwrap();
+                    by_place[subject * WINDOW + place] += 1;
+                    by_claimer[subject * CLAIMERS + claimer] += 1;
+                    place += 1;
+                });
+                assert_eq!(got, asks);
+            }
+            assert!(pool.is_spent());
+        }
+        assert_eq!(by_place.iter().sum::<u32>(), 1_000_000);
+        assert_even(&by_place, WINDOW);
+        assert_even(&by_claimer, CLAIMERS);
     }
 }

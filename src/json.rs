@@ -132,6 +132,7 @@ fn empty_json(empty: Empty) -> Value {
         EmptyReason::NotYetFormed => "not_yet_formed",
         EmptyReason::QuotaFull => "quota_full",
         EmptyReason::Paused => "paused",
+        EmptyReason::Cooldown => "cooldown",
     };
     json!({ "reason": reason, "retry_after_ms": retry_after_ms })
 }

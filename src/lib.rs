@@ -89,6 +89,7 @@ mod client;
 mod clock;
 mod commit;
 pub mod contract;
+mod cooldown;
 mod cursor;
 mod device;
 #[cfg(test)]

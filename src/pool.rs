@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use crate::cooldown::{self, Cooldown, Cooldowns, Entry};
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
 use crate::service::{Late, OverAsk, Policy};
-use crate::slot::{Mask, Slot, TIME_MAX, ToRenewed};
+use crate::slot::{Cause, Mask, Phase, Slot, Snapshot, TIME_MAX, ToRenewed};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Padded};
 
 /// The policy as it was when the pool was formed: what holds for its buckets and leases.
@@ -21,6 +22,7 @@ pub(crate) struct Terms {
     /// Deadlines are spread over so long a time.
     pub(crate) spread_ms: u64,
     pub(crate) grace_ms: u64,
+    pub(crate) cooldown_ms: u64,
     pub(crate) ordinary_share: u32,
     pub(crate) accept_late: bool,
     pub(crate) max_depth: u16,
@@ -40,6 +42,7 @@ impl Terms {
             total_ms: lease_ms.saturating_mul(u64::from(policy.lease_total)),
             spread_ms: lease_ms.saturating_mul(u64::from(policy.expiry_spread)) / 1_000,
             grace_ms: crate::clock::millis(policy.grace),
+            cooldown_ms: crate::clock::millis(policy.cooldown),
             ordinary_share: policy.ordinary_share,
             accept_late: policy.late == Late::AcceptIfOpen,
             max_depth: policy.max_depth,
@@ -98,6 +101,8 @@ pub(crate) struct SubjectBuf {
     pub(crate) since: u64,
     key_len: usize,
     bytes: Box<[u8]>,
+    /// Who gave it back lately.
+    cooldowns: Box<[Cooldown]>,
 }
 
 impl SubjectBuf {
@@ -109,7 +114,13 @@ impl SubjectBuf {
             since: subject.since,
             key_len: subject.key.len(),
             bytes: [subject.key, subject.body].concat().into(),
+            cooldowns: Box::default(),
         }
+    }
+
+    /// Seats that may not have it for now.
+    pub(crate) fn cooldowns(&self) -> usize {
+        self.cooldowns.len()
     }
 
     /// Bytes of key and body.
@@ -220,6 +231,7 @@ pub(crate) struct Pool {
     pub(crate) terms: Terms,
     cursor: Padded<Cursor>,
     slots: Box<[Slot]>,
+    cooldowns: Cooldowns,
     /// Slot numbers where they are not simply the places (recovered pools); ascending.
     numbers: Option<Box<[u32]>>,
     subjects: Subjects,
@@ -263,9 +275,13 @@ impl Pool {
     ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::new();
+        let mut cooldowns = Vec::new();
         for bucket in buckets.chunks(birth.terms.bucket_subjects.max(1)) {
             let first = subjects.places.len();
             for subject in bucket {
+                let (slot, place) = (slots.len(), subjects.places.len());
+                let entry = |cooldown: &Cooldown| Entry { slot, subject: place, cooldown: *cooldown };
+                cooldowns.extend(subject.cooldowns.iter().map(entry));
                 subjects.push(subject);
             }
             let nonce = secret.nonce(birth.service, birth.generation, number(slots.len()));
@@ -273,7 +289,7 @@ impl Pool {
         }
         let pool = Self::assemble(birth, slots, None, subjects, 0);
         let shared = AtomicBool::new(!origins.is_empty());
-        Self { origins: origins.into(), shared, ..pool }
+        Self { cooldowns: Cooldowns::new(cooldowns), origins: origins.into(), shared, ..pool }
     }
 
     /// Brings back the leases of one generation of an earlier opening, ascending by slot. Each gets a full term from `now`,
@@ -326,6 +342,7 @@ impl Pool {
             prints: (0..subjects.places.len()).map(|_| AtomicU32::new(0)).collect(),
             dirty: (0..slots.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             slots: slots.into(),
+            cooldowns: Cooldowns::default(),
             numbers,
             origins: Box::default(),
             shared: AtomicBool::new(false),
@@ -435,16 +452,22 @@ impl Pool {
     }
 
     /// Leases up to `n` buckets to `owner` and calls `took` with the place of each. Lock-free, no allocation, never
-    /// waits: one `fetch_add`, then one compare-and-swap a bucket.
+    /// waits: one `fetch_add`, then one compare-and-swap a bucket. What `owner` gave back lately it sets aside for others.
     pub(crate) fn claim(&self, n: usize, owner: u32, now: u64, mut took: impl FnMut(usize)) -> usize {
         let at = now.saturating_sub(self.born);
-        let mut got = 0;
-        while got < n {
+        let (mut got, mut passed_by) = (0, 0);
+        while got < n && passed_by < PASSED_BY_MAX {
             let range = self.cursor.0.take(n - got, self.slots.len());
             if range.is_empty() {
+                got += self.claim_aside(n - got, owner, now, &mut took);
                 break;
             }
             for index in range {
+                if self.cooldowns.barred_until(index, owner, now).is_some() {
+                    self.cooldowns.set_aside(index);
+                    passed_by += 1;
+                    continue;
+                }
                 // False only if the steward took the slot back, in the belief that we had stopped.
                 let Some(slot) = self.slot(index) else { continue };
                 if slot.claim(owner, at, self.terms.deadline(slot.nonce(), at)) {
@@ -454,6 +477,79 @@ impl Pool {
             }
         }
         got
+    }
+
+    /// Leases what others passed by. Only after the cursor's end: a bucket comes no earlier because of who gave it back.
+    /// In the order of the nonces, which nobody knows: a client may know from its tokens where it passed something by.
+    fn claim_aside(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(usize)) -> usize {
+        let at = now.saturating_sub(self.born);
+        let mut got = 0;
+        while got < n {
+            let free = self.aside().filter(|index| self.cooldowns.barred_until(*index, owner, now).is_none());
+            let Some((nonce, slot, index)) =
+                free.filter_map(|index| self.slot(index).map(|slot| (slot.nonce(), slot, index))).min_by_key(|at| at.0)
+            else {
+                break;
+            };
+            // Fails only if another took that slot: one less to look at.
+            if slot.claim(owner, at, self.terms.deadline(nonce, at)) {
+                got += 1;
+                took(index);
+            }
+        }
+        got
+    }
+
+    /// The slots that a claimer passed by and nobody has taken since.
+    pub(crate) fn aside(&self) -> impl Iterator<Item = usize> {
+        let is_ready = |index: &usize| self.slot(*index).is_some_and(|slot| slot.snapshot().phase() == Phase::Ready);
+        self.cooldowns.passed_by().filter(is_ready)
+    }
+
+    pub(crate) fn is_aside(&self, index: usize) -> bool {
+        self.aside().any(|other| other == index)
+    }
+
+    /// True if the bucket at `index` was passed by, left, and taken back to be offered anew.
+    pub(crate) fn was_recalled(&self, index: usize) -> bool {
+        let is_abandoned = |seen: Snapshot| seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
+        self.slot(index).map(Slot::snapshot).is_some_and(is_abandoned)
+            && self.cooldowns.passed_by().any(|other| other == index)
+    }
+
+    /// True if no claim will get anything from it any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.is_exhausted() && self.aside().next().is_none()
+    }
+
+    /// True if a claim of `seat` made now would probably get something from it.
+    pub(crate) fn has_for(&self, seat: u32, now: u64) -> bool {
+        !self.is_exhausted() || self.aside().any(|index| self.cooldowns.barred_until(index, seat, now).is_none())
+    }
+
+    /// When the first of the slots set aside has cooled for `seat`; hub time, ms.
+    pub(crate) fn cools_at(&self, seat: u32, now: u64) -> Option<u64> {
+        self.aside().filter_map(|index| self.cooldowns.barred_until(index, seat, now)).min()
+    }
+
+    /// True if a cooldown ended after `then`, and at `now` at the latest.
+    pub(crate) fn cooled_between(&self, then: u64, now: u64) -> bool {
+        self.cooldowns.ended_between(then, now)
+    }
+
+    /// What was left of the bucket at `index`, for another pool: whoever gave it back must wait to get it again.
+    pub(crate) fn put_back(&self, index: usize, left: Mask, now: u64) -> impl Iterator<Item = SubjectBuf> {
+        let ended = self.slot(index).map(Slot::snapshot).filter(|seen| seen.phase() == Phase::Released);
+        let giver = ended.filter(|seen| seen.cause() != Cause::Abandoned).map(Snapshot::owner);
+        left.places().filter_map(move |place| self.again(index, place, giver, now))
+    }
+
+    /// One subject for another pool, with the cooldowns that it has; and one of `giver`, which gave it back or holds it still.
+    pub(crate) fn again(&self, index: usize, place: usize, giver: Option<u32>, now: u64) -> Option<SubjectBuf> {
+        let at = self.slot(index)?.subjects().nth(place)?;
+        let before = self.cooldowns.of_subject(at);
+        let cooldowns = cooldown::renewed(before, giver, self.terms.cooldown_ms, now);
+        Some(SubjectBuf { cooldowns, ..SubjectBuf::new(self.subjects.at(at)?) })
     }
 
     /// Moves the deadline of a lease to a full term from now, but not beyond its cap.
@@ -566,6 +662,8 @@ impl Pool {
     }
 }
 
+/// Slots that one claim passes by, about at most: it is then answered with what it has.
+const PASSED_BY_MAX: usize = 64;
 /// `Pool::note_logged`: the lease is in the journal.
 pub(crate) const LOGGED_LEASED: u8 = 1;
 /// `Pool::note_logged`: the writer has seen the lease's end.

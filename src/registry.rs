@@ -355,13 +355,33 @@ impl ServiceCore {
         true
     }
 
-    /// True if a claim made now would probably get something.
-    pub(crate) fn has_ready(&self) -> bool {
+    /// True if claims look at the express pools at all.
+    pub(crate) fn offers_express(&self) -> bool {
+        self.urgent.is_open() || self.front.is_open()
+    }
+
+    /// How long until `seat` may have something that it gave back, hub ms; `None` if nothing waits for that alone.
+    pub(crate) fn cooldown_left(&self, seat: u32, now: u64) -> Option<u64> {
+        let cools = self.urgent.cools_at(seat, now).into_iter().chain(self.front.cools_at(seat, now));
+        cools.min().map(|at| at - now)
+    }
+
+    /// True if a cooldown of what is offered ended after `then`, and at `now` at the latest.
+    pub(crate) fn has_cooled(&self, then: u64, now: u64) -> bool {
+        self.urgent.has_cooled(then, now) || self.front.has_cooled(then, now)
+    }
+
+    pub(crate) fn is_express(&self, pool: &Arc<Pool>) -> bool {
+        self.urgent.is(pool) || self.front.is(pool)
+    }
+
+    /// True if a claim of `seat` made now would probably get something.
+    pub(crate) fn has_ready(&self, seat: u32, now: u64) -> bool {
         let next = || {
             let next = self.next.load();
             next.as_ref().is_some_and(|pool| !pool.is_exhausted())
         };
-        let express = || self.urgent.has_ready() || self.front.has_ready();
+        let express = || self.urgent.has_for(seat, now) || self.front.has_for(seat, now);
         self.state().is_ready() && (!self.current.load().is_exhausted() || next() || express())
     }
 
@@ -438,7 +458,7 @@ impl ServiceCore {
     /// The pools that claims are served from now: their ready slots are still to come.
     pub(crate) fn is_serving(&self, pool: &Arc<Pool>) -> bool {
         let is = |other: &Option<Arc<Pool>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, pool));
-        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || self.urgent.is(pool) || self.front.is(pool)
+        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || self.is_express(pool)
     }
 
     /// Finds the slot that a token names. Wait-free.

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::claim::{Ask, Claim, Empty, EmptyReason, Grant};
 use crate::error::{ClaimError, LeaseError};
+use crate::fairness;
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
@@ -113,10 +114,10 @@ impl<S: Service> Seat<S> {
         let current = seat.service.current();
         let allowance = allow(seat, ask, &current.terms, admitted.level, now)?;
         seat.touch(now);
-        let turn = seat.counts.claims.next();
+        let turn = turn_of(seat, &current.terms);
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
-            return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
+            return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull, now)));
         }
         let mut leases = SmallVec::new();
         let mut subjects = 0;
@@ -130,7 +131,7 @@ impl<S: Service> Seat<S> {
         seat.counts.buckets_assigned.add(u64::from(got));
         seat.counts.subjects_assigned.add(subjects);
         if got == 0 {
-            return Ok(Claim::Empty(self.empty(self.why_empty(now))));
+            return Ok(Claim::Empty(self.empty(self.why_empty(now), now)));
         }
         seat.service.link.writer.raise();
         self.still_admitted(admitted.word, &mut leases)?;
@@ -174,7 +175,7 @@ impl<S: Service> Seat<S> {
         Err(undone)
     }
 
-    fn empty(&self, reason: EmptyReason) -> Empty {
+    fn empty(&self, reason: EmptyReason, now: u64) -> Empty {
         self.core.counts.empty.add(1);
         self.core.service.counts.starved.add(1);
         let base = match reason {
@@ -182,22 +183,30 @@ impl<S: Service> Seat<S> {
             EmptyReason::AllLeased { earliest_free } => {
                 earliest_free.clamp(Duration::from_millis(100), Duration::from_secs(60))
             }
+            EmptyReason::Cooldown => {
+                Duration::from_millis(self.core.service.cooldown_left(self.core.index, now).unwrap_or_default())
+            }
             _ => Duration::from_secs(1),
         };
         let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
         let random = self.core.service.link.secret.scramble(&turn.to_be_bytes());
-        Empty { reason, retry_after: spread(base, base / 2, random) }
+        // A cooldown is the client's own: it need not be spread widely.
+        let window = if reason == EmptyReason::Cooldown { base.min(Duration::from_secs(1)) } else { base };
+        Empty { reason, retry_after: spread(base, window / 2, random) }
     }
 
     fn why_empty(&self, now: u64) -> EmptyReason {
         let service = &self.core.service;
         let counts = &service.counts;
-        if counts.waiting.value() > 0 || service.has_ready() {
+        if counts.waiting.value() > 0 || service.has_ready(self.core.index, now) {
             if service.state() == ServiceState::Paused {
                 return EmptyReason::Paused;
             }
             counts.forming.wait(now);
             return EmptyReason::NotYetFormed;
+        }
+        if service.cooldown_left(self.core.index, now).is_some() {
+            return EmptyReason::Cooldown;
         }
         match counts.earliest_free.value() {
             0 => EmptyReason::NothingPending,
@@ -211,8 +220,9 @@ impl<S: Service> Seat<S> {
     #[must_use]
     pub fn wait_ready(&self, timeout: Duration) -> bool {
         let service = &self.core.service;
+        let has_ready = || service.has_ready(self.core.index, service.link.clock.now());
         if service.link.manual {
-            return service.has_ready();
+            return has_ready();
         }
         let deadline = crate::clock::deadline(timeout);
         loop {
@@ -220,7 +230,7 @@ impl<S: Service> Seat<S> {
             if !service.link.is_open() {
                 return false;
             }
-            if service.has_ready() {
+            if has_ready() {
                 return true;
             }
             if let Some(deadline) = deadline {
@@ -238,7 +248,8 @@ impl<S: Service> Seat<S> {
         let service = &self.core.service;
         loop {
             let listener = service.published().listen();
-            if service.has_ready() || !service.link.is_open() {
+            let now = service.link.clock.now();
+            if service.has_ready(self.core.index, now) || !service.link.is_open() {
                 return;
             }
             listener.await;
@@ -374,6 +385,17 @@ impl<S: Service> Seat<S> {
             }
         }
     }
+}
+
+/// The turn of a claim, which says in what order it looks at the queues: at a place in its round that the client cannot know.
+fn turn_of(seat: &SeatCore, terms: &Terms) -> u64 {
+    let turn = seat.counts.claims.next() - 1;
+    if !seat.service.offers_express() {
+        return turn;
+    }
+    let round = u128::from(fairness::round(turn, terms.ordinary_share));
+    let random = seat.service.link.secret.scramble(&((round << 32) | u128::from(seat.index)).to_be_bytes());
+    fairness::hidden(turn, terms.ordinary_share, random)
 }
 
 /// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.

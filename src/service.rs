@@ -338,6 +338,13 @@ pub struct Policy {
     /// One claim in so many is served from the lower class even when the higher one has work, so that neither starves: 2 or
     /// more. Default 4.
     pub ordinary_share: u32,
+    /// How long a subject is not offered to a client that gave it back, or let it expire: 0 to 30 days. Default 5 min;
+    /// 0 turns it off. Others get it at once.
+    pub cooldown: Duration,
+    /// Ordinary subjects mixed in among those put back, in buckets: 0 to 1,024. Default 16; 0 turns it off. So many more
+    /// than it needs must a client claim that tries to get at one subject put back. Taken from those that wait, if there
+    /// are any: nobody waits for company. Urgent subjects have none, overdue ones only such as are overdue themselves.
+    pub company: u32,
     /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
     pub max_depth: u16,
     /// Whether discoveries that lie deeper are kept, not to be worked on until they are marked by hand. Default true.
@@ -369,6 +376,8 @@ impl Default for Policy {
             urgent: Urgent::Again,
             late: Late::Refuse,
             ordinary_share: 4,
+            cooldown: Duration::from_secs(5 * 60),
+            company: 16,
             max_depth: 0,
             keep_unmarked: true,
             max_subjects: u64::MAX,
@@ -379,6 +388,11 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// The subjects mixed in among those put back, at most.
+    pub(crate) fn company_subjects(&self) -> usize {
+        self.bucket_subjects.saturating_mul(self.company as usize)
+    }
+
     /// The first field that is out of its range, with the range.
     pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
         const MONTH: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -397,6 +411,8 @@ impl Policy {
             (self.max_pool_age >= ms, "max_pool_age", "1 ms or more"),
             (self.max_wait >= 4 * ms, "max_wait", "4 ms or more"),
             (self.ordinary_share >= 2, "ordinary_share", "2 or more"),
+            (self.cooldown <= MONTH, "cooldown", "0 to 30 days"),
+            (self.company <= 1_024, "company", "0 to 1,024"),
             (self.panics_tolerated >= 1, "panics_tolerated", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {

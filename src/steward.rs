@@ -3,15 +3,17 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
 use crate::chart::Charts;
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
+use crate::cooldown;
 use crate::due::Due;
 use crate::error::StoreError;
 use crate::express::Express;
-use crate::fairness::{Drain, effective_class};
+use crate::fairness::{Drain, effective_class, is_overdue};
 use crate::intake::Reader;
 use crate::lease::Hold;
 use crate::link::{Link, Precedence};
@@ -21,11 +23,11 @@ use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
 use crate::restore::Blocks;
 use crate::service::{Policy, ServiceState, Urgent};
-use crate::slot::{Cause, Mask, Phase, Slot};
+use crate::slot::{Cause, Mask, Phase, Slot, Snapshot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
-use crate::urgent::Rush;
+use crate::urgent::{Cut, Rush};
 
 /// A slot that the cursor passed is taken back if no claim took it within this time of its pool's exhaustion.
 const ABANDON_MS: u64 = 1_000;
@@ -68,6 +70,15 @@ pub(crate) enum Fate {
     Settled,
 }
 
+/// What is to become of an express pool's place.
+enum Next<T> {
+    Nothing,
+    /// What was passed by is on its way back.
+    Recalled,
+    /// A pool of these subjects.
+    Window(T),
+}
+
 /// What the steward knows of one service.
 #[derive(Debug)]
 struct Ward {
@@ -78,6 +89,10 @@ struct Ward {
     cut: u64,
     /// Put back, not yet in a front pool; oldest first.
     returned: VecDeque<SubjectBuf>,
+    /// Something was put back since that pool was formed.
+    news: bool,
+    /// Hub time of the last look for cooldowns that ended.
+    cooled_at: u64,
     /// When a pool was first seen exhausted.
     exhausted: HashMap<u64, u64>,
     /// Multiplies the size of the next pool; grows when pools are eaten faster than they are formed.
@@ -150,7 +165,7 @@ impl Steward {
         for service in &services {
             self.ward(service);
         }
-        let mut changed = match self.take_in(&returned) {
+        let mut changed = match self.take_in(&returned, now) {
             Ok(changed) => changed,
             Err(error) => {
                 self.link.poison(format!("store: {error}"));
@@ -212,12 +227,12 @@ impl Steward {
         self.wards.insert(service.id, ward);
     }
 
-    fn take_in(&mut self, errands: &[Arc<Node<Errand>>]) -> Result<bool, StoreError> {
+    fn take_in(&mut self, errands: &[Arc<Node<Errand>>], now: u64) -> Result<bool, StoreError> {
         for node in errands {
             match &node.value {
                 Errand::PutBack(put_back) => {
                     if let Some(ward) = self.wards.get_mut(&put_back.service) {
-                        ward.take_back(put_back);
+                        ward.take_back(put_back, now);
                     }
                 }
                 Errand::Ranks { service, fate, ranks } => {
@@ -226,7 +241,7 @@ impl Steward {
                         continue;
                     };
                     match fate {
-                        Fate::Urgent => ward.make_urgent(&service, ranks, self.store.as_ref())?,
+                        Fate::Urgent => ward.make_urgent(&service, ranks, self.store.as_ref(), now)?,
                         Fate::Gone => ward.take_away(&service, ranks),
                         Fate::Settled => ranks.iter().for_each(|rank| ward.rush.remove(*rank)),
                     }
@@ -268,6 +283,7 @@ impl Steward {
             }
             let since_birth = now.saturating_sub(pool.born);
             let abandoned = self.is_abandoned(service, pool, now);
+            let is_express = service.is_express(pool);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
                 if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
@@ -289,7 +305,11 @@ impl Steward {
                     // Whoever ended it may have stopped before it could say so.
                     pool.mark(index);
                     self.link.writer.raise();
-                } else if seen.phase() == Phase::Ready && abandoned && slot.abandon() {
+                } else if seen.phase() == Phase::Ready
+                    && abandoned
+                    && !(is_express && pool.is_aside(index))
+                    && slot.abandon()
+                {
                     service.counts.abandoned_slots.add(1);
                     pool.mark(index);
                     self.link.writer.raise();
@@ -402,18 +422,23 @@ impl Steward {
             let generations = &self.generations;
             let birth = || Birth { service: service.id, generation: generations.next(), born: now, terms };
             let secret = &self.link.secret;
-            if ward.rush.waiting() > 0 && service.urgent.wants() {
-                let (subjects, origins) = ward.rush.cut(&mut self.rng);
-                let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
-                ward.rush.note(&pool);
-                publish(service, Some(&service.urgent), pool);
-                formed = true;
+            match ward.next_urgent(service, &mut self.rng) {
+                Next::Nothing => {}
+                Next::Recalled => formed = true,
+                Next::Window((subjects, origins)) => {
+                    let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
+                    ward.rush.note(&pool);
+                    publish(service, Some(&service.urgent), pool);
+                    formed = true;
+                }
             }
-            if !ward.returned.is_empty() && service.front.wants() {
-                let most = policy.pool_subjects.min(ward.returned.len());
-                let returned: Vec<SubjectBuf> = ward.returned.drain(..most).collect();
-                publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &returned, secret)));
-                formed = true;
+            match ward.next_front(service, &policy, self.store.as_ref(), &mut self.rng, now)? {
+                Next::Nothing => {}
+                Next::Recalled => formed = true,
+                Next::Window(window) => {
+                    publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &window, secret)));
+                    formed = true;
+                }
             }
             let wanted = service.wants_next();
             if wanted {
@@ -427,6 +452,7 @@ impl Steward {
             ward.lingering = wanted && ward.reader.waiting() > 0;
         }
         ward.publish_waiting(service, &policy, now);
+        ward.wake_cooled(service, now);
         Ok(formed)
     }
 }
@@ -442,6 +468,15 @@ fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
     }
 }
 
+/// Takes back what claimers passed by and left as all there is in an express pool. True if it is on its way back.
+fn recall(service: &ServiceCore, place: &Express) -> bool {
+    let recalled = place.recall();
+    if recalled {
+        service.link.writer.raise();
+    }
+    recalled
+}
+
 impl Ward {
     fn new(service: u32, leased: HashSet<u64>) -> Self {
         Self {
@@ -450,6 +485,8 @@ impl Ward {
             drain: Drain::default(),
             cut: 0,
             returned: VecDeque::new(),
+            news: false,
+            cooled_at: 0,
             exhausted: HashMap::new(),
             haste: 1,
             lingering: false,
@@ -457,18 +494,25 @@ impl Ward {
     }
 
     /// Subjects of one bucket come back: urgent ones to the urgent, all others to the front.
-    fn take_back(&mut self, put_back: &PutBack) {
+    fn take_back(&mut self, put_back: &PutBack, now: u64) {
         let PutBack { pool, index, left, .. } = put_back;
-        for subject in left.places().filter_map(|place| pool.subject(*index, place)) {
-            let subject = SubjectBuf::new(subject);
+        let news = !pool.was_recalled(*index);
+        for subject in pool.put_back(*index, *left, now) {
             if !self.rush.take_back(&subject, pool, *index) {
                 self.returned.push_back(subject);
+                self.news |= news;
             }
         }
     }
 
     /// Makes subjects urgent: takes them from where they wait; out of buckets that wait as the policy says.
-    fn make_urgent(&mut self, service: &ServiceCore, ranks: &[u64], store: &dyn Store) -> Result<(), StoreError> {
+    fn make_urgent(
+        &mut self,
+        service: &ServiceCore,
+        ranks: &[u64],
+        store: &dyn Store,
+        now: u64,
+    ) -> Result<(), StoreError> {
         let mut wanted: HashSet<u64> = ranks.iter().copied().filter(|rank| self.rush.add(*rank)).collect();
         let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| wanted.contains(&subject.rank));
         self.returned = stay;
@@ -481,7 +525,7 @@ impl Ward {
             wanted.remove(&rank);
             // Offered twice already: it stays so.
             if let [spot] = spots.as_slice() {
-                self.hurry(service, spot, policy);
+                self.hurry(service, spot, policy, now);
             }
         }
         let next_rank = self.reader.next_rank();
@@ -500,7 +544,7 @@ impl Ward {
     }
 
     /// An urgent subject stands in a bucket: moves it out, or offers it again.
-    fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent) {
+    fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent, now: u64) {
         let Some(slot) = spot.pool.slot(spot.index) else { return };
         if policy != Urgent::Keep && slot.snapshot().phase() == Phase::Ready {
             // The whole bucket comes back, and is sorted out then.
@@ -514,9 +558,11 @@ impl Ward {
         if policy == Urgent::Wait && slot.snapshot().phase() != Phase::Dead {
             return;
         }
-        if let Some(subject) = spot.pool.subject(spot.index, spot.place) {
+        // Who holds it need not get it again.
+        let holder = Some(slot.snapshot()).filter(|seen| seen.is_held()).map(Snapshot::owner);
+        if let Some(subject) = spot.pool.again(spot.index, spot.place, holder, now) {
             spot.pool.share();
-            self.rush.push(SubjectBuf::new(subject), Some(spot.clone()));
+            self.rush.push(subject, Some(spot.clone()));
         }
     }
 
@@ -563,6 +609,103 @@ impl Ward {
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 
+    /// What the next urgent pool is made of.
+    fn next_urgent(&mut self, service: &ServiceCore, rng: &mut ChaCha12Rng) -> Next<Cut> {
+        if self.rush.waiting() == 0 || !service.urgent.wants() {
+            return Next::Nothing;
+        }
+        let recalled = self.rush.has_news() && recall(service, &service.urgent);
+        if recalled && !self.rush.has_fresh() {
+            // What comes back is offered together with what waits.
+            return Next::Recalled;
+        }
+        if service.urgent.aside().is_some() { Next::Nothing } else { Next::Window(self.rush.cut(rng)) }
+    }
+
+    /// What the next front pool is made of.
+    fn next_front(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        rng: &mut ChaCha12Rng,
+        now: u64,
+    ) -> Result<Next<Vec<SubjectBuf>>, StoreError> {
+        if !service.front.wants() {
+            return Ok(Next::Nothing);
+        }
+        if self.has_companions(service, policy, store, now)? && recall(service, &service.front) {
+            return Ok(Next::Recalled);
+        }
+        if self.returned.is_empty() || service.front.aside().is_some() {
+            return Ok(Next::Nothing);
+        }
+        Ok(Next::Window(self.front_window(service, policy, store, rng, now)?))
+    }
+
+    /// True if there is something new among which what was passed by can be offered: alone, it would be certain to go to the
+    /// next claim.
+    fn has_companions(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let Some(pool) = service.front.aside() else { return Ok(false) };
+        if self.news || policy.company == 0 {
+            return Ok(self.news);
+        }
+        service.counts.unreadable.add(self.reader.fill(store, service, policy.company_subjects(), now)?);
+        let is_late = |since: u64| is_overdue(now.saturating_sub(since), millis(policy.max_wait));
+        let late = pool.aside().any(|index| pool.bucket(index).any(|subject| is_late(subject.since)));
+        Ok(self.reader.oldest().is_some_and(|since| !late || is_late(since)))
+    }
+
+    /// The subjects of the next front pool: those put back, among some of the oldest that wait. What is overdue comes among
+    /// its like only, as soon as there is any: it must not wait for others.
+    fn front_window(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        rng: &mut ChaCha12Rng,
+        now: u64,
+    ) -> Result<Vec<SubjectBuf>, StoreError> {
+        let max_wait = millis(policy.max_wait);
+        let is_late = |subject: &SubjectBuf| is_overdue(now.saturating_sub(subject.since), max_wait);
+        let mut window = self.take_returned(policy.pool_subjects);
+        let late = window.iter().any(is_late);
+        if late {
+            let (first, later): (Vec<_>, Vec<_>) = window.into_iter().partition(is_late);
+            window = first;
+            later.into_iter().rev().for_each(|subject| self.returned.push_front(subject));
+        }
+        self.news = false;
+        let company = policy.company_subjects();
+        if company > 0 {
+            service.counts.unreadable.add(self.reader.fill(store, service, company, now)?);
+            let most = company.min(policy.pool_subjects.saturating_sub(window.len()));
+            window.extend(self.reader.take_oldest(most, |subject| !late || is_late(subject)));
+            window.shuffle(rng);
+        }
+        Ok(window)
+    }
+
+    /// Takes up to `most` of those put back, oldest first; fewer if they have too many cooldowns for one pool.
+    fn take_returned(&mut self, most: usize) -> Vec<SubjectBuf> {
+        let take = cooldown::fitting(self.returned.iter().take(most.max(1)).map(SubjectBuf::cooldowns));
+        self.returned.drain(..take).collect()
+    }
+
+    /// Wakes those who wait, if something has cooled for one of them.
+    fn wake_cooled(&mut self, service: &ServiceCore, now: u64) {
+        if service.has_cooled(self.cooled_at, now) {
+            service.notify();
+        }
+        self.cooled_at = now;
+    }
+
     /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
     /// oldest has waited, of which class the oldest ordinary one is, and how long what is ready will last.
     fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
@@ -571,7 +714,8 @@ impl Ward {
         counts.waiting.set((self.rush.waiting() + self.returned.len() + self.reader.waiting() + unread) as u64);
         let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
         let returned = self.returned.front().map(|subject| subject.since);
-        let oldest = ordinary.into_iter().chain(returned).chain(self.rush.waiting_since()).min();
+        let offered = service.front.oldest();
+        let oldest = ordinary.into_iter().chain(returned).chain(offered).chain(self.rush.waiting_since()).min();
         counts.oldest_wait_since.set(oldest.unwrap_or(u64::MAX));
         let waited = ordinary.into_iter().chain(returned).min().map_or(0, |since| now.saturating_sub(since));
         service.set_ordinary_class(effective_class(waited, millis(policy.max_wait)));

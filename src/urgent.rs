@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
+use crate::cooldown;
 use crate::pool::{Pool, Spot, SubjectBuf};
 use crate::sync::Arc;
 
@@ -25,7 +26,14 @@ pub(crate) struct Rush {
     /// Urgent and still owed.
     ranks: HashSet<u64>,
     /// In no bucket of theirs yet, oldest mark first.
-    queue: VecDeque<Waiting>,
+    fresh: VecDeque<Waiting>,
+    /// Likewise, but some seats may not have them for now. They come in pools of their own, so that none of the others
+    /// shares a bucket with one of them, and in turns.
+    cooling: VecDeque<Waiting>,
+    /// The last pool was of those.
+    cooling_last: bool,
+    /// Something was marked or put back since.
+    news: bool,
     /// The two places of those that were offered again, less those from which they came back.
     twins: HashMap<u64, Vec<Spot>>,
 }
@@ -41,30 +49,51 @@ impl Rush {
 
     /// A subject that waits for an urgent bucket.
     pub(crate) fn push(&mut self, subject: SubjectBuf, origin: Option<Spot>) {
-        self.queue.push_back(Waiting { subject, origin });
+        self.news = true;
+        self.wait(subject, origin);
+    }
+
+    fn wait(&mut self, subject: SubjectBuf, origin: Option<Spot>) {
+        let queue = if subject.cooldowns() == 0 { &mut self.fresh } else { &mut self.cooling };
+        queue.push_back(Waiting { subject, origin });
     }
 
     /// Nothing is owed of a rank any more.
     pub(crate) fn remove(&mut self, rank: u64) {
         if self.ranks.remove(&rank) {
             self.twins.remove(&rank);
-            self.queue.retain(|waiting| waiting.subject.rank != rank);
+            for queue in [&mut self.fresh, &mut self.cooling] {
+                queue.retain(|waiting| waiting.subject.rank != rank);
+            }
         }
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.len()
+        self.fresh.len() + self.cooling.len()
+    }
+
+    /// True if one of them is for everybody.
+    pub(crate) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// True if what claimers passed by would not come among the same again.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news || self.has_fresh()
     }
 
     /// When the oldest of those that wait began to wait.
     pub(crate) fn waiting_since(&self) -> Option<u64> {
-        self.queue.iter().map(|waiting| waiting.subject.since).min()
+        self.fresh.iter().chain(&self.cooling).map(|waiting| waiting.subject.since).min()
     }
 
     /// Takes up to a pool's worth of those that wait, shuffled.
     pub(crate) fn cut(&mut self, rng: &mut ChaCha12Rng) -> Cut {
-        let most = self.queue.len().min(POOL_SUBJECTS);
-        let mut taken: Vec<Waiting> = self.queue.drain(..most).collect();
+        self.news = false;
+        self.cooling_last = !self.cooling.is_empty() && (self.fresh.is_empty() || !self.cooling_last);
+        let queue = if self.cooling_last { &mut self.cooling } else { &mut self.fresh };
+        let take = cooldown::fitting(queue.iter().take(POOL_SUBJECTS).map(|waiting| waiting.subject.cooldowns()));
+        let mut taken: Vec<Waiting> = queue.drain(..take).collect();
         taken.shuffle(rng);
         let mut origins = Vec::new();
         let subjects = taken.into_iter().enumerate().map(|(at, Waiting { subject, origin })| {
@@ -95,7 +124,8 @@ impl Rush {
         twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
         if twins.is_empty() {
             self.twins.remove(&subject.rank);
-            self.push(subject.clone(), None);
+            self.news |= !pool.was_recalled(index);
+            self.wait(subject.clone(), None);
         }
         true
     }

@@ -10,6 +10,7 @@ use crate::apply::{Applier, At, Effect, FinishedLease};
 use crate::clock::millis;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
+use crate::fairness::is_overdue;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
 use crate::measures;
@@ -317,7 +318,7 @@ impl Writer {
         let (counts, max_wait) = (&service.counts, millis(service.policy().max_wait));
         for subject in pool.bucket(index) {
             let waited = began.saturating_sub(subject.since);
-            counts.overdue.add(u64::from(waited > max_wait));
+            counts.overdue.add(u64::from(is_overdue(waited, max_wait)));
             counts.longest_wait.set(waited.max(counts.longest_wait.value()));
         }
         counts.offered_again.add(pool.origins(index).count() as u64);

@@ -109,6 +109,22 @@ fn claiming_one_bucket_allocates_nothing() {
     assert_eq!((leases.len(), calls), (30, 0));
 }
 
+/// Neither passing by what the client itself gave back, nor taking what another passed by.
+#[test]
+fn claiming_round_cooldowns_allocates_nothing() {
+    let (hub, service, seat) = open(4);
+    let registered = hub.register_client(&Registration::new(2, "two")).unwrap();
+    let other = registered.client.activate(&service).unwrap();
+    let mut leases: Vec<_> = (0..39).map(|_| claim(&seat)).collect();
+    assert!(seat.claim(Ask::one()).unwrap().leased().is_none());
+    leases.clear();
+    hub.tick();
+    let (nothing, calls) = counted(|| seat.claim(Ask::one()).unwrap().leased().is_none());
+    assert_eq!((nothing, calls), (true, 0));
+    let ((), calls) = counted(|| leases.extend((0..39).map(|_| claim(&other))));
+    assert_eq!((leases.len(), calls), (39, 0));
+}
+
 #[test]
 fn renewing_allocates_nothing() {
     let (_hub, _service, seat) = open(4);

@@ -203,7 +203,7 @@ impl Service for SlowToForm {
     }
 
     fn policy(&self) -> Policy {
-        Policy::default()
+        Policy { cooldown: ms(0), ..Policy::default() }
     }
 
     fn judge(&self, _subject: &Slow, _report: &(), _reporter: Reporter) -> Verdict {

@@ -37,7 +37,15 @@ impl Service for Check {
 }
 
 fn policy() -> Policy {
-    Policy { bucket_subjects: 3, lease: LEASE, grace: GRACE, expiry_spread: 0, ..Policy::default() }
+    Policy {
+        bucket_subjects: 3,
+        lease: LEASE,
+        grace: GRACE,
+        expiry_spread: 0,
+        cooldown: Duration::ZERO,
+        company: 0,
+        ..Policy::default()
+    }
 }
 
 struct Shop {
@@ -157,7 +165,8 @@ fn chance_decides_only_among_what_has_the_same_precedence() {
             shop.hub.tick();
         }
         let front = order.iter().position(|bucket| *bucket == put_back).expect("offered again");
-        assert!(front <= 1, "one claim in {} is ordinary, the others take what was put back", policy().ordinary_share);
+        // The next two claims may each be the ordinary one of its seat's four.
+        assert!(front <= 2, "one claim in {} is ordinary, the others take what was put back", policy().ordinary_share);
         order.remove(front);
         let windows: Vec<BTreeSet<u64>> =
             order.iter().map(|b| b.iter().map(|subject| (subject - 1) / 9).collect()).collect();

@@ -127,7 +127,7 @@ proptest! {
 /// R38, R50: urgent subjects do go first: while ordinary ones are young they get no more than their share.
 #[test]
 fn young_ordinary_subjects_get_no_more_than_their_share() {
-    let (shop, service) = shop_with(|policy| policy.bucket_subjects = 1);
+    let (shop, service) = shop_with(|policy| (policy.bucket_subjects, policy.ordinary_share) = (1, 4));
     let seat = shop.seat(&service, 1);
     let urgent: Vec<u64> = (URGENT..URGENT + 300).collect();
     shop.stock(&service, 300);

@@ -589,7 +589,7 @@ fn policy_takes_effect_with_the_next_pool_only() {
 fn settings_out_of_range_are_refused() {
     type Spoil = fn(&mut Policy);
     let (shop, service) = shop_with(0, |_| {});
-    let cases: [(&str, Spoil); 12] = [
+    let cases: [(&str, Spoil); 14] = [
         ("bucket_subjects", |policy| policy.bucket_subjects = 0),
         ("bucket_subjects", |policy| policy.bucket_subjects = Limits::BUCKET_SUBJECTS + 1),
         ("buckets_per_claim", |policy| policy.buckets_per_claim = 0),
@@ -601,6 +601,8 @@ fn settings_out_of_range_are_refused() {
         ("grace", |policy| policy.grace = Duration::MAX),
         ("idle", |policy| policy.idle = Duration::ZERO),
         ("ordinary_share", |policy| policy.ordinary_share = 1),
+        ("cooldown", |policy| policy.cooldown = Duration::from_secs(31 * 24 * 3_600)),
+        ("company", |policy| policy.company = 1_025),
         ("panics_tolerated", |policy| policy.panics_tolerated = 0),
     ];
     for (field, spoil) in cases {

@@ -51,6 +51,7 @@ impl Service for Check {
             grace: Duration::from_millis(GRACE),
             idle: Duration::from_millis(IDLE),
             linger: Duration::from_millis(LINGER),
+            cooldown: Duration::from_millis(LINGER),
             max_depth: DEPTH,
             // The reference knows neither.
             expiry_spread: 0,

@@ -6,7 +6,7 @@
 //!
 //! `./run` runs all of it: see there.
 //!
-//! Not shown here: arc-swap itself (the swap of pools is a copy of the steps in `registry.rs`, on atomics), a `park` with a
+//! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics), a `park` with a
 //! timeout (a lost wake-up is a deadlock here, in the hub it is a delay), and exchanges that fail without cause.
 
 #[path = "../../src/cursor.rs"]

@@ -1,12 +1,14 @@
-//! Models of the pools of one service: the cursor, and the swap of an exhausted pool for the next.
+//! Models of the pools of one service: the cursor, the swap of an exhausted pool for the next, and the express pools with
+//! what claimers pass by.
 //!
-//! The swap stands in `registry.rs` on arc-swap, which the checkers cannot see into. Here the same steps, in the same
-//! order, run on a table of pools and the numbers of two of them; cursor and slots are the real ones.
+//! The swap stands in `registry.rs`, the express pools in `express.rs`, both on arc-swap, which the checkers cannot see
+//! into. Here the same steps, in the same order, run on a table of pools and the numbers of some of them; cursor and slots
+//! are the real ones.
 
 use crate::check::{Model, seen, seen_if_named, seen_when};
 use crate::cursor::Cursor;
-use crate::slot::Slot;
-use crate::sync::{Arc, AtomicU32, Ordering, thread};
+use crate::slot::{Phase, Slot};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering, thread};
 
 pub(crate) const MODELS: &[Model] = &[
     Model {
@@ -33,8 +35,19 @@ pub(crate) const MODELS: &[Model] = &[
         finite: true,
         one_order: true,
     },
+    Model {
+        name: "pool_express",
+        body: express,
+        states: &[CLOSED, OPENED_AGAIN, PASSED_BY, "taken aside", "left for its giver", "came too late to be seen"],
+        bound: Some(3),
+        finite: false,
+        one_order: true,
+    },
 ];
 
+const CLOSED: &str = "closed";
+const OPENED_AGAIN: &str = "opened again";
+const PASSED_BY: &str = "passed by";
 const SWAP_LOST: &str = "swap lost";
 const NOTHING_FOLLOWED: &str = "nothing followed";
 const ANOTHER_SWAPPED: &str = "another had swapped";
@@ -235,4 +248,166 @@ fn publish() {
     seen(if took.is_empty() { "claim came too early" } else { "claim got it" });
     service.drain(2, &mut took);
     check_all_leased(&service, took);
+}
+
+/// `Pool`, as far as claims of an express pool see it: the slots that one seat gave back are passed by.
+struct Front {
+    pool: Pool,
+    /// Slots that seat 1 may not have.
+    barred: Vec<usize>,
+    /// `Cooldowns::aside`.
+    aside: AtomicU64,
+}
+
+impl Front {
+    fn new(slots: usize, barred: &[usize]) -> Self {
+        Self { pool: Pool::new(slots), barred: barred.to_vec(), aside: AtomicU64::new(0) }
+    }
+
+    fn is_barred(&self, index: usize, owner: u32) -> bool {
+        owner == GIVER && self.barred.contains(&index)
+    }
+
+    /// As `Pool::claim`.
+    fn claim(&self, n: usize, owner: u32, mut took: impl FnMut(usize)) -> usize {
+        let mut got = 0;
+        while got < n {
+            let range = self.pool.cursor.take(n - got, self.pool.slots.len());
+            if range.is_empty() {
+                got += self.claim_aside(n - got, owner, &mut took);
+                break;
+            }
+            for index in range {
+                if self.is_barred(index, owner) {
+                    seen_if_named(PASSED_BY);
+                    self.aside.fetch_or(1 << index, Ordering::SeqCst);
+                } else if self.pool.slots[index].claim(owner, 0, 0) {
+                    got += 1;
+                    took(index);
+                }
+            }
+        }
+        got
+    }
+
+    /// As `Pool::claim_aside`; the order does not matter here.
+    fn claim_aside(&self, n: usize, owner: u32, took: &mut impl FnMut(usize)) -> usize {
+        let free = self.aside().into_iter().filter(|index| !self.is_barred(*index, owner));
+        let got: Vec<usize> = free.filter(|index| self.pool.slots[*index].claim(owner, 0, 0)).take(n).collect();
+        if !got.is_empty() {
+            seen_if_named("taken aside");
+        }
+        for index in &got {
+            took(*index);
+        }
+        got.len()
+    }
+
+    /// As `Pool::aside`.
+    fn aside(&self) -> Vec<usize> {
+        let bits = self.aside.load(Ordering::SeqCst);
+        let ready = |index: &usize| self.pool.slots[*index].snapshot().phase() == Phase::Ready;
+        (0..self.pool.slots.len()).filter(|index| bits & (1 << index) != 0).filter(ready).collect()
+    }
+
+    /// As `Pool::is_spent`.
+    fn is_spent(&self) -> bool {
+        self.pool.is_exhausted() && self.aside().is_empty()
+    }
+}
+
+/// The seat that gave some of them back.
+const GIVER: u32 = 1;
+
+/// `Express`. Pools are named by their place in the table.
+struct Express {
+    pools: Vec<Front>,
+    place: AtomicU32,
+    open: AtomicBool,
+}
+
+impl Express {
+    /// As `Express::take`.
+    fn take(&self, n: usize, owner: u32) -> Vec<Bucket> {
+        let mut took = Vec::new();
+        if !self.open.load(Ordering::SeqCst) {
+            return took;
+        }
+        let place = self.place.load(Ordering::SeqCst);
+        let front = &self.pools[place as usize];
+        front.claim(n, owner, |index| took.push((place, index)));
+        if front.is_spent() {
+            self.close(place);
+        } else if front.pool.is_exhausted() {
+            self.open.store(true, Ordering::SeqCst);
+        }
+        took
+    }
+
+    /// As `Express::close`.
+    fn close(&self, spent: u32) {
+        self.open.store(false, Ordering::SeqCst);
+        if cfg!(feature = "bug_close_blind") {
+            return;
+        }
+        let place = self.place.load(Ordering::SeqCst);
+        if place != spent || !self.pools[place as usize].is_spent() {
+            self.open.store(true, Ordering::SeqCst);
+            seen_if_named(OPENED_AGAIN);
+        } else {
+            seen_if_named(CLOSED);
+        }
+    }
+
+    /// As `Express::wants` and `Express::aside`: true if the steward may publish another pool in its place.
+    fn wants(&self) -> bool {
+        let front = &self.pools[self.place.load(Ordering::SeqCst) as usize];
+        if !front.is_spent() {
+            self.open.store(true, Ordering::SeqCst);
+        }
+        front.pool.is_exhausted() && front.aside().is_empty()
+    }
+
+    /// As `Express::publish`.
+    fn publish(&self, pool: u32) {
+        // arc-swap stores by a swap.
+        self.place.swap(pool, Ordering::SeqCst);
+        self.open.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Who gave a bucket back, another claimer, and the steward: whatever can be had is offered, and goes to one only.
+fn express() {
+    let pools = vec![Front::new(2, &[0]), Front::new(1, &[])];
+    let express = Arc::new(Express { pools, place: AtomicU32::new(0), open: AtomicBool::new(true) });
+    let claims = [GIVER, 2].map(|owner| {
+        let express = Arc::clone(&express);
+        thread::spawn(move || express.take(1, owner))
+    });
+    let published = express.wants();
+    if published {
+        express.publish(1);
+    }
+    let claims = claims.map(|claim| claim.join().expect("a thread of the model panicked"));
+    assert!(!claims[0].contains(&(0, 0)), "what a client gave back came back to it");
+    let last = &express.pools[usize::from(published)];
+    seen_when(!last.aside().is_empty(), "left for its giver");
+    assert!(last.is_spent() || express.open.load(Ordering::SeqCst), "closed, with a bucket in it");
+    let mut took = claims.concat();
+    loop {
+        let more = express.take(1, 9);
+        if more.is_empty() {
+            break;
+        }
+        took.extend(more);
+    }
+    assert!(last.is_spent(), "a bucket was not offered");
+    let (before, all) = (took.len(), if published { 3 } else { 2 });
+    took.sort_unstable();
+    took.dedup();
+    assert_eq!(took.len(), before, "a bucket was leased twice");
+    // A claimer that passes a bucket by after its pool was replaced: the steward takes that back when it is abandoned.
+    let stranded = published && !express.pools[0].aside().is_empty();
+    seen_when(stranded, "came too late to be seen");
+    assert_eq!(took.len() + usize::from(stranded), all, "a bucket was lost");
 }

@@ -112,9 +112,10 @@ pub(crate) fn name_of(id: u64) -> String {
     format!("client_{id}")
 }
 
-/// The defaults, but for the spread of deadlines: tests count milliseconds.
+/// The defaults, but for what tests cannot count with: deadlines are not spread, and subjects put back are as good as
+/// always offered first, alone, and to whoever asks.
 pub(crate) fn exact() -> Policy {
-    Policy { expiry_spread: 0, ..Policy::default() }
+    Policy { expiry_spread: 0, cooldown: Duration::ZERO, company: 0, ordinary_share: 10_000, ..Policy::default() }
 }
 
 /// A queue that is full for everyone at once, at 4 KiB.

@@ -31,9 +31,11 @@ impl Service for Doubling {
     }
 }
 
-/// The defaults, changed; deadlines are not spread, since tests count milliseconds.
+/// The defaults, but for what tests cannot count with: deadlines are not spread, and subjects put back are as good as
+/// always offered first, alone, and to whoever asks; changed.
 pub(crate) fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
-    let mut policy = Policy { expiry_spread: 0, ..Policy::default() };
+    let mut policy =
+        Policy { expiry_spread: 0, cooldown: Duration::ZERO, company: 0, ordinary_share: 10_000, ..Policy::default() };
     change(&mut policy);
     policy
 }
