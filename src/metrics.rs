@@ -10,17 +10,20 @@ use serde_json::{Map, Value};
 use crate::hub::Hub;
 
 /// Fields that say what is there now; other numbers only grow.
-const GAUGES: [&str; 12] = [
+const GAUGES: [&str; 15] = [
     "active_seats",
     "buckets_dead",
     "buckets_held",
+    "buckets_ready",
     "clients",
     "panics",
+    "pools_alive",
     "queued_bytes",
     "store_bytes",
     "subjects_done",
     "subjects_held",
     "subjects_known",
+    "subjects_ready",
     "unmarked",
     "withdrawn",
 ];
