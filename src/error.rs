@@ -600,6 +600,8 @@ pub enum Error {
     #[error(transparent)]
     Add(#[from] AddError),
     #[error(transparent)]
+    Urgent(#[from] UrgentError),
+    #[error(transparent)]
     Ticket(#[from] TicketError),
     #[error(transparent)]
     Read(#[from] ReadError),

@@ -10,18 +10,21 @@ use serde_json::{Map, Value};
 use crate::hub::Hub;
 
 /// Fields that say what is there now; other numbers only grow.
-const GAUGES: [&str; 14] = [
+const GAUGES: [&str; 17] = [
     "active_seats",
     "buckets_dead",
     "buckets_held",
+    "buckets_ready",
     "clients",
     "panics",
+    "pools_alive",
     "quarantined_seats",
     "queued_bytes",
     "store_bytes",
     "subjects_done",
     "subjects_held",
     "subjects_known",
+    "subjects_ready",
     "suspect_seats",
     "unmarked",
     "withdrawn",

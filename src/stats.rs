@@ -235,6 +235,12 @@ pub struct ServiceStats {
     pub unreadable: u64,
     /// Pools formed since the hub was opened.
     pub pools_formed: u64,
+    /// Pools in memory: those that claims are served from, and those of which leases are held.
+    pub pools_alive: u64,
+    /// Buckets formed and not taken yet. They are handed out while the service is [ready](ServiceState::is_ready).
+    pub buckets_ready: u64,
+    /// Subjects in them. One that was made urgent counts where it stands now, and where it stood until a claim finds it moved.
+    pub subjects_ready: u64,
     /// Slots taken back because no claim took them.
     pub abandoned_slots: u64,
     /// Plugin panics since the hub was opened or the service activated.
@@ -303,6 +309,27 @@ struct Held {
     buckets: u64,
     dead: u64,
     subjects: u64,
+}
+
+/// What can be claimed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ready {
+    pools: u64,
+    buckets: u64,
+    subjects: u64,
+}
+
+/// What is ready, counted in the slots.
+fn ready(service: &ServiceCore) -> Ready {
+    let live = service.live();
+    let mut ready = Ready { pools: live.len() as u64, ..Ready::default() };
+    for slot in live.iter().flat_map(|pool| pool.slots()) {
+        if slot.snapshot().phase() == Phase::Ready {
+            ready.buckets += 1;
+            ready.subjects += u64::from(slot.open().count());
+        }
+    }
+    ready
 }
 
 /// What is held, by seat, counted in the slots.
@@ -447,6 +474,7 @@ fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
     let counts = &service.counts;
     let now = service.link.clock.now();
     let since = counts.oldest_wait_since.value();
+    let ready = ready(service);
     ServiceStats {
         id: service.name.to_string(),
         state: service.state(),
@@ -471,6 +499,9 @@ fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
         late: counts.late.value(),
         unreadable: counts.unreadable.value(),
         pools_formed: counts.pools_formed.value(),
+        pools_alive: ready.pools,
+        buckets_ready: ready.buckets,
+        subjects_ready: ready.subjects,
         abandoned_slots: counts.abandoned_slots.value(),
         panics: service.panics(),
         unknown_tokens: counts.unknown_tokens.value(),

@@ -367,3 +367,30 @@ fn seat_tells_its_activations_and_its_last_access() {
     assert_eq!(told(&service), [5_000_000, 9_000_000, 11_000_000].map(Some), "active as it was, looked after now");
     drop(seat);
 }
+
+/// R18: what is ready to be claimed is counted, bucket by bucket and subject by subject, as it is taken, ends and comes back.
+#[test]
+fn what_is_ready_is_counted() {
+    let shop = Shop::open();
+    let service = shop.hub.register(Plain::with("plain", |policy| policy.bucket_subjects = 4)).unwrap();
+    shop.stock(&service, 40);
+    let ready = || {
+        let stats = service.stats();
+        (stats.buckets_ready, stats.subjects_ready)
+    };
+    let seat = shop.seat(&service, 1);
+    assert_eq!((ready(), service.stats().pools_alive), ((10, 40), 1));
+    let [kept, back] = [claim_one(&seat), claim_one(&seat)];
+    assert_eq!(ready(), (8, 32), "what is leased is not ready");
+    report_rest(&kept, 4);
+    drop(back);
+    shop.pass(Duration::from_secs(1));
+    assert_eq!((ready(), service.stats().pools_alive), ((9, 36), 2), "what was put back stands in a pool of its own");
+    while let Some(mut grant) = seat.claim(Ask::buckets(10)).unwrap().leased() {
+        while let Some(lease) = grant.pop() {
+            let owed = lease.len();
+            report_rest(&lease, owed);
+        }
+    }
+    assert_eq!(ready(), (0, 0));
+}
