@@ -5,6 +5,7 @@ mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::audit::Print;
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
@@ -87,6 +88,8 @@ pub(crate) struct Applier {
     open_blocks: HashMap<u32, OpenBlock>,
     blocks: BTreeMap<(u32, u64), Owed>,
     dirty_blocks: BTreeSet<(u32, u64)>,
+    /// Fingerprints of what leases owe, by service.
+    leased: HashMap<u32, Print>,
     /// Ranks that are urgent.
     urgent: HashSet<(u32, u64)>,
     /// Leases that hold an urgent subject, where more than one does.
@@ -115,6 +118,7 @@ impl Applier {
             open_blocks: HashMap::new(),
             blocks: BTreeMap::new(),
             dirty_blocks: BTreeSet::new(),
+            leased: HashMap::new(),
             urgent: HashSet::new(),
             again: HashMap::new(),
             twice: HashSet::new(),
@@ -129,6 +133,8 @@ impl Applier {
             applier.tallies.insert(service, tally.unwrap_or_default());
             applier.services.insert(service, value);
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
+                let print = lease.open().places().filter_map(|place| lease.ranks.get(place).copied()).collect();
+                applier.note_leased(service, |leased| leased.plus(print));
                 applier.leases.insert((service, generation, slot), lease);
             }
             for (rank, _) in urgent(applier.store.as_ref(), service)? {
@@ -160,6 +166,16 @@ impl Applier {
 
     pub(crate) fn tally(&self, service: u32) -> ServiceTally {
         self.tallies.get(&service).copied().unwrap_or_default()
+    }
+
+    /// The fingerprint of what a service's leases owe.
+    pub(crate) fn leased_print(&self, service: u32) -> Print {
+        self.leased.get(&service).copied().unwrap_or_default()
+    }
+
+    fn note_leased(&mut self, service: u32, change: impl FnOnce(Print) -> Print) {
+        let leased = self.leased.entry(service).or_default();
+        *leased = change(*leased);
     }
 
     /// Records applied since the last `flush`, about.
@@ -354,6 +370,8 @@ impl Applier {
         let held = if doubtful { ranks.clone() } else { Vec::new() };
         let twice: Vec<_> =
             again.iter().filter_map(|again| Some((again, *ranks.get(usize::from(again.place))?))).collect();
+        let print: Print = ranks.iter().copied().collect();
+        self.note_leased(service, |leased| leased.plus(print));
         self.leases.insert(name, LeaseValue::new(client, began, ranks));
         self.dirty_leases.insert(name);
         for (again, rank) in twice {
@@ -380,6 +398,7 @@ impl Applier {
             let place = lease.ranks.iter().position(|held| *held == rank);
             if place.is_some_and(|place| lease.clear(place)) {
                 let client = lease.client;
+                self.note_leased(service, |leased| leased.minus(Print::of(rank)));
                 self.seat_mut(service, client)?.tally.subjects_put_back += 1;
                 self.dirty_leases.insert(name);
             }
@@ -401,6 +420,7 @@ impl Applier {
             }
             if lease.clear(usize::from(item.place)) {
                 reported += 1;
+                self.note_leased(record.service, |leased| leased.minus(Print::of(item.rank)));
             }
             intake = intake.plus(self.report(at, record, &item)?);
         }
@@ -416,10 +436,11 @@ impl Applier {
             // Its last report ended it already.
             return if record.ranks.is_empty() { Ok(()) } else { Err(unknown()) };
         };
-        let mut put_back = 0;
+        let mut put_back = Print::default();
         for rank in &record.ranks {
-            if let Some(place) = lease.ranks.iter().position(|held| held == rank) {
-                put_back += u64::from(lease.clear(place));
+            let place = lease.ranks.iter().position(|held| held == rank);
+            if place.is_some_and(|place| lease.clear(place)) {
+                put_back.add(*rank);
             }
         }
         if !record.ranks.is_empty() {
@@ -427,7 +448,8 @@ impl Applier {
         }
         let client = lease.client;
         self.dirty_leases.insert(name);
-        self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back;
+        self.note_leased(record.service, |leased| leased.minus(put_back));
+        self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back.count;
         Ok(self.end_if_empty(at, name)?)
     }
 

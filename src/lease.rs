@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::audit::Move;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
@@ -103,6 +104,9 @@ impl Hold {
     fn ended(seat: &SeatCore, pool: &Pool, index: usize, ended: &Ended, cause: Cause) {
         let now = seat.service.link.clock.now();
         seat.account(ended, cause, now);
+        if !ended.left.is_empty() {
+            seat.service.ledger.moved(Move::PutBack, pool.print(index, ended.left));
+        }
         if cause == Cause::Client {
             seat.touch(now);
         }
@@ -592,6 +596,13 @@ impl<'a> Reporting<'a> {
             set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
         }
+        let ledger = &self.seat.service.ledger;
+        if !taken.accepted.is_empty() {
+            ledger.moved(Move::Reported, self.pool.print(self.index, taken.accepted));
+        }
+        if !dropped.is_empty() {
+            ledger.moved(Move::Cleared, self.pool.print(self.index, dropped));
+        }
         self.settle(&node, &taken);
         self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
         self.settle_contest(won, freed);
@@ -633,11 +644,12 @@ impl<'a> Reporting<'a> {
     /// Accounts for what was taken from other buckets.
     fn settle_contest(&self, won: Mask, freed: Mask) {
         for (place, origin) in self.pool.origins(self.index) {
+            let service = &self.seat.service;
             if freed.has(place) {
-                origin.pool.mark(origin.index);
-                self.seat.service.link.writer.raise();
+                service.note_taken_back(&origin.pool, origin.index);
             }
             let Some(slot) = origin.pool.slot(origin.index).filter(|_| won.has(place)) else { continue };
+            service.ledger.moved(Move::Cleared, origin.pool.print(origin.index, Mask::of(origin.place)));
             let Some(people) = self.seat.people.upgrade() else { continue };
             if let Some(holder) = people.seats.get(slot.snapshot().owner() as usize) {
                 holder.counts.subjects_put_back.add(1);

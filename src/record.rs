@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Print;
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
 
@@ -485,6 +486,20 @@ pub(crate) struct ServiceTally {
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
+    pub(crate) prints: SubjectPrints,
+}
+
+/// Fingerprints of a service's subjects, by what became of them: each rank enters once, and leaves once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SubjectPrints {
+    /// Every rank ever given.
+    pub(crate) entered: Print,
+    /// Those whose round ended with a report.
+    pub(crate) done: Print,
+    /// Those whose round ended without: deleted or withdrawn.
+    pub(crate) gone: Print,
+    /// Reports that came for a rank that was owed no more.
+    pub(crate) discarded: Print,
 }
 
 /// A live lease.
@@ -603,6 +618,11 @@ impl Owed {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
+    }
+
+    /// The places that are owed, ascending.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..u64::from(self.len)).filter(|place| self.has(*place))
     }
 }
 

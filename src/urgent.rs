@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
+use crate::audit::Print;
 use crate::pool::{Pool, Spot, SubjectBuf};
 use crate::sync::Arc;
 
@@ -30,6 +31,18 @@ pub(crate) struct Rush {
     twins: HashMap<u64, Vec<Spot>>,
 }
 
+/// What becomes of a subject that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Back {
+    /// It is not urgent.
+    Ordinary,
+    /// It waits again.
+    Waits,
+    /// It stands elsewhere as well: there it stays.
+    Elsewhere,
+}
+
 /// A pool's worth of subjects, and where some of them stand as well, by their places among them.
 pub(crate) type Cut = (Vec<SubjectBuf>, Vec<(usize, Spot)>);
 
@@ -44,12 +57,20 @@ impl Rush {
         self.queue.push_back(Waiting { subject, origin });
     }
 
-    /// Nothing is owed of a rank any more.
-    pub(crate) fn remove(&mut self, rank: u64) {
-        if self.ranks.remove(&rank) {
-            self.twins.remove(&rank);
-            self.queue.retain(|waiting| waiting.subject.rank != rank);
+    /// Nothing is owed of a rank any more. Returns how often it waited.
+    pub(crate) fn remove(&mut self, rank: u64) -> usize {
+        if !self.ranks.remove(&rank) {
+            return 0;
         }
+        let waited = self.queue.len();
+        self.twins.remove(&rank);
+        self.queue.retain(|waiting| waiting.subject.rank != rank);
+        waited - self.queue.len()
+    }
+
+    /// The fingerprint of those that wait.
+    pub(crate) fn print(&self) -> Print {
+        self.queue.iter().map(|waiting| waiting.subject.rank).collect()
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -85,18 +106,18 @@ impl Rush {
         }
     }
 
-    /// A subject came back from a bucket. If it is urgent it waits again, unless it stands elsewhere as well: `false` if it
-    /// is not urgent.
-    pub(crate) fn take_back(&mut self, subject: &SubjectBuf, pool: &Arc<Pool>, index: usize) -> bool {
+    /// A subject came back from a bucket. If it is urgent it waits again, unless it stands elsewhere as well.
+    pub(crate) fn take_back(&mut self, subject: &SubjectBuf, pool: &Arc<Pool>, index: usize) -> Back {
         if !self.ranks.contains(&subject.rank) {
-            return false;
+            return Back::Ordinary;
         }
         let twins = self.twins.entry(subject.rank).or_default();
         twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
-        if twins.is_empty() {
-            self.twins.remove(&subject.rank);
-            self.push(subject.clone(), None);
+        if !twins.is_empty() {
+            return Back::Elsewhere;
         }
-        true
+        self.twins.remove(&subject.rank);
+        self.push(subject.clone(), None);
+        Back::Waits
     }
 }

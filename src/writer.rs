@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::apply::{Applier, At, Effect, FinishedLease};
+use crate::audit::{Booked, Flow};
 use crate::clock::millis;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
@@ -493,7 +494,9 @@ impl Writer {
         // The counts first: who was told that a change is visible finds it counted.
         let finished = self.applier.take_finished();
         for service in self.registry.all() {
-            service.counts.publish(self.applier.tally(service.id));
+            let tally = self.applier.tally(service.id);
+            service.counts.publish(tally);
+            service.ledger.publish(Booked::of(&tally, self.applier.leased_print(service.id)));
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
         self.pass_on_effects();
@@ -525,6 +528,12 @@ impl Writer {
             if rank.is_some_and(|rank| self.applier.is_owed(put_back.service, rank).unwrap_or(true)) {
                 owed.insert(place);
             }
+        }
+        let unowed = put_back.left.without(owed);
+        if let Some(service) = self.registry.by_id(put_back.service)
+            && !unowed.is_empty()
+        {
+            service.ledger.flowed(Flow::Unowed, put_back.pool.print(put_back.index, unowed));
         }
         put_back.left = owed;
         self.inbox.push(Arc::new(Node::new(Errand::PutBack(put_back))));
