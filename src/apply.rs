@@ -397,6 +397,7 @@ impl Applier {
             let Some(lease) = self.leases.get_mut(&name) else { continue };
             let place = lease.ranks.iter().position(|held| *held == rank);
             if place.is_some_and(|place| lease.clear(place)) {
+                lease.lost = true;
                 let client = lease.client;
                 self.note_leased(service, |leased| leased.minus(Print::of(rank)));
                 self.seat_mut(service, client)?.tally.subjects_put_back += 1;
@@ -446,6 +447,7 @@ impl Applier {
         if !record.ranks.is_empty() {
             lease.put_back = Some(record.cause);
         }
+        lease.ended = true;
         let client = lease.client;
         self.dirty_leases.insert(name);
         self.note_leased(record.service, |leased| leased.minus(put_back));
@@ -456,7 +458,7 @@ impl Applier {
     fn end_if_empty(&mut self, at: At, name: (u32, u64, u32)) -> Result<(), StoreError> {
         self.dirty_leases.insert(name);
         let Some(lease) = self.leases.get(&name) else { return Ok(()) };
-        if !lease.open().is_empty() {
+        if !lease.is_over() {
             return Ok(());
         }
         let (service, generation, slot) = name;

@@ -589,9 +589,11 @@ impl<'a> Reporting<'a> {
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
         // From here to the push: no plugin code, no allocation, no clock, no guard.
-        let Contest { lost, won, freed } = self.contend();
-        let mut taken = slot.report(self.wanted.without(lost));
-        let dropped = if lost.is_empty() { Mask::default() } else { drop_lost(slot, lost, &mut taken) };
+        // Our own bits first: whose lease is over takes nothing from others.
+        let mut taken = slot.report(self.wanted);
+        let Contest { lost, won, freed } = self.contend(taken.accepted);
+        taken.accepted = taken.accepted.without(lost);
+        taken.done = taken.done.with(lost);
         if !taken.accepted.is_empty() {
             set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
@@ -600,11 +602,11 @@ impl<'a> Reporting<'a> {
         if !taken.accepted.is_empty() {
             ledger.moved(Move::Reported, self.pool.print(self.index, taken.accepted));
         }
-        if !dropped.is_empty() {
-            ledger.moved(Move::Cleared, self.pool.print(self.index, dropped));
+        if !lost.is_empty() {
+            ledger.moved(Move::Cleared, self.pool.print(self.index, lost));
         }
         self.settle(&node, &taken);
-        self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
+        self.seat.counts.subjects_put_back.add(u64::from(lost.count()));
         self.settle_contest(won, freed);
         if taken.emptied {
             Hold::finish_slot(self.seat, self.pool, self.index);
@@ -620,14 +622,18 @@ impl<'a> Reporting<'a> {
         Ok(Ticket::new(node, link.manual))
     }
 
-    /// Of urgent subjects that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
-    fn contend(&self) -> Contest {
+    /// Of those cleared here that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
+    fn contend(&self, cleared: Mask) -> Contest {
         let mut contest = Contest::default();
-        for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| self.wanted.has(*place)) {
+        for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| cleared.has(*place)) {
             let Some(slot) = origin.pool.slot(origin.index) else { continue };
             // A bucket that waits comes back to the steward as a whole.
             if slot.abandon() {
                 contest.freed.insert(place);
+                continue;
+            }
+            if slot.snapshot().phase() == Phase::Released {
+                // Put back there, or taken back before anyone held it: our own bit has decided.
                 continue;
             }
             let taken = slot.report(Mask::of(origin.place));
@@ -636,7 +642,7 @@ impl<'a> Reporting<'a> {
             } else if taken.stale.is_empty() {
                 contest.lost.insert(place);
             }
-            // Put back there: our own bit decides.
+            // Put back there meanwhile.
         }
         contest
     }
@@ -755,15 +761,6 @@ struct Discovered {
     found: Vec<u8>,
     beyond: Vec<u8>,
     too_deep: u32,
-}
-
-/// Clears the bits of subjects that were reported on another lease: they are owed no more. Returns those cleared here.
-fn drop_lost(slot: &Slot, lost: Mask, taken: &mut Taken) -> Mask {
-    let dropped = slot.report(lost);
-    taken.done = taken.done.with(dropped.accepted).with(dropped.done);
-    taken.stale = taken.stale.with(dropped.stale);
-    taken.emptied |= dropped.emptied;
-    dropped.accepted
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {

@@ -511,12 +511,21 @@ pub(crate) struct LeaseValue {
     open: [u64; CHUNKS],
     /// What was left was put back; only reports on their way are awaited.
     pub(crate) put_back: Option<Cause>,
+    /// Another lease reported one of its subjects. Its holder may not know: it is over when a record says so.
+    pub(crate) lost: bool,
+    /// A record said that it is over; only reports on their way are awaited.
+    pub(crate) ended: bool,
 }
 
 impl LeaseValue {
     pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>) -> Self {
         let open = Mask::first(ranks.len()).0;
-        Self { client, at, ranks, open, put_back: None }
+        Self { client, at, ranks, open, put_back: None, lost: false, ended: false }
+    }
+
+    /// True if nothing more can come of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.open().is_empty() && (self.ended || !self.lost)
     }
 
     pub(crate) fn open(&self) -> Mask {

@@ -488,7 +488,9 @@ impl Ward {
         }
         let next_rank = self.reader.next_rank();
         let mut blocks = Blocks::default();
-        let mut unread: Vec<u64> = wanted.into_iter().filter(|rank| *rank >= next_rank).collect();
+        let passed_over = self.reader.passed_over();
+        let unread = wanted.into_iter().filter(|rank| *rank >= next_rank && !passed_over.contains(rank));
+        let mut unread: Vec<u64> = unread.collect();
         unread.sort_unstable();
         for rank in unread {
             let subject = blocks.subject(store, service.id, rank)?;
@@ -505,6 +507,10 @@ impl Ward {
     /// An urgent subject stands in a bucket: moves it out, or offers it again.
     fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent) {
         let Some(slot) = spot.pool.slot(spot.index) else { return };
+        if slot.snapshot().is_final() {
+            // On its way back, perhaps since another subject of its bucket was moved just now.
+            return;
+        }
         if policy != Urgent::Keep && slot.snapshot().phase() == Phase::Ready {
             // The whole bucket comes back, and is sorted out then.
             if service.take_slot_back(&spot.pool, spot.index) {

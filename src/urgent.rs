@@ -27,6 +27,8 @@ pub(crate) struct Rush {
     ranks: HashSet<u64>,
     /// In no bucket of theirs yet, oldest mark first.
     queue: VecDeque<Waiting>,
+    /// Those of the queue that stand elsewhere as well.
+    again: HashSet<u64>,
     /// The two places of those that were offered again, less those from which they came back.
     twins: HashMap<u64, Vec<Spot>>,
 }
@@ -54,6 +56,9 @@ impl Rush {
 
     /// A subject that waits for an urgent bucket.
     pub(crate) fn push(&mut self, subject: SubjectBuf, origin: Option<Spot>) {
+        if origin.is_some() {
+            self.again.insert(subject.rank);
+        }
         self.queue.push_back(Waiting { subject, origin });
     }
 
@@ -64,6 +69,7 @@ impl Rush {
         }
         let waited = self.queue.len();
         self.twins.remove(&rank);
+        self.again.remove(&rank);
         self.queue.retain(|waiting| waiting.subject.rank != rank);
         waited - self.queue.len()
     }
@@ -89,6 +95,7 @@ impl Rush {
         taken.shuffle(rng);
         let mut origins = Vec::new();
         let subjects = taken.into_iter().enumerate().map(|(at, Waiting { subject, origin })| {
+            self.again.remove(&subject.rank);
             origins.extend(origin.map(|spot| (at, spot)));
             subject
         });
@@ -110,6 +117,12 @@ impl Rush {
     pub(crate) fn take_back(&mut self, subject: &SubjectBuf, pool: &Arc<Pool>, index: usize) -> Back {
         if !self.ranks.contains(&subject.rank) {
             return Back::Ordinary;
+        }
+        if self.again.remove(&subject.rank) {
+            // It was to be offered again: now that is all there is of it.
+            let waiting = self.queue.iter_mut().filter(|waiting| waiting.subject.rank == subject.rank);
+            waiting.for_each(|waiting| waiting.origin = None);
+            return Back::Elsewhere;
         }
         let twins = self.twins.entry(subject.rank).or_default();
         twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
