@@ -562,3 +562,33 @@ impl Applier {
         self.services.iter().map(|(service, value)| (*service, value))
     }
 }
+
+/// Defects, for tests to put in.
+#[cfg(test)]
+impl Applier {
+    /// A rank that was settled is owed again.
+    pub(crate) fn owe_again(&mut self, service: u32, rank: u64) {
+        let first = self.block_of(service, rank).unwrap().unwrap();
+        self.change_owed(service, first, |owed| owed.set(rank - first));
+    }
+
+    /// A rank is owed no more, and nobody is told. False if it was not.
+    pub(crate) fn forget_owed(&mut self, service: u32, rank: u64) -> bool {
+        let Some(first) = self.block_of(service, rank).unwrap() else { return false };
+        self.change_owed(service, first, |owed| assert!(owed.clear(rank - first)));
+        true
+    }
+
+    fn change_owed(&mut self, service: u32, first: u64, change: impl FnOnce(&mut Owed)) {
+        change(self.blocks.get_mut(&(service, first)).unwrap());
+        self.dirty_blocks.insert((service, first));
+        let Standing { position, hub_ms, class, .. } = self.standing;
+        self.flush(position, GroupTime { hub_ms, wall_ms: 0 }, class).unwrap();
+    }
+
+    /// That a rank is done was not accounted for.
+    pub(crate) fn forget_done(&mut self, service: u32, rank: u64) {
+        let done = &mut self.tally_mut(service).prints.done;
+        *done = done.minus(Print::of(rank));
+    }
+}

@@ -8,15 +8,17 @@
 mod ledger;
 mod print;
 mod recount;
+mod stripes;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub(crate) use self::ledger::{Booked, Entries, Flow, Ledger, Move};
+pub(crate) use self::ledger::{Booked, Entries, Flow, Ledger};
 pub use self::print::Print;
 pub(crate) use self::recount::{Found, Queues};
+pub(crate) use self::stripes::Move;
 use crate::error::AuditError;
 use crate::house::House;
 use crate::registry::ServiceCore;

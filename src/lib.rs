@@ -79,6 +79,8 @@
 mod apply;
 mod audit;
 #[cfg(test)]
+mod audit_lives_test;
+#[cfg(test)]
 mod audit_test;
 mod builder;
 mod claim;

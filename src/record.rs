@@ -629,6 +629,12 @@ impl Owed {
         self.words.iter().all(|word| *word == 0)
     }
 
+    /// Sets a bit, as no transition does.
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, place: u64) {
+        self.words[usize::try_from(place / 64).unwrap()] |= 1 << (place % 64);
+    }
+
     /// The places that are owed, ascending.
     pub(crate) fn places(&self) -> impl Iterator<Item = u64> + '_ {
         (0..u64::from(self.len)).filter(|place| self.has(*place))

@@ -135,6 +135,11 @@ impl Steward {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn inbox(&self) -> &Stack<Errand> {
+        &self.inbox
+    }
+
     /// One round. True if it changed anything that others must act on.
     pub(crate) fn turn(&mut self) -> bool {
         self.link.steward.lower();

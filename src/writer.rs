@@ -124,6 +124,21 @@ impl Writer {
         }
     }
 
+    /// Journals and applies a record that no call makes.
+    #[cfg(test)]
+    pub(crate) fn write(&mut self, record: &Record<'_>) {
+        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        self.draft(time, record);
+        let drafts = std::mem::take(&mut self.drafts);
+        self.commit(drafts);
+        self.apply_all();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn applier_mut(&mut self) -> &mut Applier {
+        &mut self.applier
+    }
+
     /// Journals what waits. False if there was nothing.
     pub(crate) fn turn(&mut self) -> bool {
         self.link.writer.lower();

@@ -216,7 +216,7 @@ impl Applier {
     }
 
     /// The first rank of the block that holds `rank`, once it is in memory; `None` if the block is done.
-    fn block_of(&mut self, service: u32, rank: u64) -> Result<Option<u64>, StoreError> {
+    pub(super) fn block_of(&mut self, service: u32, rank: u64) -> Result<Option<u64>, StoreError> {
         if self.open_blocks.get(&service).is_some_and(|block| block.first <= rank) {
             self.close_block(service);
         }

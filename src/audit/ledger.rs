@@ -4,25 +4,9 @@ use arc_swap::ArcSwapOption;
 
 use super::print::Print;
 use super::recount::Queues;
+use super::stripes::{Cell, Move, Stripes};
 use crate::record::{ServiceTally, SubjectPrints};
-use crate::sync::{AtomicBool, AtomicU64, Counter, Ordering, Padded, Watermark};
-
-/// Ways that clients' calls move subjects, and the caretakers where they do the same. Each thread has cells of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Move {
-    /// Out of a pool, into a lease.
-    Assigned,
-    /// Out of a lease: reported and accepted.
-    Reported,
-    /// Out of a lease: left over at its end.
-    PutBack,
-    /// Out of a lease: another one reported it.
-    Cleared,
-    /// Out of a pool, in a bucket that was taken back.
-    Abandoned,
-}
-
-const MOVES: usize = 5;
+use crate::sync::{Arc, AtomicBool, Counter, Ordering, Watermark};
 
 /// Ways that only the caretakers, or an opening, move subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,87 +35,6 @@ pub(crate) enum Flow {
 
 const FLOWS: usize = 10;
 
-/// A fingerprint that only grows, in three words.
-#[derive(Debug, Default)]
-struct Cell {
-    count: AtomicU64,
-    sum: AtomicU64,
-    xor: AtomicU64,
-}
-
-// ordering: Relaxed, all of this type; an audit believes only what stays the same while both caretakers come to rest twice, and
-// their rests (see `Rests`) order what it reads after what was moved before.
-impl Cell {
-    fn add(&self, print: Print) {
-        // ordering: Relaxed, all; see above.
-        self.count.fetch_add(print.count, Ordering::Relaxed);
-        self.sum.fetch_add(print.sum, Ordering::Relaxed);
-        self.xor.fetch_xor(print.xor, Ordering::Relaxed);
-    }
-
-    /// As [`add`](Self::add), by the only thread that adds: no read-modify-write is needed.
-    fn add_alone(&self, print: Print) {
-        self.set(self.print().plus(print));
-    }
-
-    fn set(&self, print: Print) {
-        // ordering: Relaxed, all; see above.
-        self.count.store(print.count, Ordering::Relaxed);
-        self.sum.store(print.sum, Ordering::Relaxed);
-        self.xor.store(print.xor, Ordering::Relaxed);
-    }
-
-    fn print(&self) -> Print {
-        Print {
-            // ordering: Relaxed, all; see above.
-            count: self.count.load(Ordering::Relaxed),
-            sum: self.sum.load(Ordering::Relaxed),
-            xor: self.xor.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Stripes of a ledger: one for each of so many threads, and the last for all others.
-const STRIPES: usize = 64;
-const SHARED: usize = STRIPES - 1;
-
-/// The stripes that threads hold, one bit each; the shared one is nobody's.
-static HELD: AtomicU64 = AtomicU64::new(1 << SHARED);
-
-/// A thread's own stripe, the same in every ledger, from its first move to its end.
-struct Own(usize);
-
-impl Own {
-    fn take() -> Self {
-        // ordering: Acquire, all; pairs with the Release in `drop`: what the last holder wrote is seen by the next one. The
-        // loop goes round only when another thread took or let go of a stripe.
-        let mut held = HELD.load(Ordering::Acquire);
-        loop {
-            let free = held.trailing_ones();
-            if free >= u64::BITS {
-                return Self(SHARED);
-            }
-            match HELD.compare_exchange_weak(held, held | (1 << free), Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => return Self(free as usize),
-                Err(now) => held = now,
-            }
-        }
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        if self.0 != SHARED {
-            // ordering: Release; see `take`.
-            HELD.fetch_and(!(1 << self.0), Ordering::Release);
-        }
-    }
-}
-
-thread_local! {
-    static OWN: Own = Own::take();
-}
-
 /// Fingerprints as the journal gives them, from the beginning of all time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Booked {
@@ -159,7 +62,7 @@ const BOOKED: usize = 5;
 /// The fingerprints of one service's subjects.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    stripes: Box<[Padded<[Cell; MOVES]>]>,
+    stripes: Stripes,
     flows: [Cell; FLOWS],
     /// What the writer has applied, and what had been when the hub was opened.
     booked: [Cell; BOOKED],
@@ -176,7 +79,7 @@ pub(crate) struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self {
-            stripes: (0..STRIPES).map(|_| Padded::default()).collect(),
+            stripes: Stripes::default(),
             flows: Default::default(),
             booked: Default::default(),
             opened: Default::default(),
@@ -189,12 +92,9 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Notes what a call moved. Wait-free: three loads and three stores, on a line of the thread's own.
+    /// Notes what a call moved. Wait-free.
     pub(crate) fn moved(&self, how: Move, print: Print) {
-        // A thread that is being taken down has no stripe any more.
-        let own = OWN.try_with(|own| own.0).unwrap_or(SHARED);
-        let Some(cell) = self.stripes.get(own).and_then(|stripe| stripe.get(how as usize)) else { return };
-        if own == SHARED { cell.add(print) } else { cell.add_alone(print) }
+        self.stripes.add(how, print);
     }
 
     /// Notes what a caretaker moved.
@@ -234,20 +134,17 @@ impl Ledger {
     }
 
     pub(crate) fn answer(&self, queues: Queues) {
-        self.queues.store(Some(crate::sync::Arc::new(queues)));
+        self.queues.store(Some(Arc::new(queues)));
     }
 
-    pub(crate) fn answered(&self) -> Option<crate::sync::Arc<Queues>> {
+    pub(crate) fn answered(&self) -> Option<Arc<Queues>> {
         self.queues.load_full()
     }
 
     /// What every cell says, one after the other.
     pub(crate) fn read(&self) -> Entries {
         let flow = |how: Flow| self.flows.get(how as usize).map(Cell::print).unwrap_or_default();
-        let moved = |how: Move| {
-            let cells = self.stripes.iter().filter_map(|stripe| stripe.get(how as usize));
-            cells.fold(Print::default(), |sum, cell| sum.plus(cell.print()))
-        };
+        let moved = |how: Move| self.stripes.sum(how);
         let journal = |cells: &[Cell; BOOKED]| {
             let [entered, done, gone, discarded, leased] = cells.each_ref().map(Cell::print);
             Booked { entered, done, gone, discarded, leased }
@@ -298,39 +195,4 @@ pub(crate) struct Entries {
     pub(crate) abandoned: Print,
     pub(crate) queued: u64,
     pub(crate) read_to: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_lost_by_more_threads_than_stripes() {
-        let ledger = Ledger::default();
-        let start = std::sync::Barrier::new(STRIPES * 2);
-        std::thread::scope(|scope| {
-            for thread in 0..STRIPES as u64 * 2 {
-                let (ledger, start) = (&ledger, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    (0..100).for_each(|n| ledger.moved(Move::Reported, Print::of(thread * 100 + n)));
-                    // All are alive at once: half of them share a stripe.
-                    start.wait();
-                });
-            }
-        });
-        let all: Print = (0..STRIPES as u64 * 200).collect();
-        assert_eq!(ledger.read(), Entries { reported: all, ..Entries::default() });
-    }
-
-    #[test]
-    fn a_stripe_goes_from_thread_to_thread_and_keeps_what_it_holds() {
-        let ledger = Ledger::default();
-        for thread in 0..STRIPES as u64 * 3 {
-            std::thread::scope(|scope| {
-                scope.spawn(|| ledger.moved(Move::Assigned, Print::of(thread)));
-            });
-        }
-        assert_eq!(ledger.read().assigned, (0..STRIPES as u64 * 3).collect());
-    }
 }
