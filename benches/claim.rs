@@ -19,6 +19,9 @@ use commissary::{
 use criterion::{BenchmarkId, Criterion, SamplingMode};
 use crossbeam_queue::ArrayQueue;
 
+use audit::print::Print;
+use audit::stripes::{Move, Stripes};
+
 const THREADS: [usize; 3] = [1, 2, 4];
 /// Calls of one round, all threads together: about a millisecond, so that most rounds fit between two interruptions.
 const CLAIMS: usize = 8_000;
@@ -397,6 +400,115 @@ impl Contender for Obvious {
     }
 }
 
+// ---- what the audit costs -----------------------------------------------------------------------------------------
+
+/// The library's own source of what calls note for the audit.
+#[allow(
+    clippy::allow_attributes,
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "the library uses and tests the rest"
+)]
+#[path = "../src/audit"]
+mod audit {
+    pub(crate) mod print;
+    pub(crate) mod stripes;
+}
+
+/// What it takes its atomics from.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[derive(Debug, Default)]
+    #[repr(align(128))]
+    pub(crate) struct Padded<T>(pub(crate) T);
+
+    impl<T> std::ops::Deref for Padded<T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.0
+        }
+    }
+}
+
+/// What a claim and a submit of a whole bucket note for the audit, and nothing else: the bucket's fingerprint is read where
+/// the pool has it, and added twice.
+struct Notes {
+    stripes: Stripes,
+    prints: Vec<Print>,
+}
+
+impl Notes {
+    fn new() -> Self {
+        let bucket = |bucket: usize| (bucket * 4..bucket * 4 + 4).map(|rank| rank as u64).collect();
+        Self { stripes: Stripes::default(), prints: (0..STOCK).map(bucket).collect() }
+    }
+
+    /// Not inlined: in the library, too, each call finds its thread's stripe anew.
+    #[inline(never)]
+    fn note(&self, how: Move, bucket: usize) {
+        self.stripes.add(how, self.prints[bucket]);
+    }
+}
+
+impl Contender for Notes {
+    fn name(&self) -> &'static str {
+        "noted for the audit"
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        let before = self.stripes.sum(Move::Reported);
+        let notes = &*self;
+        let (took, _) = race(threads, |place| {
+            for bucket in (place * each..(place + 1) * each).map(|call| call % STOCK) {
+                notes.note(Move::Assigned, black_box(bucket));
+                notes.note(Move::Reported, black_box(bucket));
+            }
+        });
+        let noted = self.stripes.sum(Move::Reported).minus(before);
+        let expected = (0..each * threads).fold(Print::default(), |all, call| all.plus(self.prints[call % STOCK]));
+        assert_eq!(noted, expected);
+        took
+    }
+}
+
+/// As many as take about as long as a round of claims and submits: threads do not start at the same instant.
+const NOTES: usize = 100 * SUBMITS;
+
+/// The share of a claim and submit that the notes for the audit take: rounds in turn, the median and the best.
+fn audit_share() {
+    println!("\nnoted for the audit, of a claim and submit: median of {ROUNDS} interleaved rounds");
+    println!(
+        "{:<10}{:>9}{:>20}{:>12}{:>9}{:>9}",
+        "bucket", "threads", "claim+submit, ns", "notes, ns", "share", "best"
+    );
+    for bucket in [4, 16] {
+        for threads in THREADS {
+            let mut whole = ClaimSubmit { bucket, how: How::Calls, shop: None };
+            let mut notes = Notes::new();
+            let (mut wholes, mut noted) = (Vec::new(), Vec::new());
+            for round in 0..=ROUNDS {
+                let figure = |took: Duration, calls: usize| took.as_secs_f64() * 1e9 / calls as f64;
+                let calls = figure(whole.round(threads, SUBMITS), SUBMITS);
+                let note = figure(notes.round(threads, NOTES), NOTES);
+                // The first round warms up.
+                if round > 0 {
+                    wholes.push(calls);
+                    noted.push(note);
+                }
+            }
+            let best = |figures: &[f64]| figures.iter().copied().fold(f64::INFINITY, f64::min);
+            let share = median(noted.iter().zip(&wholes).map(|(note, whole)| note / whole * 100.0).collect());
+            let best = best(&noted) / best(&wholes) * 100.0;
+            let (whole, note) = (median(wholes), median(noted));
+            println!("{bucket:<10}{threads:>9}{whole:>20.0}{note:>12.1}{share:>8.2}%{best:>8.2}%");
+        }
+    }
+}
+
 // ---- figures ----------------------------------------------------------------------------------------------------
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -474,6 +586,10 @@ fn measure(criterion: &mut Criterion, title: &str, mut contenders: Vec<Box<dyn C
 }
 
 fn main() {
+    // `cargo bench --bench claim -- audit`: that table alone.
+    if std::env::args().skip(1).any(|argument| argument == "audit") {
+        return audit_share();
+    }
     let mut criterion = Criterion::default().configure_from_args();
     measure(&mut criterion, "claim", claims(), CLAIMS);
     for bucket in [4, 16] {
@@ -483,6 +599,7 @@ fn main() {
     // Not when it is only tried out, as by `cargo test --all-targets`.
     if std::env::args().any(|argument| argument == "--bench") {
         table("claim one bucket", &mut claims(), CLAIMS);
+        audit_share();
         for bucket in [4, 16] {
             let title = format!("claim one bucket of {bucket} and submit it");
             table(&title, &mut claim_submits(bucket), SUBMITS);

@@ -5,6 +5,7 @@ mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::audit::Print;
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
@@ -87,6 +88,8 @@ pub(crate) struct Applier {
     open_blocks: HashMap<u32, OpenBlock>,
     blocks: BTreeMap<(u32, u64), Owed>,
     dirty_blocks: BTreeSet<(u32, u64)>,
+    /// Fingerprints of what leases owe, by service.
+    leased: HashMap<u32, Print>,
     /// Ranks that are urgent.
     urgent: HashSet<(u32, u64)>,
     /// Leases that hold an urgent subject, where more than one does.
@@ -115,6 +118,7 @@ impl Applier {
             open_blocks: HashMap::new(),
             blocks: BTreeMap::new(),
             dirty_blocks: BTreeSet::new(),
+            leased: HashMap::new(),
             urgent: HashSet::new(),
             again: HashMap::new(),
             twice: HashSet::new(),
@@ -133,6 +137,8 @@ impl Applier {
             applier.tallies.insert(service, tally);
             applier.services.insert(service, value);
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
+                let print = lease.open().places().filter_map(|place| lease.ranks.get(place).copied()).collect();
+                applier.note_leased(service, |leased| leased.plus(print));
                 applier.leases.insert((service, generation, slot), lease);
             }
             for (rank, _) in urgent(applier.store.as_ref(), service)? {
@@ -169,6 +175,16 @@ impl Applier {
 
     pub(crate) fn tally(&self, service: u32) -> ServiceTally {
         self.tallies.get(&service).copied().unwrap_or_default()
+    }
+
+    /// The fingerprint of what a service's leases owe.
+    pub(crate) fn leased_print(&self, service: u32) -> Print {
+        self.leased.get(&service).copied().unwrap_or_default()
+    }
+
+    fn note_leased(&mut self, service: u32, change: impl FnOnce(Print) -> Print) {
+        let leased = self.leased.entry(service).or_default();
+        *leased = change(*leased);
     }
 
     /// Records applied since the last `flush`, about.
@@ -380,6 +396,8 @@ impl Applier {
         let held = if doubtful { ranks.clone() } else { Vec::new() };
         let twice: Vec<_> =
             again.iter().filter_map(|again| Some((again, *ranks.get(usize::from(again.place))?))).collect();
+        let print: Print = ranks.iter().copied().collect();
+        self.note_leased(service, |leased| leased.plus(print));
         self.leases.insert(name, LeaseValue::new(client, began, ranks));
         self.dirty_leases.insert(name);
         for (again, rank) in twice {
@@ -405,7 +423,9 @@ impl Applier {
             let Some(lease) = self.leases.get_mut(&name) else { continue };
             let place = lease.ranks.iter().position(|held| *held == rank);
             if place.is_some_and(|place| lease.clear(place)) {
+                lease.lost = true;
                 let client = lease.client;
+                self.note_leased(service, |leased| leased.minus(Print::of(rank)));
                 self.seat_mut(service, client)?.tally.subjects_put_back += 1;
                 self.dirty_leases.insert(name);
             }
@@ -427,6 +447,7 @@ impl Applier {
             }
             if lease.clear(usize::from(item.place)) {
                 reported += 1;
+                self.note_leased(record.service, |leased| leased.minus(Print::of(item.rank)));
             }
             intake = intake.plus(self.report(at, record, &item)?);
         }
@@ -468,19 +489,22 @@ impl Applier {
             // Its last report ended it already.
             return if record.ranks.is_empty() { Ok(()) } else { Err(unknown()) };
         };
-        let mut put_back = 0;
+        let mut put_back = Print::default();
         for rank in &record.ranks {
-            if let Some(place) = lease.ranks.iter().position(|held| held == rank) {
-                put_back += u64::from(lease.clear(place));
+            let place = lease.ranks.iter().position(|held| held == rank);
+            if place.is_some_and(|place| lease.clear(place)) {
+                put_back.add(*rank);
             }
         }
         if !record.ranks.is_empty() {
             lease.put_back = Some(record.cause);
         }
+        lease.ended = true;
         let client = lease.client;
         self.dirty_leases.insert(name);
+        self.note_leased(record.service, |leased| leased.minus(put_back));
         let seat = self.seat_mut(record.service, client)?;
-        seat.tally.subjects_put_back += put_back;
+        seat.tally.subjects_put_back += put_back.count;
         if record.cause == Cause::Client {
             seat.times.last_access = Some(at.time.wall_ms);
         }
@@ -490,7 +514,7 @@ impl Applier {
     fn end_if_empty(&mut self, at: At, name: (u32, u64, u32)) -> Result<(), StoreError> {
         self.dirty_leases.insert(name);
         let Some(lease) = self.leases.get(&name) else { return Ok(()) };
-        if !lease.open().is_empty() {
+        if !lease.is_over() {
             return Ok(());
         }
         let (service, generation, slot) = name;
@@ -592,5 +616,35 @@ impl Applier {
     /// Every service the store knows.
     pub(crate) fn services(&self) -> impl Iterator<Item = (u32, &ServiceValue)> {
         self.services.iter().map(|(service, value)| (*service, value))
+    }
+}
+
+/// Defects, for tests to put in.
+#[cfg(test)]
+impl Applier {
+    /// A rank that was settled is owed again.
+    pub(crate) fn owe_again(&mut self, service: u32, rank: u64) {
+        let first = self.block_of(service, rank).unwrap().unwrap();
+        self.change_owed(service, first, |owed| owed.set(rank - first));
+    }
+
+    /// A rank is owed no more, and nobody is told. False if it was not.
+    pub(crate) fn forget_owed(&mut self, service: u32, rank: u64) -> bool {
+        let Some(first) = self.block_of(service, rank).unwrap() else { return false };
+        self.change_owed(service, first, |owed| assert!(owed.clear(rank - first)));
+        true
+    }
+
+    fn change_owed(&mut self, service: u32, first: u64, change: impl FnOnce(&mut Owed)) {
+        change(self.blocks.get_mut(&(service, first)).unwrap());
+        self.dirty_blocks.insert((service, first));
+        let Standing { position, hub_ms, class, .. } = self.standing;
+        self.flush(position, GroupTime { hub_ms, wall_ms: 0 }, class).unwrap();
+    }
+
+    /// That a rank is done was not accounted for.
+    pub(crate) fn forget_done(&mut self, service: u32, rank: u64) {
+        let done = &mut self.tally_mut(service).prints.done;
+        *done = done.minus(Print::of(rank));
     }
 }

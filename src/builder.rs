@@ -491,6 +491,7 @@ fn guarded(link: &Link, who: &str, run: impl FnOnce()) {
 fn run_steward(link: &Link, steward: &mut Steward) {
     while !link.is_closed() {
         if !steward.turn() {
+            link.steward_rests.note();
             link.steward.wait(steward.sleep());
         }
     }
@@ -506,6 +507,7 @@ fn run_writer(link: &Link, writer: &mut Writer) {
             continue;
         }
         if !writer.apply_some() && !journaled {
+            link.writer_rests.note();
             link.writer.wait(writer.sleep().unwrap_or(crate::steward::PERIOD));
         }
     }

@@ -469,6 +469,26 @@ pub enum UrgentError {
     Hub(#[from] HubError),
 }
 
+/// Why the books could not be checked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The hub is poisoned or closed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// Subjects went on moving, or the caretakers never came to rest: there was no quiet moment.
+    #[error("no quiet moment in {looks} looks and {waited:?}")]
+    NotQuiet {
+        /// How often it looked.
+        looks: u32,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The store failed while it was counted.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+}
+
 /// Why something stored could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -605,6 +625,8 @@ pub enum Error {
     Ticket(#[from] TicketError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     #[error(transparent)]
     Export(#[from] ExportError),
     #[error(transparent)]

@@ -4,7 +4,6 @@
 use arc_swap::ArcSwapOption;
 
 use crate::pool::Pool;
-use crate::slot::Slot;
 use crate::sync::{Arc, AtomicBool, Ordering};
 
 /// The place of one express queue's pool.
@@ -98,19 +97,6 @@ impl Express {
     /// The pool, if its claimers have left nothing but what some of them passed by.
     pub(crate) fn aside(&self) -> Option<Arc<Pool>> {
         self.pool.load_full().filter(|pool| pool.is_exhausted() && !pool.is_spent())
-    }
-
-    /// Takes back what claimers passed by and left as all there is. True if it is on its way back. The steward's alone.
-    pub(crate) fn recall(&self) -> bool {
-        let Some(pool) = self.aside() else { return false };
-        let mut recalled = false;
-        for index in pool.aside() {
-            if pool.slot(index).is_some_and(Slot::abandon) {
-                pool.mark(index);
-                recalled = true;
-            }
-        }
-        recalled
     }
 
     /// Publishes a pool. The steward's alone.

@@ -7,6 +7,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
 use crate::apply::stored;
+use crate::audit::{Flow, Print};
 use crate::commit::{Change, Pending};
 use crate::error::{AddError, HubError, StoreError, TicketError};
 use crate::house::House;
@@ -160,6 +161,8 @@ pub(crate) struct Reader {
     next_rank: u64,
     /// Ranks leased since before the hub was opened: their bits are still set, but they do not wait.
     leased: HashSet<u64>,
+    /// Ranks that the plugin's type does not read.
+    unreadable: HashSet<u64>,
     /// Read but not cut yet, oldest first.
     tail: VecDeque<SubjectBuf>,
     /// Bytes of the tail.
@@ -170,7 +173,8 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(service: u32, leased: HashSet<u64>) -> Self {
-        Self { service, next_rank: 0, leased, tail: VecDeque::new(), bytes: 0, tail_since: 0 }
+        let (unreadable, tail) = (HashSet::new(), VecDeque::new());
+        Self { service, next_rank: 0, leased, unreadable, tail, bytes: 0, tail_since: 0 }
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -193,6 +197,21 @@ impl Reader {
         let out = Vec::from(out);
         self.bytes -= out.iter().map(SubjectBuf::bytes).sum::<usize>();
         out
+    }
+
+    /// Forgets a rank that was found unreadable. False if it was not.
+    pub(crate) fn forget_unreadable(&mut self, rank: u64) -> bool {
+        self.unreadable.remove(&rank)
+    }
+
+    /// The fingerprint of those read and not cut yet.
+    pub(crate) fn print(&self) -> Print {
+        self.tail.iter().map(|subject| subject.rank).collect()
+    }
+
+    /// Ranks that will not be read although they are owed.
+    pub(crate) fn passed_over(&self) -> &HashSet<u64> {
+        &self.leased
     }
 
     /// Passes over a rank when it comes to be read: it is served otherwise.
@@ -253,9 +272,12 @@ impl Reader {
                 let BlockItem { depth, round, key, body } = item;
                 let subject = SubjectRef { rank, depth, round, since: owed.since, key, body };
                 self.bytes += item.key.len() + item.body.len();
+                service.ledger.flowed(Flow::Read, Print::of(rank));
                 self.tail.push_back(SubjectBuf::new(subject));
             } else {
                 unreadable += 1;
+                self.unreadable.insert(rank);
+                service.ledger.flowed(Flow::Unreadable, Print::of(rank));
                 tracing::error!(service = %service.name, rank, "stored subject does not decode: not handed out");
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::audit::Move;
 use crate::lease::Hold;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Spot};
@@ -50,13 +51,16 @@ pub(crate) fn take(seat: &SeatCore, spots: &[(usize, Spot)], print_of: impl Fn(u
 
 /// Clears a subject's bit where it stands; false if somebody else did, or if it was put back.
 fn take_from(seat: &SeatCore, spot: &Spot) -> bool {
-    let Some(slot) = spot.pool.slot(spot.index) else { return false };
+    let Some(slot) = spot.pool.slot(spot.index).filter(|slot| !slot.snapshot().is_final()) else { return false };
+    let (one, ledger) = (Mask::of(spot.place), &seat.service.ledger);
     spot.pool.share();
-    if slot.report(Mask::of(spot.place)).accepted.is_empty() {
+    if slot.report(one).accepted.is_empty() {
         return false;
     }
     if slot.abandon() {
         // Nobody held it: the rest of the bucket comes back to the steward.
+        ledger.moved(Move::Assigned, spot.pool.print(spot.index, one));
+        ledger.moved(Move::Abandoned, spot.pool.print(spot.index, slot.open()));
         spot.pool.mark(spot.index);
         seat.service.link.writer.raise();
     } else if let Some(people) = seat.people.upgrade()

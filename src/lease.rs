@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::audit::Move;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
@@ -121,6 +122,9 @@ impl Hold {
     fn ended(seat: &SeatCore, pool: &Pool, index: usize, ended: &Ended, cause: Cause) {
         let now = seat.service.link.clock.now();
         seat.account(ended, cause, now);
+        if !ended.left.is_empty() {
+            seat.service.ledger.moved(Move::PutBack, pool.print(index, ended.left));
+        }
         if cause == Cause::Client {
             seat.touch(now);
         }
@@ -622,9 +626,11 @@ impl<'a> Reporting<'a> {
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
         let open_elsewhere = late::find(self.seat, self.pool, self.index, self.wanted);
         // From here to the push: no plugin code, no allocation, no clock, no guard.
-        let Contest { lost, won, freed } = self.contend();
-        let mut taken = slot.report(self.wanted.without(lost));
-        let dropped = if lost.is_empty() { Mask::default() } else { drop_lost(slot, lost, &mut taken) };
+        // Our own bits first: whose lease is over takes nothing from others.
+        let mut taken = slot.report(self.wanted);
+        let Contest { lost, won, freed } = self.contend(taken.accepted);
+        taken.accepted = taken.accepted.without(lost);
+        taken.done = taken.done.with(lost);
         let print_of = |place| self.ready.iter().find(|ready| ready.place == place).map_or(0, |ready| ready.print);
         let late = late::take(self.seat, &open_elsewhere, print_of);
         let took_effect = !taken.accepted.is_empty() || !late.is_empty();
@@ -635,8 +641,15 @@ impl<'a> Reporting<'a> {
         self.seat.counts.subjects_assigned.add(u64::from(late.count()));
         taken.accepted = taken.accepted.with(late);
         taken.stale = taken.stale.without(late);
+        let ledger = &self.seat.service.ledger;
+        if !taken.accepted.is_empty() {
+            ledger.moved(Move::Reported, self.pool.print(self.index, taken.accepted));
+        }
+        if !lost.is_empty() {
+            ledger.moved(Move::Cleared, self.pool.print(self.index, lost));
+        }
         self.settle(&node, &taken);
-        self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
+        self.seat.counts.subjects_put_back.add(u64::from(lost.count()));
         self.settle_contest(won, freed);
         if taken.emptied {
             Hold::finish_slot(self.seat, self.pool, self.index);
@@ -652,14 +665,18 @@ impl<'a> Reporting<'a> {
         Ok(Ticket::new(node, link.manual))
     }
 
-    /// Of urgent subjects that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
-    fn contend(&self) -> Contest {
+    /// Of those cleared here that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
+    fn contend(&self, cleared: Mask) -> Contest {
         let mut contest = Contest::default();
-        for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| self.wanted.has(*place)) {
+        for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| cleared.has(*place)) {
             let Some(slot) = origin.pool.slot(origin.index) else { continue };
             // A bucket that waits comes back to the steward as a whole.
             if slot.abandon() {
                 contest.freed.insert(place);
+                continue;
+            }
+            if slot.snapshot().phase() == Phase::Released {
+                // Put back there, or taken back before anyone held it: our own bit has decided.
                 continue;
             }
             let taken = slot.report(Mask::of(origin.place));
@@ -668,7 +685,7 @@ impl<'a> Reporting<'a> {
             } else if taken.stale.is_empty() {
                 contest.lost.insert(place);
             }
-            // Put back there: our own bit decides.
+            // Put back there meanwhile.
         }
         contest
     }
@@ -676,11 +693,12 @@ impl<'a> Reporting<'a> {
     /// Accounts for what was taken from other buckets.
     fn settle_contest(&self, won: Mask, freed: Mask) {
         for (place, origin) in self.pool.origins(self.index) {
+            let service = &self.seat.service;
             if freed.has(place) {
-                origin.pool.mark(origin.index);
-                self.seat.service.link.writer.raise();
+                service.note_taken_back(&origin.pool, origin.index);
             }
             let Some(slot) = origin.pool.slot(origin.index).filter(|_| won.has(place)) else { continue };
+            service.ledger.moved(Move::Cleared, origin.pool.print(origin.index, Mask::of(origin.place)));
             let Some(people) = self.seat.people.upgrade() else { continue };
             if let Some(holder) = people.seats.get(slot.snapshot().owner() as usize) {
                 holder.counts.subjects_put_back.add(1);
@@ -790,15 +808,6 @@ struct Discovered {
     found: Vec<u8>,
     beyond: Vec<u8>,
     too_deep: u32,
-}
-
-/// Clears the bits of subjects that were reported on another lease: they are owed no more. Returns those cleared here.
-fn drop_lost(slot: &Slot, lost: Mask, taken: &mut Taken) -> Mask {
-    let dropped = slot.report(lost);
-    taken.done = taken.done.with(dropped.accepted).with(dropped.done);
-    taken.stale = taken.stale.with(dropped.stale);
-    taken.emptied |= dropped.emptied;
-    dropped.accepted
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, late: Mask, whole: bool) {

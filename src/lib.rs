@@ -82,6 +82,11 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod apply;
+mod audit;
+#[cfg(test)]
+mod audit_lives_test;
+#[cfg(test)]
+mod audit_test;
 mod builder;
 mod chart;
 mod claim;
@@ -132,6 +137,7 @@ mod record;
 mod refused;
 mod registry;
 mod restore;
+mod rests;
 mod results;
 mod seat;
 mod service;
@@ -172,6 +178,7 @@ pub mod docs {
 /// A directory of another version is refused ([`OpenError`]) and left as it is.
 pub const FORMAT_VERSION: u16 = 2;
 
+pub use audit::{Audit, Identity, Imbalance, Print, ServiceAudit};
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
 pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
 pub use client::{Capability, Client, Registered, Registration};

@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::notices::Notices;
 use crate::pace::{Outflow, spread};
 use crate::permits::Permits;
+use crate::rests::Rests;
 use crate::signal::Signal;
 use crate::stack::{Node, Stack};
 use crate::sync::{Arc, AtomicU32, Counter, Ordering, Padded};
@@ -47,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) outflow: Outflow,
     pub(crate) writer: Padded<Signal>,
     pub(crate) steward: Padded<Signal>,
+    pub(crate) writer_rests: Rests,
+    pub(crate) steward_rests: Rests,
     pub(crate) clock: HubClock,
     pub(crate) limits: Limits,
     /// Written by calls that are refused, and by no others.
@@ -69,6 +72,8 @@ impl Link {
             outflow: Outflow::default(),
             writer: Padded::default(),
             steward: Padded::default(),
+            writer_rests: Rests::default(),
+            steward_rests: Rests::default(),
             clock,
             notices: Notices::new(limits.notices),
             limits,

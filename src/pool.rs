@@ -1,7 +1,9 @@
 //! One generation of ready buckets: immutable but for its cursor and its slots' words.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
+use crate::audit::Print;
 use crate::cooldown::{self, Cooldown, Cooldowns, Entry};
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
@@ -172,6 +174,10 @@ impl Subjects {
         self.places.push(Place { rank, since, start, key_end, end, round, depth });
     }
 
+    fn print(&self, of: Range<usize>) -> Print {
+        self.places.get(of).unwrap_or_default().iter().map(|place| place.rank).collect()
+    }
+
     fn at(&self, index: usize) -> Option<SubjectRef<'_>> {
         let place = self.places.get(index)?;
         let bytes = |from: u32, to: u32| self.bytes.get(from as usize..to as usize);
@@ -235,6 +241,8 @@ pub(crate) struct Pool {
     /// Slot numbers where they are not simply the places (recovered pools); ascending.
     numbers: Option<Box<[u32]>>,
     subjects: Subjects,
+    /// The fingerprint of each bucket.
+    bucket_prints: Box<[Print]>,
     /// Where else its urgent subjects stood when it was cut, by their places among `subjects`; ascending.
     origins: Box<[(usize, Spot)]>,
     /// Some of its subjects were offered again elsewhere, or it offers some again.
@@ -341,6 +349,7 @@ impl Pool {
             oldest: subjects.places.iter().map(|place| place.since).min(),
             prints: (0..subjects.places.len()).map(|_| AtomicU32::new(0)).collect(),
             dirty: (0..slots.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            bucket_prints: slots.iter().map(|slot| subjects.print(slot.subjects())).collect(),
             slots: slots.into(),
             cooldowns: Cooldowns::default(),
             numbers,
@@ -396,6 +405,24 @@ impl Pool {
     pub(crate) fn bucket(&self, index: usize) -> impl Iterator<Item = SubjectRef<'_>> {
         let places = self.slot(index).map(Slot::subjects).unwrap_or_default();
         places.filter_map(|at| self.subjects.at(at))
+    }
+
+    /// The fingerprint of the bucket at `index`.
+    pub(crate) fn bucket_print(&self, index: usize) -> Print {
+        self.bucket_prints.get(index).copied().unwrap_or_default()
+    }
+
+    /// The fingerprint of those subjects of the bucket at `index`.
+    pub(crate) fn print(&self, index: usize, places: Mask) -> Print {
+        if self.slot(index).is_some_and(|slot| places == Mask::first(slot.len())) {
+            return self.bucket_print(index);
+        }
+        places.places().filter_map(|place| self.subject(index, place)).map(|subject| subject.rank).collect()
+    }
+
+    /// The fingerprint of all its subjects.
+    pub(crate) fn whole_print(&self) -> Print {
+        self.bucket_prints.iter().fold(Print::default(), |all, bucket| all.plus(*bucket))
     }
 
     /// Where else the subject at `place` of the bucket at `index` stood when the pool was cut.
@@ -635,7 +662,7 @@ impl Pool {
 
     /// Notes the fingerprint of the report accepted for `place` of the bucket at `index`.
     pub(crate) fn note_print(&self, index: usize, place: usize, print: u32) {
-        if let Some(word) = self.print(index, place) {
+        if let Some(word) = self.report_print(index, place) {
             // ordering: Relaxed; a hint, 0 is answered as "the same".
             word.store(print, Ordering::Relaxed);
         }
@@ -644,10 +671,10 @@ impl Pool {
     /// The fingerprint noted, 0 if none is yet.
     pub(crate) fn print_of(&self, index: usize, place: usize) -> u32 {
         // ordering: Relaxed; see `note_print`.
-        self.print(index, place).map_or(0, |word| word.load(Ordering::Relaxed))
+        self.report_print(index, place).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    fn print(&self, index: usize, place: usize) -> Option<&AtomicU32> {
+    fn report_print(&self, index: usize, place: usize) -> Option<&AtomicU32> {
         self.prints.get(self.slot(index)?.subjects().nth(place)?)
     }
 

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Print;
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
 use crate::watch::Level;
@@ -556,6 +557,20 @@ pub(crate) struct ServiceTally {
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
+    pub(crate) prints: SubjectPrints,
+}
+
+/// Fingerprints of a service's subjects, by what became of them: each rank enters once, and leaves once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SubjectPrints {
+    /// Every rank ever given.
+    pub(crate) entered: Print,
+    /// Those whose round ended with a report.
+    pub(crate) done: Print,
+    /// Those whose round ended without: deleted or withdrawn.
+    pub(crate) gone: Print,
+    /// Reports that came for a rank that was owed no more.
+    pub(crate) discarded: Print,
 }
 
 /// A live lease.
@@ -567,12 +582,21 @@ pub(crate) struct LeaseValue {
     open: [u64; CHUNKS],
     /// What was left was put back; only reports on their way are awaited.
     pub(crate) put_back: Option<Cause>,
+    /// Another lease reported one of its subjects. Its holder may not know: it is over when a record says so.
+    pub(crate) lost: bool,
+    /// A record said that it is over; only reports on their way are awaited.
+    pub(crate) ended: bool,
 }
 
 impl LeaseValue {
     pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>) -> Self {
         let open = Mask::first(ranks.len()).0;
-        Self { client, at, ranks, open, put_back: None }
+        Self { client, at, ranks, open, put_back: None, lost: false, ended: false }
+    }
+
+    /// True if nothing more can come of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.open().is_empty() && (self.ended || !self.lost)
     }
 
     pub(crate) fn open(&self) -> Mask {
@@ -674,6 +698,17 @@ impl Owed {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Sets a bit, as no transition does.
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, place: u64) {
+        self.words[usize::try_from(place / 64).unwrap()] |= 1 << (place % 64);
+    }
+
+    /// The places that are owed, ascending.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..u64::from(self.len)).filter(|place| self.has(*place))
     }
 }
 

@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use event_listener::Event;
 
 use crate::apply::FinishedLease;
+use crate::audit::{Ledger, Move};
 use crate::express::Express;
 use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
@@ -17,6 +18,7 @@ use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
+use crate::slot::Slot;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.
@@ -91,6 +93,7 @@ pub(crate) struct ServiceCore {
     pub(crate) active_seats: AtomicU32,
     panics: AtomicU32,
     pub(crate) counts: ServiceCounts,
+    pub(crate) ledger: Arc<Ledger>,
     /// What was urgent when the hub was opened, for the steward to take.
     pub(crate) urgent_before: ArcSwapOption<UrgentBefore>,
     pub(crate) measures: Measures,
@@ -217,6 +220,7 @@ impl ServiceCore {
             panics: AtomicU32::new(0),
             counts: ServiceCounts::new(),
             measures: Measures::default(),
+            ledger: Arc::default(),
             urgent_before: ArcSwapOption::empty(),
             leased_before: ArcSwapOption::empty(),
             slow: ArcSwap::from_pointee(Vec::new()),
@@ -434,6 +438,22 @@ impl ServiceCore {
         let next = self.next.load();
         let next = next.as_ref().filter(|next| !Arc::ptr_eq(next, &current));
         current.ready_subjects() + next.map_or(0, |next| next.ready_subjects())
+    }
+
+    /// Takes a bucket back that no claim took; the writer is asked to return its subjects. False if a claim was first.
+    pub(crate) fn take_slot_back(&self, pool: &Pool, index: usize) -> bool {
+        let abandoned = pool.slot(index).is_some_and(Slot::abandon);
+        if abandoned {
+            self.note_taken_back(pool, index);
+        }
+        abandoned
+    }
+
+    /// A bucket that no claim took was taken back.
+    pub(crate) fn note_taken_back(&self, pool: &Pool, index: usize) {
+        self.ledger.moved(Move::Abandoned, pool.bucket_print(index));
+        pool.mark(index);
+        self.link.writer.raise();
     }
 
     pub(crate) fn live(&self) -> Arc<Vec<Arc<Pool>>> {

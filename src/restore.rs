@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::apply::{self, stored};
+use crate::audit::{Booked, Flow, Print};
 use crate::error::{RegisterServiceError, StoreError};
 use crate::house::House;
 use crate::pool::{Birth, Pool, RecoveredLease, Spot, SubjectBuf, SubjectRef, Terms};
@@ -19,7 +20,8 @@ pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), Regi
     let store = store.as_ref();
     let tally = store.get(&key::of(core.id, key::TALLY, &[]))?;
     let tally: Option<ServiceTally> = tally.map(|bytes| stored(record::decode("tally", &bytes))).transpose()?;
-    core.counts.publish(tally.unwrap_or_default());
+    let tally = tally.unwrap_or_default();
+    core.counts.publish(tally);
     let mut seats = Vec::new();
     apply::each(store, core.id, key::SEAT, |rest, value| {
         if let Some(client) = key::number(rest) {
@@ -40,8 +42,35 @@ pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), Regi
             core.active_seats.fetch_add(1, Ordering::Relaxed);
         }
     }
-    restore_leases(house, core, leases)?;
-    Ok(())
+    let leased = note_recovered(house.store.as_ref(), core, &leases)?;
+    core.ledger.open(Booked::of(&tally, leased));
+    Ok(restore_leases(house, core, leases)?)
+}
+
+/// Enters what the leases owe in the ledger; returns its fingerprint. Spare are subjects that the store does not owe, and
+/// all but one of those that stand more than once.
+fn note_recovered(store: &dyn Store, core: &ServiceCore, leases: &[Stored]) -> Result<Print, StoreError> {
+    let (mut leased, mut spare, mut seen) = (Print::default(), Print::default(), HashSet::new());
+    for lease in leases {
+        for subject in lease.open.places().filter_map(|place| lease.subjects.get(place)) {
+            leased.add(subject.rank);
+            if !seen.insert(subject.rank) || !is_owed(store, core.id, subject.rank)? {
+                spare.add(subject.rank);
+            }
+        }
+    }
+    core.ledger.flowed(Flow::Recovered, leased);
+    core.ledger.flowed(Flow::RecoveredSpare, spare);
+    Ok(leased)
+}
+
+/// True if the store owes a rank.
+fn is_owed(store: &dyn Store, service: u32, rank: u64) -> Result<bool, StoreError> {
+    let (start, last) = (key::of(service, key::OWED, &[]), key::of(service, key::OWED, &rank.to_be_bytes()));
+    let Some((name, owed)) = store.last(&start, &last)? else { return Ok(false) };
+    let first = key::number(key::rest(&name)).unwrap_or(0);
+    let owed: Owed = stored(record::decode("block state", &owed))?;
+    Ok(owed.has(rank - first))
 }
 
 /// A live lease with its subjects.

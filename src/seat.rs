@@ -7,6 +7,7 @@ use std::time::Duration;
 use event_listener::Listener;
 use smallvec::SmallVec;
 
+use crate::audit::{Move, Print};
 use crate::claim::{Ask, Claim, Empty, EmptyReason, Grant};
 use crate::error::{ClaimError, LeaseError};
 use crate::fairness;
@@ -120,9 +121,10 @@ impl<S: Service> Seat<S> {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull, now)));
         }
         let mut leases = SmallVec::new();
-        let mut subjects = 0;
+        let (mut subjects, mut print) = (0, Print::default());
         let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
             subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
+            print = print.plus(pool.bucket_print(index));
             leases.push(Lease::new(Arc::clone(seat), Arc::clone(pool), index));
         });
         drop(current);
@@ -133,6 +135,7 @@ impl<S: Service> Seat<S> {
         if got == 0 {
             return Ok(Claim::Empty(self.empty(self.why_empty(now), now)));
         }
+        seat.service.ledger.moved(Move::Assigned, print);
         seat.service.link.writer.raise();
         self.still_admitted(admitted.word, &mut leases)?;
         let Allowance { asked, limit, .. } = allowance;

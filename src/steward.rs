@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
+use crate::audit::{Flow, Ledger, Print, Queues};
 use crate::chart::Charts;
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
@@ -23,11 +24,11 @@ use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
 use crate::restore::Blocks;
 use crate::service::{Policy, ServiceState, Urgent};
-use crate::slot::{Cause, Mask, Phase, Slot, Snapshot};
+use crate::slot::{Cause, Mask, Phase, Snapshot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
-use crate::urgent::{Cut, Rush};
+use crate::urgent::{Back, Cut, Rush};
 
 /// A slot that the cursor passed is taken back if no claim took it within this time of its pool's exhaustion.
 const ABANDON_MS: u64 = 1_000;
@@ -82,6 +83,7 @@ enum Next<T> {
 /// What the steward knows of one service.
 #[derive(Debug)]
 struct Ward {
+    ledger: Arc<Ledger>,
     reader: Reader,
     rush: Rush,
     drain: Drain,
@@ -151,6 +153,11 @@ impl Steward {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn inbox(&self) -> &Stack<Errand> {
+        &self.inbox
+    }
+
     /// One round. True if it changed anything that others must act on.
     pub(crate) fn turn(&mut self) -> bool {
         self.link.steward.lower();
@@ -209,7 +216,7 @@ impl Steward {
             return;
         }
         let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
-        let mut ward = Ward::new(service.id, leased);
+        let mut ward = Ward::new(service, leased);
         if let Some(urgent) = service.urgent_before.swap(None) {
             for rank in &urgent.served {
                 ward.rush.add(*rank);
@@ -243,7 +250,7 @@ impl Steward {
                     match fate {
                         Fate::Urgent => ward.make_urgent(&service, ranks, self.store.as_ref(), now)?,
                         Fate::Gone => ward.take_away(&service, ranks),
-                        Fate::Settled => ranks.iter().for_each(|rank| ward.rush.remove(*rank)),
+                        Fate::Settled => ranks.iter().for_each(|rank| _ = ward.drop_urgent(*rank)),
                     }
                 }
             }
@@ -308,11 +315,9 @@ impl Steward {
                 } else if seen.phase() == Phase::Ready
                     && abandoned
                     && !(is_express && pool.is_aside(index))
-                    && slot.abandon()
+                    && service.take_slot_back(pool, index)
                 {
                     service.counts.abandoned_slots.add(1);
-                    pool.mark(index);
-                    self.link.writer.raise();
                     changed = true;
                 }
             }
@@ -453,13 +458,15 @@ impl Steward {
         }
         ward.publish_waiting(service, &policy, now);
         ward.wake_cooled(service, now);
+        ward.publish_queues(service);
         Ok(formed)
     }
 }
 
 /// Publishes a pool: an express one, or the next ordinary one.
-fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
+pub(crate) fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
     service.counts.pools_formed.add(1);
+    service.ledger.flowed(Flow::Cut, pool.whole_print());
     let (generation, buckets) = (pool.generation, pool.slots().len());
     tracing::debug!(service = %service.name, generation, buckets, express = express.is_some(), "pool published");
     match express {
@@ -470,17 +477,15 @@ fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
 
 /// Takes back what claimers passed by and left as all there is in an express pool. True if it is on its way back.
 fn recall(service: &ServiceCore, place: &Express) -> bool {
-    let recalled = place.recall();
-    if recalled {
-        service.link.writer.raise();
-    }
-    recalled
+    let Some(pool) = place.aside() else { return false };
+    pool.aside().filter(|index| service.take_slot_back(&pool, *index)).count() > 0
 }
 
 impl Ward {
-    fn new(service: u32, leased: HashSet<u64>) -> Self {
+    fn new(service: &ServiceCore, leased: HashSet<u64>) -> Self {
         Self {
-            reader: Reader::new(service, leased),
+            ledger: Arc::clone(&service.ledger),
+            reader: Reader::new(service.id, leased),
             rush: Rush::default(),
             drain: Drain::default(),
             cut: 0,
@@ -497,10 +502,15 @@ impl Ward {
     fn take_back(&mut self, put_back: &PutBack, now: u64) {
         let PutBack { pool, index, left, .. } = put_back;
         let news = !pool.was_recalled(*index);
+        self.ledger.flowed(Flow::Returned, pool.print(*index, *left));
         for subject in pool.put_back(*index, *left, now) {
-            if !self.rush.take_back(&subject, pool, *index) {
-                self.returned.push_back(subject);
-                self.news |= news;
+            match self.rush.take_back(&subject, pool, *index) {
+                Back::Ordinary => {
+                    self.returned.push_back(subject);
+                    self.news |= news;
+                }
+                Back::Waits => {}
+                Back::Elsewhere => self.ledger.flowed(Flow::Dropped, Print::of(subject.rank)),
             }
         }
     }
@@ -530,12 +540,15 @@ impl Ward {
         }
         let next_rank = self.reader.next_rank();
         let mut blocks = Blocks::default();
-        let mut unread: Vec<u64> = wanted.into_iter().filter(|rank| *rank >= next_rank).collect();
+        let passed_over = self.reader.passed_over();
+        let unread = wanted.into_iter().filter(|rank| *rank >= next_rank && !passed_over.contains(rank));
+        let mut unread: Vec<u64> = unread.collect();
         unread.sort_unstable();
         for rank in unread {
             let subject = blocks.subject(store, service.id, rank)?;
             if service.plugin.reads(subject.key(), subject.body()) {
                 self.reader.skip(rank);
+                self.ledger.flowed(Flow::Read, Print::of(rank));
                 self.rush.push(subject, None);
             }
         }
@@ -546,12 +559,14 @@ impl Ward {
     /// An urgent subject stands in a bucket: moves it out, or offers it again.
     fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent, now: u64) {
         let Some(slot) = spot.pool.slot(spot.index) else { return };
+        if slot.snapshot().is_final() {
+            // On its way back, perhaps since another subject of its bucket was moved just now.
+            return;
+        }
         if policy != Urgent::Keep && slot.snapshot().phase() == Phase::Ready {
             // The whole bucket comes back, and is sorted out then.
-            if slot.abandon() {
+            if service.take_slot_back(&spot.pool, spot.index) {
                 service.counts.moved.add(1);
-                spot.pool.mark(spot.index);
-                service.link.writer.raise();
                 return;
             }
         }
@@ -562,6 +577,7 @@ impl Ward {
         let holder = Some(slot.snapshot()).filter(|seen| seen.is_held()).map(Snapshot::owner);
         if let Some(subject) = spot.pool.again(spot.index, spot.place, holder, now) {
             spot.pool.share();
+            self.ledger.flowed(Flow::Second, Print::of(subject.rank));
             self.rush.push(subject, Some(spot.clone()));
         }
     }
@@ -569,17 +585,34 @@ impl Ward {
     /// Takes subjects away that are owed no more; buckets that wait come back without them.
     fn take_away(&mut self, service: &ServiceCore, ranks: &[u64]) {
         let gone: HashSet<u64> = ranks.iter().copied().collect();
-        self.returned.retain(|subject| !gone.contains(&subject.rank));
-        drop(self.reader.take_out(&gone));
-        for rank in ranks {
-            self.rush.remove(*rank);
+        let mut never_read = gone.clone();
+        let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| gone.contains(&subject.rank));
+        self.returned = stay;
+        for subject in Vec::from(out).into_iter().chain(self.reader.take_out(&gone)) {
+            self.ledger.flowed(Flow::Dropped, Print::of(subject.rank));
+            never_read.remove(&subject.rank);
         }
-        for spot in stand_in_buckets(service, &gone).into_values().flatten() {
-            if spot.pool.slot(spot.index).is_some_and(Slot::abandon) {
-                spot.pool.mark(spot.index);
-                service.link.writer.raise();
+        for rank in ranks {
+            let unreadable = self.reader.forget_unreadable(*rank);
+            if unreadable {
+                self.ledger.unflowed(Flow::Unreadable, *rank);
+            }
+            if self.drop_urgent(*rank) {
+                never_read.remove(rank);
             }
         }
+        for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(&gone)) {
+            never_read.remove(&rank);
+            service.take_slot_back(&spot.pool, spot.index);
+        }
+        self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
+    }
+
+    /// Nothing is owed of a rank any more. True if it waited among the urgent.
+    fn drop_urgent(&mut self, rank: u64) -> bool {
+        let waited = self.rush.remove(rank);
+        (0..waited).for_each(|_| self.ledger.flowed(Flow::Dropped, Print::of(rank)));
+        waited > 0
     }
 
     /// The subjects of the next ordinary pool; empty if there are none, or too few who may wait for companions.
@@ -722,6 +755,21 @@ impl Ward {
         let ready = service.ready_subjects();
         self.drain.look(self.cut.saturating_sub(ready as u64), now);
         counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
+    }
+}
+
+impl Ward {
+    /// Publishes how long the queues are, and, if it was asked for, what stands in them.
+    fn publish_queues(&self, service: &ServiceCore) {
+        let waiting = self.rush.waiting() + self.returned.len() + self.reader.waiting();
+        self.ledger.queued.set(waiting as u64);
+        self.ledger.read_to.raise_to(self.reader.next_rank());
+        if service.ledger.is_asked() {
+            let returned: Print = self.returned.iter().map(|subject| subject.rank).collect();
+            let waiting = self.rush.print().plus(returned).plus(self.reader.print());
+            let passed_over = self.reader.passed_over().clone();
+            self.ledger.answer(Queues { waiting, read_to: self.reader.next_rank(), passed_over });
+        }
     }
 }
 

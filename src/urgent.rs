@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
+use crate::audit::Print;
 use crate::cooldown;
 use crate::pool::{Pool, Spot, SubjectBuf};
 use crate::sync::Arc;
@@ -34,8 +35,22 @@ pub(crate) struct Rush {
     cooling_last: bool,
     /// Something was marked or put back since.
     news: bool,
+    /// Those that wait and stand elsewhere as well.
+    again: HashSet<u64>,
     /// The two places of those that were offered again, less those from which they came back.
     twins: HashMap<u64, Vec<Spot>>,
+}
+
+/// What becomes of a subject that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Back {
+    /// It is not urgent.
+    Ordinary,
+    /// It waits again.
+    Waits,
+    /// It stands elsewhere as well: there it stays.
+    Elsewhere,
 }
 
 /// A pool's worth of subjects, and where some of them stand as well, by their places among them.
@@ -54,18 +69,30 @@ impl Rush {
     }
 
     fn wait(&mut self, subject: SubjectBuf, origin: Option<Spot>) {
+        if origin.is_some() {
+            self.again.insert(subject.rank);
+        }
         let queue = if subject.cooldowns() == 0 { &mut self.fresh } else { &mut self.cooling };
         queue.push_back(Waiting { subject, origin });
     }
 
-    /// Nothing is owed of a rank any more.
-    pub(crate) fn remove(&mut self, rank: u64) {
-        if self.ranks.remove(&rank) {
-            self.twins.remove(&rank);
-            for queue in [&mut self.fresh, &mut self.cooling] {
-                queue.retain(|waiting| waiting.subject.rank != rank);
-            }
+    /// Nothing is owed of a rank any more. Returns how often it waited.
+    pub(crate) fn remove(&mut self, rank: u64) -> usize {
+        if !self.ranks.remove(&rank) {
+            return 0;
         }
+        let waited = self.waiting();
+        self.twins.remove(&rank);
+        self.again.remove(&rank);
+        for queue in [&mut self.fresh, &mut self.cooling] {
+            queue.retain(|waiting| waiting.subject.rank != rank);
+        }
+        waited - self.waiting()
+    }
+
+    /// The fingerprint of those that wait.
+    pub(crate) fn print(&self) -> Print {
+        self.fresh.iter().chain(&self.cooling).map(|waiting| waiting.subject.rank).collect()
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -97,6 +124,7 @@ impl Rush {
         taken.shuffle(rng);
         let mut origins = Vec::new();
         let subjects = taken.into_iter().enumerate().map(|(at, Waiting { subject, origin })| {
+            self.again.remove(&subject.rank);
             origins.extend(origin.map(|spot| (at, spot)));
             subject
         });
@@ -114,19 +142,25 @@ impl Rush {
         }
     }
 
-    /// A subject came back from a bucket. If it is urgent it waits again, unless it stands elsewhere as well: `false` if it
-    /// is not urgent.
-    pub(crate) fn take_back(&mut self, subject: &SubjectBuf, pool: &Arc<Pool>, index: usize) -> bool {
+    /// A subject came back from a bucket. If it is urgent it waits again, unless it stands elsewhere as well.
+    pub(crate) fn take_back(&mut self, subject: &SubjectBuf, pool: &Arc<Pool>, index: usize) -> Back {
         if !self.ranks.contains(&subject.rank) {
-            return false;
+            return Back::Ordinary;
+        }
+        if self.again.remove(&subject.rank) {
+            // It was to be offered again: now that is all there is of it.
+            let waiting = self.fresh.iter_mut().chain(&mut self.cooling);
+            waiting.filter(|waiting| waiting.subject.rank == subject.rank).for_each(|waiting| waiting.origin = None);
+            return Back::Elsewhere;
         }
         let twins = self.twins.entry(subject.rank).or_default();
         twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
-        if twins.is_empty() {
-            self.twins.remove(&subject.rank);
-            self.news |= !pool.was_recalled(index);
-            self.wait(subject.clone(), None);
+        if !twins.is_empty() {
+            return Back::Elsewhere;
         }
-        true
+        self.twins.remove(&subject.rank);
+        self.news |= !pool.was_recalled(index);
+        self.wait(subject.clone(), None);
+        Back::Waits
     }
 }

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::apply::{Applier, At, Effect, FinishedLease};
+use crate::audit::{Booked, Flow};
 use crate::clock::millis;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
@@ -124,6 +125,21 @@ impl Writer {
             spare: Vec::new(),
             gauge: Gauge::default(),
         }
+    }
+
+    /// Journals and applies a record that no call makes.
+    #[cfg(test)]
+    pub(crate) fn write(&mut self, record: &Record<'_>) {
+        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        self.draft(time, record);
+        let drafts = std::mem::take(&mut self.drafts);
+        self.commit(drafts);
+        self.apply_all();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn applier_mut(&mut self) -> &mut Applier {
+        &mut self.applier
     }
 
     /// Journals what waits. False if there was nothing.
@@ -516,7 +532,9 @@ impl Writer {
         // The counts first: who was told that a change is visible finds it counted.
         let finished = self.applier.take_finished();
         for service in self.registry.all() {
-            service.counts.publish(self.applier.tally(service.id));
+            let tally = self.applier.tally(service.id);
+            service.counts.publish(tally);
+            service.ledger.publish(Booked::of(&tally, self.applier.leased_print(service.id)));
             for lease in finished.iter().filter(|lease| lease.service == service.id) {
                 service.measures.held(lease.ended_at.saturating_sub(lease.claimed_at));
             }
@@ -554,6 +572,12 @@ impl Writer {
             if rank.is_some_and(|rank| self.applier.is_owed(put_back.service, rank).unwrap_or(true)) {
                 owed.insert(place);
             }
+        }
+        let unowed = put_back.left.without(owed);
+        if let Some(service) = self.registry.by_id(put_back.service)
+            && !unowed.is_empty()
+        {
+            service.ledger.flowed(Flow::Unowed, put_back.pool.print(put_back.index, unowed));
         }
         put_back.left = owed;
         self.inbox.push(Arc::new(Node::new(Errand::PutBack(put_back))));

@@ -332,3 +332,136 @@ fn too_many_at_once_are_refused() {
     let refused = service.prioritize(&keys).unwrap_err();
     assert!(matches!(refused, UrgentError::TooMany { keys, limit: l } if keys == limit + 1 && l == limit), "{refused}");
 }
+
+/// R96: whose lease is over takes nothing from the other holder: a late report on what was given back is stale, and the subject
+/// stays with who holds it.
+#[test]
+fn a_stale_report_takes_nothing_from_the_other_holder() {
+    let (shop, service) = shop_with(|_| {});
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 4);
+    let held = claim_one(&seats[0]);
+    assert_eq!(hurry(&shop, &service, &[3]), [Marked::Urgent]);
+    let again = claim_one(&seats[1]);
+    assert_eq!(users(&again), [3]);
+    let token = again.into_token();
+    assert_eq!(seats[1].release(&token), Ok(1));
+    shop.tick();
+    let late = seats[1].report(&token, [(3, "late".to_owned())]).unwrap();
+    assert_eq!(late.outcomes, [Outcome::Stale]);
+    shop.tick();
+    assert_adds_up(&shop.hub);
+    report_all(&held);
+    shop.tick();
+    assert_eq!(service.stats().subjects_done, 4, "nothing was lost");
+    assert_adds_up(&shop.hub);
+}
+
+/// R94: a subject on its way back from a lease of before a restart, made urgent before the store was read so far, is offered once.
+#[test]
+fn a_subject_on_its_way_back_after_a_restart_is_offered_once() {
+    let (shop, service) = shop_with(|_| {});
+    let seat = shop.seat(&service, 1);
+    shop.stock(&service, 4);
+    let token = claim_one(&seat).into_token();
+    drop(service.pause().unwrap());
+    shop.tick();
+    drop((service, seat));
+    let shop = shop.restart();
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    let seat = shop.seat(&service, 1);
+    shop.tick();
+    assert_eq!(seat.release(&token), Ok(4));
+    drop(service.prioritize(&[3]).unwrap());
+    shop.tick();
+    assert_adds_up(&shop.hub);
+    drop(service.activate().unwrap());
+    let mut offered = drain(&shop, &seat);
+    offered.sort_unstable();
+    assert_eq!(offered, [1, 2, 3, 4]);
+    assert_adds_up(&shop.hub);
+}
+
+/// R95: several subjects of one bucket that waits are moved out of it, each once.
+#[test]
+fn several_subjects_of_one_bucket_that_waits_are_moved_once() {
+    let (shop, service) = shop_with(|_| {});
+    let seat = shop.seat(&service, 1);
+    shop.stock(&service, 4);
+    assert_eq!(hurry(&shop, &service, &[1, 2, 3]), [Marked::Urgent; 3]);
+    assert_adds_up(&shop.hub);
+    assert_eq!(shop.hub.audit().unwrap().services[0].spare.count, 0, "nobody holds them: no second copy");
+    let first = claim_one(&seat);
+    assert_eq!(users(&first).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([1, 2, 3]));
+    assert_eq!(first.len(), 3);
+    report_all(&first);
+    assert_eq!(drain(&shop, &seat), [4]);
+    assert_eq!((service.stats().moved, service.stats().extra_work), (1, 0));
+    assert_adds_up(&shop.hub);
+}
+
+/// R96: a held subject that was to be offered again and comes back before it was is offered once.
+#[test]
+fn a_subject_that_comes_back_before_it_was_offered_again_is_offered_once() {
+    let (shop, service) = shop_with(|_| {});
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 8);
+    let held = claim_one(&seats[0]);
+    let of_held = users(&held);
+    let other = first_not_in(&[1, 2, 3, 4, 5, 6, 7, 8], &of_held);
+    // An urgent bucket is there already: the next waits until it is taken.
+    assert_eq!(hurry(&shop, &service, &[other]), [Marked::Urgent]);
+    assert_eq!(hurry(&shop, &service, &of_held[..1]), [Marked::Urgent]);
+    held.release();
+    shop.tick();
+    assert_adds_up(&shop.hub);
+    let mut offered = drain(&shop, &seats[1]);
+    offered.sort_unstable();
+    assert_eq!(offered, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(service.stats().discarded, 0);
+    assert_adds_up(&shop.hub);
+}
+
+/// The first of `all` that is not among `held`.
+fn first_not_in(all: &[u64], held: &[u64]) -> u64 {
+    *all.iter().find(|user| !held.contains(user)).unwrap()
+}
+
+/// R96: a lease one of whose subjects was reported elsewhere, and all others by its holder, ends with a put-back like any other.
+#[test]
+fn a_lease_of_which_nothing_but_a_lost_subject_is_left_can_be_given_back() {
+    for restart in [false, true] {
+        let (shop, service) = shop_with(|_| {});
+        let seats = shop.seats(&service, 2);
+        shop.stock(&service, 4);
+        let held = claim_one(&seats[0]);
+        assert_eq!(hurry(&shop, &service, &[1, 2]), [Marked::Urgent; 2]);
+        let again = claim_one(&seats[1]);
+        assert_eq!(again.len(), 2);
+        assert_eq!(report(&held, 1, "first"), Outcome::Accepted);
+        shop.tick();
+        assert_eq!(report(&again, 2, "second"), Outcome::Accepted);
+        shop.tick();
+        if restart {
+            // The store knows that nothing is owed there any more, and ends it.
+            let _kept = (held.into_token(), again.into_token());
+        } else {
+            again.release();
+            shop.tick();
+            assert_eq!(shop.hub.health(), Ok(()));
+            let _ = held.into_token();
+        }
+        assert_adds_up(&shop.hub);
+        let before = service.stats().work;
+        drop((service, seats));
+        let shop = shop.restart();
+        let service = shop.hub.register(Plain::new("plain")).unwrap();
+        shop.tick();
+        assert_adds_up(&shop.hub);
+        if !restart {
+            assert_eq!(service.stats().work, before, "the journal tells what happened");
+        }
+        assert_eq!(service.stats().work.buckets_held, 1);
+        assert_eq!(drain(&shop, &shop.seat(&service, 2)), [0_u64; 0]);
+    }
+}

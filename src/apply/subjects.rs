@@ -110,6 +110,7 @@ impl Applier {
         let tally = self.tally_mut(service);
         let rank = tally.next_rank;
         tally.next_rank += 1;
+        tally.prints.entered.add(rank);
         tally.reruns += u64::from(value.round > 0);
         let value = SubjectValue { rank, round: value.round + 1, open: true, ..value };
         self.put(key::of(service, key::SUBJECT, name), &value);
@@ -145,7 +146,9 @@ impl Applier {
     pub(super) fn report(&mut self, at: At, record: &Reported<'_>, item: &Item<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
         if !self.settle(service, item.rank)? {
-            self.tally_mut(service).discarded += 1;
+            let tally = self.tally_mut(service);
+            tally.discarded += 1;
+            tally.prints.discarded.add(item.rank);
             return Ok(Intake::default());
         }
         // In its first round nothing is known of a subject but what the report says.
@@ -177,6 +180,7 @@ impl Applier {
         self.changes += 1;
         let tally = self.tally_mut(service);
         tally.done += 1;
+        tally.prints.done.add(item.rank);
         tally.cut_by_depth += u64::from(item.too_deep);
         let depth = item.depth.saturating_add(1);
         self.keep_beyond(at, service, depth, item.beyond)?;
@@ -212,7 +216,7 @@ impl Applier {
     }
 
     /// The first rank of the block that holds `rank`, once it is in memory; `None` if the block is done.
-    fn block_of(&mut self, service: u32, rank: u64) -> Result<Option<u64>, StoreError> {
+    pub(super) fn block_of(&mut self, service: u32, rank: u64) -> Result<Option<u64>, StoreError> {
         if self.open_blocks.get(&service).is_some_and(|block| block.first <= rank) {
             self.close_block(service);
         }
@@ -273,6 +277,7 @@ impl Applier {
     /// Ends an open round without a result.
     fn close_round(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
         if self.settle(service, rank)? {
+            self.tally_mut(service).prints.gone.add(rank);
             self.effects.push(Effect::Gone { service, rank });
         }
         Ok(())

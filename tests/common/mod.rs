@@ -197,8 +197,15 @@ pub(crate) fn report_all(lease: &Lease<Plain>) {
 }
 
 /// I2: at a quiet moment `assigned = processed + put back + held`, for each client, each service and the hub, and the
-/// services make up the hub. Looks at the clients 1 to 100.
+/// services make up the hub. Looks at the clients 1 to 100. And, while the hub works: every subject is in its place.
 pub(crate) fn assert_adds_up(hub: &Hub) {
+    if hub.health().is_ok() {
+        let audit = hub.recount().expect("there is a quiet moment");
+        assert!(audit.is_balanced(), "{audit}");
+        for service in &audit.services {
+            assert_eq!(service.total(), service.entered, "{service:?}");
+        }
+    }
     let stats = hub.stats();
     let mut sum = Work::default();
     for service in &stats.services {

@@ -94,6 +94,8 @@ impl Rig {
         self.hub.tick();
         let work = self.hub.stats().work;
         assert!(work.adds_up(), "{work:?}");
+        let audit = self.hub.recount().unwrap();
+        assert!(audit.is_balanced(), "{audit}");
     }
 }
 
