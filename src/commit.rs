@@ -31,8 +31,22 @@ pub(crate) enum Change {
         service: u32,
         subjects: Vec<u8>,
     },
+    /// A list of `KeyRecord`; of service 0: a decision for every service.
+    Keys {
+        service: u32,
+        decision: Decision,
+        keys: Vec<u8>,
+    },
     Reported(Reports),
     Conflict(Reports),
+}
+
+/// What is to be done to subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Rerun,
+    Mark,
+    Delete,
 }
 
 /// Reports on one lease: a list of `Item`, of which those in `accepted` took effect.

@@ -405,6 +405,41 @@ pub enum AddError {
     },
 }
 
+/// Why a decision on subjects, by their keys, was refused. It holds for none of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeysError {
+    /// A key is empty or too long.
+    #[error("key {place} has {bytes} bytes, allowed are 1 to {limit} (key_bytes)")]
+    Key {
+        /// Which key of the call, from 0.
+        place: usize,
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::key_bytes`.
+        limit: usize,
+    },
+    /// A key could not be encoded.
+    #[error("key {place}: {what}")]
+    Encode {
+        /// Which key of the call, from 0.
+        place: usize,
+        /// What its encoding said.
+        what: String,
+    },
+    /// The keys of one call are too large together.
+    #[error("the keys up to key {place} take more than {limit} bytes (submit_bytes)")]
+    TooLarge {
+        /// The first key, from 0, that is too many.
+        place: usize,
+        /// `Limits::submit_bytes`.
+        limit: usize,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
 /// Why a ticket will not resolve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -464,6 +499,9 @@ pub enum JsonError {
     /// Subjects were not taken in.
     #[error(transparent)]
     Add(#[from] AddError),
+    /// The decision on subjects was refused.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The claim was refused.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -505,6 +543,8 @@ pub enum Error {
     Lease(#[from] LeaseError),
     #[error(transparent)]
     Add(#[from] AddError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error(transparent)]
     Ticket(#[from] TicketError),
     #[error(transparent)]

@@ -7,11 +7,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::apply::FinishedLease;
-use crate::commit::{Change, Pending};
-use crate::error::{AddError, AdminError, ReadError};
+use crate::commit::{Change, Decision, Pending};
+use crate::error::{AddError, AdminError, KeysError, ReadError};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
+use crate::keys;
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -108,6 +109,57 @@ impl<S: Service> ServiceHandle<S> {
     /// [`AddError`] says how many were taken in before.
     pub fn add_all(&self, subjects: impl IntoIterator<Item = S::Subject>) -> Result<Intake, AddError> {
         intake::send_all(&self.house, &self.core, subjects)
+    }
+
+    /// Opens a new round of work on subjects that are done; their results stay in force until new ones come.
+    ///
+    /// The ticket's [`Intake`]: `added` rounds were opened; `duplicates` keys changed nothing, since a round of theirs is
+    /// open already or they are not known, not marked or withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; no round was opened.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Takes effect where it stands in the journal; the subjects wait as the youngest.
+    pub fn rerun(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
+        keys::send(&self.core.link, self.core.id, Decision::Rerun, keys)
+    }
+
+    /// Puts subjects to work that were discovered too deep for it. Their depth stays: what they reveal lies deeper still.
+    ///
+    /// The ticket's [`Intake`]: `added` are marked now; `duplicates` were marked before, are withdrawn or not known.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; none was marked.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`rerun`](Self::rerun).
+    pub fn mark(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
+        keys::send(&self.core.link, self.core.id, Decision::Mark, keys)
+    }
+
+    /// Deletes subjects, in whatever state: their results, history and pending work are unreadable once the ticket is
+    /// visible. What stays is a tombstone: a hash of the key, and when.
+    ///
+    /// A client that holds one of them is not told: its report is answered as accepted and dropped
+    /// ([`ServiceStats::discarded`]). A subject added again begins a new life, on which reports from the old one never
+    /// land. [`Hub::delete_everywhere`](crate::Hub::delete_everywhere) deletes in every service.
+    ///
+    /// The ticket's [`Intake`]: `added` were deleted; `duplicates` are not known.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; none was deleted.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`rerun`](Self::rerun).
+    pub fn delete(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
+        keys::send(&self.core.link, self.core.id, Decision::Delete, keys)
     }
 
     /// The result of a subject, if it has one.

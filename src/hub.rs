@@ -7,15 +7,19 @@ use std::thread::JoinHandle;
 
 use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
-use crate::error::{DeregisterError, DetailError, HubError, OpenError, RegisterClientError, RegisterServiceError};
+use crate::commit::Decision;
+use crate::error::{
+    DeregisterError, DetailError, HubError, KeysError, OpenError, RegisterClientError, RegisterServiceError,
+};
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
 use crate::json::{NamedService, Plugin};
+use crate::keys;
 use crate::limits::Limits;
 use crate::registry::ServiceCore;
 use crate::restore::restore;
-use crate::service::{Service, ServiceState, contain};
+use crate::service::{Key, Service, ServiceState, contain};
 use crate::stats::{self, ClientStats, HubStats};
 use crate::sync::Arc;
 use crate::ticket::Ticket;
@@ -230,6 +234,16 @@ impl Hub {
             return Err(DetailError::OtherName { id }.into());
         }
         client.deregister()
+    }
+
+    /// Deletes the subject of these key bytes in every service that knows one, registered now or not, as
+    /// [`ServiceHandle::delete`] does, all at once. The ticket's `added` is the number of services that did.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; nothing was deleted.
+    pub fn delete_everywhere<K: Key>(&self, key: &K) -> Result<Ticket, KeysError> {
+        keys::send(&self.house().link, keys::EVERY_SERVICE, Decision::Delete, std::slice::from_ref(key))
     }
 
     /// Every count of the hub.

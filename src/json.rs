@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use crate::claim::{Ask, Claim, Empty, EmptyReason};
 use crate::client::{Capability, Client};
-use crate::error::{ActivateError, AddError, ClaimError, HubError, JsonError, LeaseError};
+use crate::commit::Decision;
+use crate::error::{ActivateError, AddError, ClaimError, HubError, JsonError, KeysError, LeaseError};
 use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
+use crate::keys;
 use crate::lease::{LeaseView, Submitted};
 use crate::people::SeatCore;
 use crate::registry::ServiceCore;
@@ -29,6 +31,7 @@ pub(crate) trait Plugin: Send + Sync {
     fn plugin_type(&self) -> TypeId;
     fn as_any(&self) -> &(dyn Any + Send + Sync);
     fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError>;
+    fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError>;
     fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError>;
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError>;
     fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError>;
@@ -75,6 +78,11 @@ impl<S: Service> Plugin for S {
     fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError> {
         let subjects: Vec<S::Subject> = serde_json::from_slice(body)?;
         Ok(intake::send(service, &subjects)?)
+    }
+
+    fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError> {
+        let keys: Vec<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        Ok(keys::send(&service.link, service.id, decision, &keys)?)
     }
 
     fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError> {
@@ -179,6 +187,40 @@ impl NamedService {
     pub fn add(&self, body: &[u8]) -> Result<Ticket, JsonError> {
         self.measure(body)?;
         self.core.plugin.add_json(&self.core, body)
+    }
+
+    /// Opens a new round for subjects that are done: a JSON array of keys. See
+    /// [`ServiceHandle::rerun`](crate::ServiceHandle::rerun).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; no round was opened.
+    pub fn rerun(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.decide(Decision::Rerun, body)
+    }
+
+    /// Puts subjects to work that were discovered too deep for it: a JSON array of keys. See
+    /// [`ServiceHandle::mark`](crate::ServiceHandle::mark).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; none was marked.
+    pub fn mark(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.decide(Decision::Mark, body)
+    }
+
+    /// Deletes subjects: a JSON array of keys. See [`ServiceHandle::delete`](crate::ServiceHandle::delete).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; none was deleted.
+    pub fn delete(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.decide(Decision::Delete, body)
+    }
+
+    fn decide(&self, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.keys_json(&self.core, decision, body)
     }
 
     /// The result of one subject, given its key as JSON:
@@ -349,7 +391,8 @@ impl JsonError {
     pub fn is_transient(&self) -> bool {
         let hub = match self {
             Self::Add(AddError::Hub { source, .. }) => Some(source),
-            Self::Claim(ClaimError::Hub(hub))
+            Self::Keys(KeysError::Hub(hub))
+            | Self::Claim(ClaimError::Hub(hub))
             | Self::Lease(LeaseError::Hub(hub))
             | Self::Activate(ActivateError::Hub(hub)) => Some(hub),
             _ => None,

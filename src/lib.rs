@@ -95,6 +95,7 @@ mod id;
 mod intake;
 mod journal;
 mod json;
+mod keys;
 mod lease;
 mod limits;
 mod link;

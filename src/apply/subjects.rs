@@ -2,6 +2,7 @@
 
 use super::{Applier, ApplyError, At, Effect, OpenBlock, stored};
 use crate::error::StoreError;
+use crate::keys::EVERY_SERVICE;
 use crate::record::{
     self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, Restored, RetractionValue, SubjectRecord,
     SubjectValue, Tombstone, Urgent, VersionName, VersionValue, Withdrawn, key,
@@ -287,35 +288,36 @@ impl Applier {
         Ok(())
     }
 
-    /// Calls `each` with every key of a record and what is known of it.
+    /// Calls `each` with every key of a record and what is known of it; it says whether it changed anything.
     fn for_keys(
         &mut self,
         at: At,
         record: &Keys<'_>,
-        mut each: impl FnMut(&mut Self, &[u8], SubjectValue<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), ApplyError> {
+        mut each: impl FnMut(&mut Self, &[u8], SubjectValue<'_>) -> Result<bool, StoreError>,
+    ) -> Result<Intake, ApplyError> {
+        let mut intake = Intake::default();
         for name in record::list::<KeyRecord<'_>>("key", record.keys) {
             let name = name.map_err(frame(at))?.key;
-            if let Some(bytes) = self.get(&key::of(record.service, key::SUBJECT, name))? {
-                each(self, name, subject(&bytes)?)?;
-                self.changes += 1;
-            }
+            let changed = match self.get(&key::of(record.service, key::SUBJECT, name))? {
+                Some(bytes) => each(self, name, subject(&bytes)?)?,
+                None => false,
+            };
+            self.changes += 1;
+            intake.added += u64::from(changed);
+            intake.duplicates += u64::from(!changed);
         }
-        Ok(())
+        Ok(intake)
     }
 
     /// Opens a new round for subjects that are done.
     pub(super) fn rerun(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
-        let mut intake = Intake::default();
         self.for_keys(at, record, |applier, name, value| {
             if value.round == 0 || value.open || value.withdrawn != 0 {
-                intake.duplicates += 1;
-                return Ok(());
+                return Ok(false);
             }
-            intake.added += 1;
-            applier.reopen(at, record.service, value, name)
-        })?;
-        Ok(intake)
+            applier.reopen(at, record.service, value, name)?;
+            Ok(true)
+        })
     }
 
     /// Opens the next round of a subject that is done.
@@ -329,11 +331,9 @@ impl Applier {
     /// Puts subjects to work that were known and not to be worked on.
     pub(super) fn mark(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
-        let mut intake = Intake::default();
         self.for_keys(at, record, |applier, name, value| {
             if value.round > 0 || value.withdrawn != 0 {
-                intake.duplicates += 1;
-                return Ok(());
+                return Ok(false);
             }
             let unmarked = key::of(service, key::UNMARKED, name);
             let body = applier.get(&unmarked)?.unwrap_or_default();
@@ -341,44 +341,52 @@ impl Applier {
             let tally = applier.tally_mut(service);
             tally.unmarked -= 1;
             tally.known += 1;
-            intake.added += 1;
             applier.open_round(at, service, value, name, &body);
-            Ok(())
-        })?;
-        Ok(intake)
+            Ok(true)
+        })
     }
 
     /// Deletes subjects, their results and their pending work. What stays is a tombstone.
     pub(super) fn delete(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
-        let service = record.service;
-        let mut deleted = 0;
-        self.for_keys(at, record, |applier, name, value| {
-            deleted += 1;
-            if value.open {
-                applier.close_round(at, service, value.rank)?;
-            }
-            if value.round > 0 {
-                applier.erase_from_block(service, value.rank)?;
-            }
-            let tally = applier.tally_mut(service);
-            tally.deleted += 1;
-            if value.withdrawn == 0 && value.round == 0 {
-                tally.unmarked -= 1;
-            } else if value.withdrawn == 0 {
-                tally.known -= 1;
-                tally.done -= u64::from(!value.open);
-            }
-            for tag in [key::SUBJECT, key::UNMARKED, key::BY_HAND] {
-                applier.batch.insert(key::of(service, tag, name), None);
-            }
-            for number in 1..=value.versions {
-                applier.batch.insert(key::version(service, name, number), None);
-            }
-            let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position };
-            applier.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
-            Ok(())
-        })?;
-        Ok(Intake { added: deleted, ..Intake::default() })
+        if record.service != EVERY_SERVICE {
+            return self.for_keys(at, record, |applier, name, value| {
+                applier.delete_one(at, record.service, name, &value)?;
+                Ok(true)
+            });
+        }
+        let mut services: Vec<u32> = self.services.keys().copied().collect();
+        services.sort_unstable();
+        let mut intake = Intake::default();
+        for service in services {
+            intake.added += self.delete(at, &Keys { service, ..record.clone() })?.added;
+        }
+        Ok(intake)
+    }
+
+    fn delete_one(&mut self, at: At, service: u32, name: &[u8], value: &SubjectValue<'_>) -> Result<(), StoreError> {
+        if value.open {
+            self.close_round(at, service, value.rank)?;
+        }
+        if value.round > 0 {
+            self.erase_from_block(service, value.rank)?;
+        }
+        let tally = self.tally_mut(service);
+        tally.deleted += 1;
+        if value.withdrawn == 0 && value.round == 0 {
+            tally.unmarked -= 1;
+        } else if value.withdrawn == 0 {
+            tally.known -= 1;
+            tally.done -= u64::from(!value.open);
+        }
+        for tag in [key::SUBJECT, key::UNMARKED, key::BY_HAND] {
+            self.batch.insert(key::of(service, tag, name), None);
+        }
+        for number in 1..=value.versions {
+            self.batch.insert(key::version(service, name, number), None);
+        }
+        let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position };
+        self.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
+        Ok(())
     }
 
     /// Withdraws results, and subjects that only they revealed.
