@@ -1,6 +1,7 @@
 //! Makes the store from the journal: one record after the other, the same way when they are written and when they are
 //! replayed. So replaying always gives the state that was.
 
+mod erase;
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -91,6 +92,7 @@ pub(crate) struct Applier {
     again: HashMap<(u32, u64), Vec<(u64, u32)>>,
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
+    erasures: erase::Erasures,
     changes: usize,
 }
 
@@ -115,6 +117,7 @@ impl Applier {
             again: HashMap::new(),
             finished: Vec::new(),
             effects: Vec::new(),
+            erasures: erase::Erasures::default(),
             changes: 0,
         };
         applier.standing = standing(applier.store.as_ref())?.unwrap_or_default();
@@ -197,6 +200,7 @@ impl Applier {
             Record::Withdrawn(withdrawn) => intake = self.withdraw(at, &withdrawn)?,
             Record::Restored(restored) => intake = self.restore(at, &restored)?,
         }
+        self.erase_for_record()?;
         Ok(intake)
     }
 
@@ -219,6 +223,7 @@ impl Applier {
             let value = self.leases.get(&lease).map(record::encode);
             self.batch.insert(key::lease(lease.0, lease.1, lease.2), value);
         }
+        self.erase_from_blocks()?;
         self.flush_blocks();
         self.changes = 0;
         self.store.apply(std::mem::take(&mut self.batch))?;

@@ -1,7 +1,7 @@
 //! What waits for the writer.
 
 use crate::pool::Pool;
-use crate::record::SeatState;
+use crate::record::{Keys, Record, SeatState};
 use crate::service::ServiceState;
 use crate::slot::Mask;
 use crate::sync::Arc;
@@ -47,6 +47,16 @@ pub(crate) enum Decision {
     Rerun,
     Mark,
     Delete,
+}
+
+impl Decision {
+    pub(crate) fn record(self, keys: Keys<'_>) -> Record<'_> {
+        match self {
+            Self::Rerun => Record::Rerun(keys),
+            Self::Mark => Record::Marked(keys),
+            Self::Delete => Record::Deleted(keys),
+        }
+    }
 }
 
 /// Reports on one lease: a list of `Item`, of which those in `accepted` took effect.

@@ -75,6 +75,8 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod apply;
+#[cfg(test)]
+mod apply_test;
 mod builder;
 mod claim;
 mod client;

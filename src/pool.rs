@@ -2,6 +2,7 @@
 
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
+use crate::record::subject_hash;
 use crate::service::{OverAsk, Policy};
 use crate::slot::{Mask, Slot};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded};
@@ -48,6 +49,18 @@ pub(crate) struct SubjectRef<'a> {
     pub(crate) body: &'a [u8],
 }
 
+impl SubjectRef<'_> {
+    /// In a lease from before a restart: what it was is not known any more. No subject has an empty key.
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.key.is_empty()
+    }
+
+    /// It is nameless, and this was its key.
+    pub(crate) fn was(&self, key: &[u8]) -> bool {
+        self.is_nameless() && !self.body.is_empty() && self.body == subject_hash(key)
+    }
+}
+
 /// One subject on its way into a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SubjectBuf {
@@ -70,6 +83,11 @@ impl SubjectBuf {
             key_len: subject.key.len(),
             bytes: [subject.key, subject.body].concat().into(),
         }
+    }
+
+    /// One that was deleted or withdrawn while a lease held it: no key, and its hash in place of a body.
+    pub(crate) fn gone(rank: u64, hash: &[u8; 16]) -> Self {
+        Self::new(SubjectRef { rank, depth: 0, round: 0, since: 0, key: &[], body: hash })
     }
 
     /// Bytes of key and body.

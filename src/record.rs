@@ -489,12 +489,23 @@ pub(crate) struct LeaseValue {
     open: [u64; CHUNKS],
     /// What was left was put back; only reports on their way are awaited.
     pub(crate) put_back: Option<Cause>,
+    /// Subjects deleted or withdrawn since: nothing is owed of them, but their places stay open.
+    pub(crate) gone: Vec<Gone>,
+}
+
+/// A subject in a lease that is owed no more, and known by a hash alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    /// Its place in the bucket.
+    pub(crate) place: u16,
+    /// [`subject_hash`] of its key.
+    pub(crate) hash: [u8; 16],
 }
 
 impl LeaseValue {
     pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>) -> Self {
         let open = Mask::first(ranks.len()).0;
-        Self { client, at, ranks, open, put_back: None }
+        Self { client, at, ranks, open, put_back: None, gone: Vec::new() }
     }
 
     pub(crate) fn open(&self) -> Mask {

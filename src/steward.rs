@@ -163,7 +163,8 @@ impl Steward {
                 ward.returned_since = now;
             }
             let subjects = left.places().filter_map(|place| pool.subject(*index, place));
-            ward.returned.extend(subjects.map(SubjectBuf::new));
+            // What was deleted while a lease from before a restart held it has no name, and is owed to nobody.
+            ward.returned.extend(subjects.filter(|subject| !subject.is_nameless()).map(SubjectBuf::new));
         }
         !returned.is_empty()
     }

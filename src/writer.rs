@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::apply::{Applier, At, Effect, FinishedLease};
 use crate::clock::millis;
-use crate::commit::{Change, Decision, Pending, Reports};
+use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
@@ -349,7 +349,9 @@ impl Writer {
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
             }
-            Change::Keys { service, decision, keys } => self.draft(time, &decided(*service, *decision, keys)),
+            Change::Keys { service, decision, keys } => {
+                self.draft(time, &decision.record(Keys { service: *service, keys }))
+            }
             Change::Reported(reports) | Change::Conflict(reports) => {
                 if let Some(slot) = reports.pool.slot(reports.index) {
                     self.draft_lease(time, &reports.pool, reports.index, slot);
@@ -514,15 +516,6 @@ impl Writer {
         if let Err(error) = self.applier.checkpoint() {
             self.link.poison(format!("store checkpoint: {error}"));
         }
-    }
-}
-
-fn decided(service: u32, decision: Decision, keys: &[u8]) -> Record<'_> {
-    let keys = Keys { service, keys };
-    match decision {
-        Decision::Rerun => Record::Rerun(keys),
-        Decision::Mark => Record::Marked(keys),
-        Decision::Delete => Record::Deleted(keys),
     }
 }
 

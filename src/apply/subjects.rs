@@ -68,6 +68,10 @@ impl Applier {
             Some(value) => {
                 // A retraction took it away. It begins anew; what was known of it stays withdrawn.
                 let gone = value.withdrawn;
+                if value.versions == 0 {
+                    // Nothing of it is left to restore.
+                    self.unname(service, gone, found.key);
+                }
                 let mut value = SubjectValue { depth, withdrawn: 0, ..value };
                 if let Some(version) = value.current.take() {
                     self.put_version(service, found.key, &VersionValue { withdrawn: gone, ..version });
@@ -112,6 +116,10 @@ impl Applier {
         let rank = tally.next_rank;
         tally.next_rank += 1;
         tally.reruns += u64::from(value.round > 0);
+        if value.round > 0 {
+            // The new round's block says the same; two would have to be erased.
+            self.blank(service, value.rank);
+        }
         let value = SubjectValue { rank, round: value.round + 1, open: true, ..value };
         self.put(key::of(service, key::SUBJECT, name), &value);
         let item = BlockItem { depth: value.depth, round: value.round, key: name, body };
@@ -236,7 +244,7 @@ impl Applier {
     }
 
     /// The block that holds or held `rank`: its first rank and its items. `None` if it is gone: its subjects are their keys.
-    fn block_bytes(&mut self, service: u32, rank: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    pub(super) fn block_bytes(&mut self, service: u32, rank: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
         if self.open_blocks.get(&service).is_some_and(|block| block.first <= rank) {
             self.close_block(service);
         }
@@ -256,23 +264,10 @@ impl Applier {
         Ok(item.map(|item| item.body.to_vec()).unwrap_or_default())
     }
 
-    /// Blanks a subject in its block: nothing of it can be read there any more.
-    fn erase_from_block(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
-        let Some((first, bytes)) = self.block_bytes(service, rank)? else { return Ok(()) };
-        let mut blanked = Vec::with_capacity(bytes.len());
-        for (place, item) in record::list::<BlockItem<'_>>("block", &bytes).enumerate() {
-            let item = stored(item)?;
-            let gone = first + place as u64 == rank;
-            let blank = BlockItem { key: &[], body: &[], ..item };
-            record::append(&mut blanked, if gone { &blank } else { &item });
-        }
-        self.batch.insert(key::of(service, key::BLOCK, &first.to_be_bytes()), Some(blanked));
-        Ok(())
-    }
-
     /// Ends an open round without a result.
-    fn close_round(&mut self, at: At, service: u32, rank: u64) -> Result<(), StoreError> {
+    fn close_round(&mut self, at: At, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
         if self.settle(at, service, rank)? {
+            self.note_gone(service, rank, name);
             self.effects.push(Effect::Gone { service, rank });
         }
         Ok(())
@@ -365,10 +360,13 @@ impl Applier {
 
     fn delete_one(&mut self, at: At, service: u32, name: &[u8], value: &SubjectValue<'_>) -> Result<(), StoreError> {
         if value.open {
-            self.close_round(at, service, value.rank)?;
+            self.close_round(at, service, value.rank, name)?;
         }
         if value.round > 0 {
-            self.erase_from_block(service, value.rank)?;
+            self.blank(service, value.rank);
+        }
+        if value.withdrawn != 0 {
+            self.unname(service, value.withdrawn, name);
         }
         let tally = self.tally_mut(service);
         tally.deleted += 1;
@@ -382,7 +380,14 @@ impl Applier {
             self.batch.insert(key::of(service, tag, name), None);
         }
         for number in 1..=value.versions {
-            self.batch.insert(key::version(service, name, number), None);
+            let version = key::version(service, name, number);
+            if let Some(bytes) = self.get(&version)? {
+                let earlier: VersionValue<'_> = stored(record::decode("version", &bytes))?;
+                if earlier.withdrawn != 0 {
+                    self.unname(service, earlier.withdrawn, name);
+                }
+            }
+            self.batch.insert(version, None);
         }
         let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position };
         self.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
@@ -392,20 +397,27 @@ impl Applier {
     /// Withdraws results, and subjects that only they revealed.
     pub(super) fn withdraw(&mut self, at: At, record: &Withdrawn<'_>) -> Result<Intake, ApplyError> {
         let (service, id) = (record.service, record.id);
-        let mut withdrawn = 0;
+        // Kept is what it did withdraw: what was deleted meanwhile is not to be named again.
+        let (mut withdrawn, mut versions, mut subjects) = (0, Vec::new(), Vec::new());
         for version in record::list::<VersionName<'_>>("version", record.versions) {
-            let VersionName { key: name, number } = version.map_err(frame(at))?;
-            withdrawn += u64::from(self.withdraw_version(at, service, id, name, number)?);
+            let version = version.map_err(frame(at))?;
+            if self.withdraw_version(at, service, id, version.key, version.number)? {
+                withdrawn += 1;
+                record::append(&mut versions, &version);
+            }
         }
-        for name in record::list::<KeyRecord<'_>>("key", record.subjects) {
-            self.withdraw_subject(at, service, id, name.map_err(frame(at))?.key)?;
+        for subject in record::list::<KeyRecord<'_>>("key", record.subjects) {
+            let subject = subject.map_err(frame(at))?;
+            if self.withdraw_subject(at, service, id, subject.key)? {
+                record::append(&mut subjects, &subject);
+            }
         }
         self.tally_mut(service).withdrawn += withdrawn;
         let part = RetractionValue {
             client: record.client,
             wall_ms: at.time.wall_ms,
-            versions: record.versions,
-            subjects: record.subjects,
+            versions: &versions,
+            subjects: &subjects,
         };
         self.put(key::retraction(service, id, at.position), &part);
         Ok(Intake { added: withdrawn, ..Intake::default() })
@@ -460,16 +472,16 @@ impl Applier {
         Ok(true)
     }
 
-    fn withdraw_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
+    fn withdraw_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<bool, StoreError> {
         let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
+        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
         let value = subject(&bytes)?;
         if value.withdrawn != 0 {
-            return Ok(());
+            return Ok(false);
         }
         self.changes += 1;
         if value.open {
-            self.close_round(at, service, value.rank)?;
+            self.close_round(at, service, value.rank, name)?;
         }
         let tally = self.tally_mut(service);
         if value.round == 0 {
@@ -479,7 +491,7 @@ impl Applier {
             tally.done -= u64::from(!value.open);
         }
         self.put(subject_key, &SubjectValue { withdrawn: id, open: false, ..value });
-        Ok(())
+        Ok(true)
     }
 
     /// Undoes a retraction: what it withdrew holds again.
@@ -503,7 +515,7 @@ impl Applier {
     }
 
     /// The parts of a retraction, those of the batch under way included.
-    fn retraction_parts(&self, service: u32, id: u64) -> Result<Vec<Pair>, StoreError> {
+    pub(super) fn retraction_parts(&self, service: u32, id: u64) -> Result<Vec<Pair>, StoreError> {
         let (start, end) = (key::retraction(service, id, 0), key::retraction(service, id, u64::MAX));
         let mut parts: std::collections::BTreeMap<_, _> =
             self.store.scan(&start, Some(&end), usize::MAX)?.into_iter().collect();
@@ -558,7 +570,7 @@ impl Applier {
         }
         // The round that its withdrawal opened is needed no more; one that was asked for goes on.
         if value.open && value.current.is_none() {
-            self.close_round(at, service, value.rank)?;
+            self.close_round(at, service, value.rank, name)?;
             self.tally_mut(service).done += 1;
             value.open = false;
         }
