@@ -479,6 +479,12 @@ pub enum ReadError {
         /// What the decoder said.
         what: String,
     },
+    /// The subject's history changed each of the many times it was looked at. Try again.
+    #[error("the history of {key} changes faster than it can be read; try again")]
+    Unsettled {
+        /// The subject's key, as bytes in hexadecimal.
+        key: String,
+    },
 }
 
 /// Why a call by name with a JSON body was refused.

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::apply::FinishedLease;
 use crate::commit::{Change, Decision, Pending};
 use crate::error::{AddError, AdminError, KeysError, ReadError};
+use crate::history::{self, Version};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
@@ -162,13 +165,13 @@ impl<S: Service> ServiceHandle<S> {
         keys::send(&self.core.link, self.core.id, Decision::Delete, keys)
     }
 
-    /// The result of a subject, if it has one.
+    /// The result of a subject, if it has one. For a subject with more than one version its history is read.
     ///
     /// # Errors
     ///
     /// [`ReadError`].
     pub fn result(&self, key: &KeyOf<S>) -> Result<Option<Finding<S>>, ReadError> {
-        results::one(self.house.store.as_ref(), self.core.id, key)
+        results::one(self.house.store.as_ref(), &self.core, key)
     }
 
     /// The stored bytes of a subject's report (postcard), for when the plugin's type has changed.
@@ -192,7 +195,51 @@ impl<S: Service> ServiceHandle<S> {
         after: Option<&KeyOf<S>>,
         limit: usize,
     ) -> Result<(Vec<Finding<S>>, Option<KeyOf<S>>), ReadError> {
-        results::page(self.house.store.as_ref(), self.core.id, after, limit)
+        results::page(self.house.store.as_ref(), &self.core, after, limit)
+    }
+
+    /// Every report that was accepted on a subject since it was taken in, in the order of the journal, and what became of
+    /// each. What the plugin calls the same ([`Service::same`]) is found out now.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// As a whole from one moment; it is read again if it changed meanwhile.
+    pub fn history(&self, key: &KeyOf<S>) -> Result<Vec<Version<S>>, ReadError> {
+        history::history(self.house.store.as_ref(), &self.core, key)
+    }
+
+    /// What held on a subject at a moment of the wall clock: of the versions journaled at or before it, and not withdrawn,
+    /// the last one in the journal.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn as_of(&self, key: &KeyOf<S>, moment: DateTime<Utc>) -> Result<Option<Version<S>>, ReadError> {
+        history::as_of(self.house.store.as_ref(), &self.core, key, moment)
+    }
+
+    /// Versions that a client reported within a window of the wall clock (its end not included), withdrawn ones too; subject
+    /// by subject after `after`, in key order, and the key to go on from; `None` at the end.
+    ///
+    /// All versions of a subject are on one page, so a page may hold more than `limit`. A scan: it reads every subject of
+    /// the service on its way. Weakly consistent.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    #[expect(clippy::type_complexity, reason = "a page and its cursor")]
+    pub fn results_by(
+        &self,
+        client: u64,
+        window: &Range<DateTime<Utc>>,
+        after: Option<&KeyOf<S>>,
+        limit: usize,
+    ) -> Result<(Vec<Version<S>>, Option<KeyOf<S>>), ReadError> {
+        history::by_client(self.house.store.as_ref(), &self.core, client, window, after, limit)
     }
 
     /// What is known of a subject.

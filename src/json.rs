@@ -11,6 +11,7 @@ use crate::claim::{Ask, Claim, Empty, EmptyReason};
 use crate::client::{Capability, Client};
 use crate::commit::Decision;
 use crate::error::{ActivateError, AddError, ClaimError, HubError, JsonError, KeysError, LeaseError};
+use crate::history;
 use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
@@ -32,7 +33,8 @@ pub(crate) trait Plugin: Send + Sync {
     fn as_any(&self) -> &(dyn Any + Send + Sync);
     fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError>;
     fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError>;
-    fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn result_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn history_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Value, JsonError>;
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError>;
     fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError>;
     fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError>;
@@ -85,10 +87,15 @@ impl<S: Service> Plugin for S {
         Ok(keys::send(&service.link, service.id, decision, &keys)?)
     }
 
-    fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError> {
+    fn result_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Option<Value>, JsonError> {
         let key: <S::Subject as Subject>::Key = serde_json::from_slice(key)?;
-        let finding = results::one::<S>(house.store.as_ref(), service, &key)?;
+        let finding = results::one::<S>(house.store.as_ref(), core, &key)?;
         Ok(finding.map(serde_json::to_value).transpose()?)
+    }
+
+    fn history_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Value, JsonError> {
+        let key: <S::Subject as Subject>::Key = serde_json::from_slice(key)?;
+        Ok(serde_json::to_value(history::history::<S>(house.store.as_ref(), core, &key)?)?)
     }
 
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError> {
@@ -224,14 +231,25 @@ impl NamedService {
     }
 
     /// The result of one subject, given its key as JSON:
-    /// `{"key", "report", "client", "at", "version", "depth", "position"}`.
+    /// `{"key", "report", "client", "at", "since", "confirmed_at", "version", "depth", "position"}`.
     ///
     /// # Errors
     ///
     /// [`JsonError`].
     pub fn result(&self, key: &[u8]) -> Result<Option<Value>, JsonError> {
         self.measure(key)?;
-        self.core.plugin.result_json(&self.house, self.core.id, key)
+        self.core.plugin.result_json(&self.house, &self.core, key)
+    }
+
+    /// Every version of one subject's result, given its key as JSON: an array of `{"key", "number", "round", "report",
+    /// "client", "at", "position", "bucket", "confirms", "confirmed_at", "superseded_at", "withdrawn"}`, in journal order.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn history(&self, key: &[u8]) -> Result<Value, JsonError> {
+        self.measure(key)?;
+        self.core.plugin.history_json(&self.house, &self.core, key)
     }
 
     /// Activates a client for the service.

@@ -91,6 +91,7 @@ mod error;
 #[cfg(test)]
 mod faults_test;
 mod handle;
+mod history;
 mod house;
 mod hub;
 mod id;
@@ -140,6 +141,7 @@ pub use client::{Capability, Client, Registered, Registration};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::*;
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use history::Version;
 pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;

@@ -89,7 +89,7 @@ fn bring(shop: &Shop, service: &ServiceHandle<Web>, seat: &Seat<Web>, was: Was) 
     Some(token)
 }
 
-fn added(shop: &Shop, ticket: Ticket) -> u64 {
+fn added(shop: &Shop, ticket: &Ticket) -> u64 {
     shop.hub.tick();
     ticket.wait_visible().unwrap().added
 }
@@ -113,7 +113,7 @@ fn a_subject_deleted_in_any_state_is_gone_and_its_holder_is_answered_as_ever() {
             let mut service = shop.hub.register(web()).unwrap();
             let mut seat = shop.seat(&service, 1);
             let token = bring(&shop, &service, &seat, was);
-            assert_eq!(added(&shop, service.delete(&[GONE]).unwrap()), 1, "{what}");
+            assert_eq!(added(&shop, &service.delete(&[GONE]).unwrap()), 1, "{what}");
             is_unknown(&service);
             if let Some(crash) = crash {
                 shop = shop.after(crash);
@@ -156,8 +156,8 @@ fn a_report_from_an_old_life_never_lands_on_the_new_one() {
             let mut service = shop.hub.register(web()).unwrap();
             let (mut old, mut new) = (shop.seat(&service, 1), shop.seat(&service, 2));
             let token = bring(&shop, &service, &old, was).unwrap();
-            assert_eq!(added(&shop, service.delete(&[GONE]).unwrap()), 1);
-            assert_eq!(added(&shop, service.add(&GONE).unwrap()), 1, "{what}: new again");
+            assert_eq!(added(&shop, &service.delete(&[GONE]).unwrap()), 1);
+            assert_eq!(added(&shop, &service.add(&GONE).unwrap()), 1, "{what}: new again");
             if let Some(crash) = crash {
                 shop = shop.after(crash);
                 service = shop.hub.register(web()).unwrap();
@@ -213,7 +213,7 @@ fn a_deletion_everywhere_reaches_every_service() {
     let shop = shop.restart();
     // The third service is not registered this time.
     let [one, two, other] = ["one", "two", "other"].map(|id| shop.hub.register(Plain::new(id)).unwrap());
-    assert_eq!(added(&shop, shop.hub.delete_everywhere(&4_u64).unwrap()), 3, "services that knew it");
+    assert_eq!(added(&shop, &shop.hub.delete_everywhere(&4_u64).unwrap()), 3, "services that knew it");
     let three = shop.hub.register(Plain::new("three")).unwrap();
     for service in [&one, &two, &three] {
         assert_eq!(service.subject_state(&4).unwrap(), SubjectState::Unknown, "{}", service.id());
