@@ -2,6 +2,7 @@
 //! replayed. So replaying always gives the state that was.
 
 mod erase;
+mod retract;
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -200,7 +201,7 @@ impl Applier {
             Record::Withdrawn(withdrawn) => intake = self.withdraw(at, &withdrawn)?,
             Record::Restored(restored) => intake = self.restore(at, &restored)?,
         }
-        self.erase_for_record()?;
+        self.erase_for_record();
         Ok(intake)
     }
 

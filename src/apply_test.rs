@@ -9,8 +9,9 @@ use crate::apply::{Applier, At, leases};
 use crate::commit::Decision;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, Added, BlockItem, Item, KeyRecord, Keys, Leased, Owed, Record, Released, Reported, Restored, SeatValue,
-    ServiceRecord, ServiceTally, SubjectRecord, SubjectValue, Urgent, VersionName, VersionValue, Withdrawn, key,
+    self, Added, BlockItem, FoundRecord, Item, KeyRecord, Keys, Leased, Owed, Record, Released, Reported, Restored,
+    SeatValue, ServiceRecord, ServiceTally, SubjectRecord, SubjectValue, Urgent, VersionName, VersionValue, Withdrawn,
+    key,
 };
 use crate::service::ServiceState;
 use crate::slot::Cause;
@@ -204,8 +205,51 @@ impl Shelf {
             }
         }
         let subjects = keys(list);
-        let record = Withdrawn { service: SERVICE, id, client, versions: &versions, subjects: &subjects };
-        self.apply(&Record::Withdrawn(record));
+        let (from_ms, to_ms) = (0, i64::MAX);
+        let part = Withdrawn {
+            service: SERVICE,
+            id,
+            client,
+            from_ms,
+            to_ms,
+            versions: &versions,
+            subjects: &subjects,
+            found: &[],
+        };
+        self.apply(&Record::Withdrawn(part));
+    }
+
+    /// Takes in again what a retraction took away.
+    fn take_back(&mut self, id: u64, list: &[usize], unmarked: bool) {
+        let mut found = Vec::new();
+        for subject in list {
+            let (key, body) = (&name(*subject), &body(*subject));
+            record::append(&mut found, &FoundRecord { depth: 3, unmarked, key, body });
+        }
+        let (from_ms, to_ms) = (0, i64::MAX);
+        let part =
+            Withdrawn { service: SERVICE, id, client: 1, from_ms, to_ms, versions: &[], subjects: &[], found: &found };
+        self.apply(&Record::Withdrawn(part));
+    }
+
+    /// Gives back everything that a retraction withdrew.
+    fn restore(&mut self, id: u64) {
+        let (mut versions, mut subjects) = (Vec::new(), Vec::new());
+        for (name, bytes) in self.pairs(key::VERSION) {
+            let version: VersionValue<'_> = record::decode("version", &bytes).unwrap();
+            let (key, number) = key::of_version(key::rest(&name)).unwrap();
+            if version.withdrawn == id {
+                record::append(&mut versions, &VersionName { key, number });
+            }
+        }
+        for (name, bytes) in self.pairs(key::SUBJECT) {
+            let value: SubjectValue<'_> = record::decode("subject", &bytes).unwrap();
+            if value.withdrawn == id {
+                record::append(&mut subjects, &KeyRecord { key: key::rest(&name) });
+            }
+        }
+        let part = Restored { service: SERVICE, id, last: true, versions: &versions, subjects: &subjects };
+        self.apply(&Record::Restored(part));
     }
 
     /// Every version of every subject, in order, wherever it is kept.
@@ -247,8 +291,8 @@ impl Shelf {
             done += u64::from(live && value.round > 0 && !value.open);
             unmarked += u64::from(live && value.round == 0);
             assert!(!value.open || value.round > 0);
-            if value.open {
-                assert!(live, "nothing withdrawn is worked on");
+            assert!(!value.reopened || (value.open && value.current.is_none()));
+            if value.open && live {
                 open.insert(value.rank);
             } else if live && value.round > 0 {
                 assert!(value.current.is_some(), "what is done has a result");
@@ -262,7 +306,8 @@ impl Shelf {
         for (name, _) in self.pairs(key::URGENT) {
             assert!(owed.contains_key(&key::number(key::rest(&name)).unwrap()), "only what is owed is urgent");
         }
-        self.versions();
+        let withdrawn = self.versions().values().flatten().filter(|version| version.withdrawn).count();
+        assert_eq!(tally.withdrawn, withdrawn as u64);
         self.adds_up();
         self.erased(&there);
     }
@@ -330,6 +375,7 @@ enum Op {
     Urgent(u64),
     Withdraw(u64, u64, Vec<usize>),
     Restore(u64),
+    TakeBack(u64, Vec<usize>, bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -346,6 +392,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..20_u64).prop_map(Op::Urgent),
         2 => (1..4_u64, 1..4_u64, some()).prop_map(|(id, client, list)| Op::Withdraw(id, client, list)),
         1 => (1..4_u64).prop_map(Op::Restore),
+        1 => (1..4_u64, some(), any::<bool>()).prop_map(|(id, list, unmarked)| Op::TakeBack(id, list, unmarked)),
     ]
 }
 
@@ -378,8 +425,9 @@ fn run(ops: &[Op], every: usize, mut after: impl FnMut(&mut Shelf)) -> Shelf {
             }
             Op::Withdraw(id, client, list) => shelf.withdraw(*id, *client, list),
             Op::Restore(id) => {
-                shelf.apply(&Record::Restored(Restored { service: SERVICE, id: *id }));
+                shelf.restore(*id);
             }
+            Op::TakeBack(id, list, unmarked) => shelf.take_back(*id, list, *unmarked),
         }
         after(&mut shelf);
     }

@@ -2,6 +2,7 @@
 
 use crate::pool::Pool;
 use crate::record::{Keys, Record, SeatState};
+use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::service::ServiceState;
 use crate::slot::Mask;
 use crate::sync::Arc;
@@ -37,6 +38,8 @@ pub(crate) enum Change {
         decision: Decision,
         keys: Vec<u8>,
     },
+    Withdrawn(WithdrawnPart),
+    Restored(RestoredPart),
     Reported(Reports),
     Conflict(Reports),
 }

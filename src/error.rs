@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::journal::JournalError;
 use crate::service::ServiceState;
 pub use crate::store::StoreError;
@@ -440,6 +442,58 @@ pub enum KeysError {
     Hub(#[from] HubError),
 }
 
+/// Why a retraction, or its undoing, was refused or stopped. What was withdrawn or restored before it stopped stays so; the
+/// same call again goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetractError {
+    /// The client is not known. Nothing was changed.
+    #[error("client {id} is not known")]
+    UnknownClient {
+        /// The id given.
+        id: u64,
+    },
+    /// The window is empty. Nothing was changed.
+    #[error("the window from {from} to {to} is empty")]
+    Window {
+        /// Its beginning.
+        from: DateTime<Utc>,
+        /// Its end.
+        to: DateTime<Utc>,
+    },
+    /// There is no such retraction, or it was undone. Nothing was changed.
+    #[error("no retraction {id} is in force")]
+    UnknownRetraction {
+        /// The id given.
+        id: u64,
+    },
+    /// The plugin could not say what a stored report reveals: it panicked, or its types do not fit what was stored.
+    #[error("the report on {key} does not tell what it reveals: {what}")]
+    Plugin {
+        /// The subject's key, as bytes in hexadecimal.
+        key: String,
+        /// What the decoder or the panic said.
+        what: String,
+    },
+    /// There was more to be done each time: the client goes on reporting.
+    #[error("retraction {id} found something new {rounds} times; suspend the client first")]
+    Unsettled {
+        /// Names the retraction.
+        id: u64,
+        /// How often the service was looked at.
+        rounds: u32,
+    },
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A part was not journaled, or did not become visible.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+}
+
 /// Why a ticket will not resolve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -551,6 +605,8 @@ pub enum Error {
     Add(#[from] AddError),
     #[error(transparent)]
     Keys(#[from] KeysError),
+    #[error(transparent)]
+    Retract(#[from] RetractError),
     #[error(transparent)]
     Ticket(#[from] TicketError),
     #[error(transparent)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::apply::FinishedLease;
 use crate::commit::{Change, Decision, Pending};
-use crate::error::{AddError, AdminError, KeysError, ReadError};
+use crate::error::{AddError, AdminError, KeysError, ReadError, RetractError};
 use crate::history::{self, Version};
 use crate::house::House;
 use crate::id::ClientId;
@@ -20,6 +20,7 @@ use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
 use crate::results::{self, Finding, SubjectState};
+use crate::retract::{self, Retraction};
 use crate::service::{Policy, Service, ServiceState, Subject};
 use crate::slot::Cause;
 use crate::stats::{self, SeatStats, ServiceStats};
@@ -163,6 +164,71 @@ impl<S: Service> ServiceHandle<S> {
     /// As [`rerun`](Self::rerun).
     pub fn delete(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
         keys::send(&self.core.link, self.core.id, Decision::Delete, keys)
+    }
+
+    /// Withdraws what a client reported from `from` on and before `to`, by the wall clock of the journal. Where an earlier
+    /// result holds, it is in force again; without one the subject is put to work again. Subjects that would not be known
+    /// without the withdrawn results are taken away with all that was reported on them, also through others and in
+    /// circles; a subject added by hand, or revealed by a report that holds, stays. One that is taken away is as unknown as
+    /// one never seen, and is taken in anew when it is added or discovered again.
+    ///
+    /// [`suspend`](Self::suspend) the client first. What it reports while this runs is withdrawn too, if it is in the
+    /// window, and searched for again, a bounded number of times; what it reports afterwards holds.
+    ///
+    /// See [`docs::protocol`](crate::docs::protocol), "Retraction", for what is exact and what is not.
+    ///
+    /// # Errors
+    ///
+    /// [`RetractError`] says whether anything was changed.
+    ///
+    /// # Panics
+    ///
+    /// Never; [`Service::discover`] is called for stored reports, on this thread, and its panics are caught.
+    ///
+    /// # Concurrency
+    ///
+    /// Blocks the caller: an operator's call, which reads every result of the service, at least twice, and asks the plugin
+    /// what each reveals. Memory is bounded by the keys of the client's results and of what they led to. It holds nobody up;
+    /// two at a time are right, too. In a manual hub it does the writer's work itself.
+    ///
+    /// # Durability
+    ///
+    /// Durable and visible when it returns. Journaled in parts: after a crash in the middle some of it holds, and the same
+    /// call again does the rest.
+    pub fn retract(&self, client: u64, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Retraction, RetractError> {
+        retract::retract::<S>(&self.house, &self.core, client, (from, to))
+    }
+
+    /// [`retract`](Self::retract)s everything that a client ever reported.
+    ///
+    /// # Errors
+    ///
+    /// As [`retract`](Self::retract).
+    pub fn retract_all(&self, client: u64) -> Result<Retraction, RetractError> {
+        self.retract(client, DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC)
+    }
+
+    /// Undoes a retraction: its results and subjects hold again. If nothing happened in between, reads are as before it. A
+    /// result that came in since stays in force, and so does a subject that was taken in anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`retract`](Self::retract).
+    ///
+    /// # Concurrency
+    ///
+    /// As [`retract`](Self::retract), without the plugin.
+    pub fn restore(&self, id: u64) -> Result<Retraction, RetractError> {
+        retract::restore(&self.house, &self.core, id)
+    }
+
+    /// The retractions that are in force, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn retractions(&self) -> Result<Vec<Retraction>, ReadError> {
+        retract::all(self.house.store.as_ref(), self.core.id)
     }
 
     /// The result of a subject, if it has one. For a subject with more than one version its history is read.

@@ -36,7 +36,7 @@ pub(crate) enum Record<'a> {
     Deleted(Keys<'a>),
     Marked(Keys<'a>),
     Withdrawn(Withdrawn<'a>),
-    Restored(Restored),
+    Restored(Restored<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -176,26 +176,52 @@ pub(crate) struct KeyRecord<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Withdrawn<'a> {
     pub(crate) service: u32,
-    /// Names the retraction: all its parts carry the same, no two retractions do; never 0.
+    /// Names the retraction: the position of its first part, in which it is 0.
     pub(crate) id: u64,
     pub(crate) client: u64,
+    /// Of the reports, by the wall clock: from here on, and before.
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
     /// A list of [`VersionName`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) versions: &'a [u8],
     /// A list of [`KeyRecord`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) subjects: &'a [u8],
+    /// A list of [`FoundRecord`]: withdrawn in an earlier part, and known by other reports all the same.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) found: &'a [u8],
 }
 
-/// A part of a retraction, as the store keeps it to undo it.
+/// A subject that reports in force reveal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct RetractionValue<'a> {
+pub(crate) struct FoundRecord<'a> {
+    pub(crate) depth: u16,
+    /// It lies too deep to be worked on.
+    pub(crate) unmarked: bool,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
+}
+
+/// A retraction, as the store knows it: no keys, so that nothing of a deleted subject is left here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetractionValue {
     pub(crate) client: u64,
     pub(crate) wall_ms: i64,
-    #[serde(borrow, with = "serde_bytes")]
-    pub(crate) versions: &'a [u8],
-    #[serde(borrow, with = "serde_bytes")]
-    pub(crate) subjects: &'a [u8],
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
+    /// Results withdrawn.
+    pub(crate) versions: u64,
+    /// Of these, in force, and an earlier one took their place.
+    pub(crate) fell_back: u64,
+    /// Of these, in force, and their subject was put to work again.
+    pub(crate) reopened: u64,
+    /// Subjects taken away.
+    pub(crate) subjects: u64,
+    /// Of these, taken in again.
+    pub(crate) returned: u64,
 }
 
 /// That a subject was deleted, and where in the journal.
@@ -223,11 +249,19 @@ pub(crate) struct VersionName<'a> {
     pub(crate) number: u32,
 }
 
-/// A retraction was undone.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Restored {
+/// A part of the undoing of a retraction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Restored<'a> {
     pub(crate) service: u32,
     pub(crate) id: u64,
+    /// The retraction is forgotten.
+    pub(crate) last: bool,
+    /// A list of [`VersionName`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) versions: &'a [u8],
+    /// A list of [`KeyRecord`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) subjects: &'a [u8],
 }
 
 /// A subject as it came in.
@@ -532,8 +566,10 @@ pub(crate) struct SubjectValue<'a> {
     pub(crate) depth: u16,
     /// Rounds opened so far; 0: it is known but not to be worked on.
     pub(crate) round: u32,
-    /// The last round is open: it waits, or is being worked on.
+    /// The last round is open: it waits, or is being worked on. Of a withdrawn subject: it was when it was withdrawn.
     pub(crate) open: bool,
+    /// The open round was opened by a retraction, which left no result in force.
+    pub(crate) reopened: bool,
     /// The retraction that took the subject away; 0: none did.
     pub(crate) withdrawn: u64,
     /// Versions of its result so far; the next one's number less one.
@@ -546,7 +582,7 @@ pub(crate) struct SubjectValue<'a> {
 impl SubjectValue<'_> {
     /// A subject that was never worked on.
     pub(crate) fn new(depth: u16) -> Self {
-        Self { rank: 0, depth, round: 0, open: false, withdrawn: 0, versions: 0, current: None }
+        Self { rank: 0, depth, round: 0, open: false, reopened: false, withdrawn: 0, versions: 0, current: None }
     }
 }
 
@@ -635,7 +671,7 @@ pub(crate) mod key {
     pub(crate) const BY_HAND: u8 = b'H';
     /// Subjects that are known but not to be worked on, with their bodies.
     pub(crate) const UNMARKED: u8 = b'N';
-    /// Parts of retractions.
+    /// Retractions that are in force.
     pub(crate) const RETRACTION: u8 = b'R';
 
     /// Length of what every key starts with.
@@ -676,9 +712,16 @@ pub(crate) mod key {
         of(service, VERSION, &[&len.to_be_bytes(), subject].concat())
     }
 
-    /// One part of a retraction, by the position of its record.
-    pub(crate) fn retraction(service: u32, id: u64, position: u64) -> Vec<u8> {
-        of(service, RETRACTION, &[id.to_be_bytes(), position.to_be_bytes()].concat())
+    pub(crate) fn retraction(service: u32, id: u64) -> Vec<u8> {
+        of(service, RETRACTION, &id.to_be_bytes())
+    }
+
+    /// The subject and the number in what follows the prefix of a version's key; the inverse of [`version`].
+    pub(crate) fn of_version(rest: &[u8]) -> Option<(&[u8], u32)> {
+        let (len, rest) = rest.split_at_checked(2)?;
+        let len = u16::from_be_bytes(len.try_into().ok()?);
+        let (subject, number) = rest.split_at_checked(usize::from(len))?;
+        Some((subject, small_number(number)?))
     }
 
     /// What follows the prefix.
@@ -737,8 +780,17 @@ mod tests {
             Record::Rerun(Keys { service: 1, keys: b"a" }),
             Record::Deleted(Keys { service: 1, keys: b"b" }),
             Record::Marked(Keys { service: 1, keys: b"c" }),
-            Record::Withdrawn(Withdrawn { service: 1, id: 2, client: 3, versions: b"v", subjects: b"s" }),
-            Record::Restored(Restored { service: 1, id: 2 }),
+            Record::Withdrawn(Withdrawn {
+                service: 1,
+                id: 2,
+                client: 3,
+                from_ms: i64::MIN,
+                to_ms: 4,
+                versions: b"v",
+                subjects: b"s",
+                found: b"f",
+            }),
+            Record::Restored(Restored { service: 1, id: 2, last: true, versions: b"v", subjects: b"s" }),
         ];
         for record in records {
             let mut bytes = Vec::new();

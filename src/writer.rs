@@ -14,9 +14,11 @@ use crate::link::Link;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
 use crate::record::{
-    self, Added, ClientRecord, Conflict, Item, Keys, Leased, Record, Released, Reported, SeatRecord, ServiceRecord, key,
+    self, Added, ClientRecord, Conflict, Item, Keys, Leased, Record, Released, Reported, Restored, SeatRecord,
+    ServiceRecord, Withdrawn, key,
 };
 use crate::registry::{Registry, ServiceCore};
+use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::steward::PutBack;
@@ -352,6 +354,8 @@ impl Writer {
             Change::Keys { service, decision, keys } => {
                 self.draft(time, &decision.record(Keys { service: *service, keys }))
             }
+            Change::Withdrawn(part) => self.draft(time, &Record::Withdrawn(withdrawn(part))),
+            Change::Restored(part) => self.draft(time, &Record::Restored(restored(part))),
             Change::Reported(reports) | Change::Conflict(reports) => {
                 if let Some(slot) = reports.pool.slot(reports.index) {
                     self.draft_lease(time, &reports.pool, reports.index, slot);
@@ -517,6 +521,17 @@ impl Writer {
             self.link.poison(format!("store checkpoint: {error}"));
         }
     }
+}
+
+fn withdrawn(part: &WithdrawnPart) -> Withdrawn<'_> {
+    let WithdrawnPart { service, id, client, from_ms, to_ms, versions, subjects, found } = part;
+    let (service, id, client, from_ms, to_ms) = (*service, *id, *client, *from_ms, *to_ms);
+    Withdrawn { service, id, client, from_ms, to_ms, versions, subjects, found }
+}
+
+fn restored(part: &RestoredPart) -> Restored<'_> {
+    let RestoredPart { service, id, last, versions, subjects } = part;
+    Restored { service: *service, id: *id, last: *last, versions, subjects }
 }
 
 fn reported<'a>(reports: &Reports, items: &'a [u8], is_evidence: bool) -> Record<'a> {

@@ -1,11 +1,11 @@
-//! What must not be readable any more: subjects in blocks of earlier rounds, in retractions, and in leases whose subjects
-//! are owed no more. Gathered while a record is applied, done once for all its subjects.
+//! What must not be readable any more: subjects in blocks of earlier rounds, and in leases whose subjects are owed no
+//! more. Gathered while a record is applied, done once for all its subjects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Applier, ApplyError, stored};
+use super::{Applier, stored};
 use crate::error::StoreError;
-use crate::record::{self, BlockItem, Gone, KeyRecord, RetractionValue, VersionName, key};
+use crate::record::{self, BlockItem, Gone, key};
 
 /// What is still to be erased.
 #[derive(Debug, Default)]
@@ -14,8 +14,6 @@ pub(super) struct Erasures {
     blanks: BTreeSet<(u32, u64)>,
     /// Ranks that were closed without a report, and the hashes of their subjects' keys.
     gone: BTreeMap<(u32, u64), [u8; 16]>,
-    /// Deleted subjects that a retraction, by service and id, may name.
-    named: BTreeMap<(u32, u64), BTreeSet<Vec<u8>>>,
 }
 
 impl Applier {
@@ -29,13 +27,8 @@ impl Applier {
         self.erasures.gone.insert((service, rank), record::subject_hash(name));
     }
 
-    /// The retraction is not to name this subject any more.
-    pub(super) fn unname(&mut self, service: u32, retraction: u64, name: &[u8]) {
-        self.erasures.named.entry((service, retraction)).or_default().insert(name.to_vec());
-    }
-
     /// Does what the record just applied asked for, but for the blocks.
-    pub(super) fn erase_for_record(&mut self) -> Result<(), ApplyError> {
+    pub(super) fn erase_for_record(&mut self) {
         let gone = std::mem::take(&mut self.erasures.gone);
         if !gone.is_empty() {
             for ((service, generation, slot), lease) in &mut self.leases {
@@ -51,31 +44,6 @@ impl Applier {
                 }
             }
         }
-        for ((service, id), names) in std::mem::take(&mut self.erasures.named) {
-            self.erase_from_retraction(service, id, &names)?;
-        }
-        Ok(())
-    }
-
-    fn erase_from_retraction(&mut self, service: u32, id: u64, names: &BTreeSet<Vec<u8>>) -> Result<(), StoreError> {
-        for (name, bytes) in self.retraction_parts(service, id)? {
-            let part: RetractionValue<'_> = stored(record::decode("retraction", &bytes))?;
-            let (mut versions, mut subjects) = (Vec::new(), Vec::new());
-            for version in record::list::<VersionName<'_>>("version", part.versions) {
-                let version = stored(version)?;
-                if !names.contains(version.key) {
-                    record::append(&mut versions, &version);
-                }
-            }
-            for subject in record::list::<KeyRecord<'_>>("key", part.subjects) {
-                let subject = stored(subject)?;
-                if !names.contains(subject.key) {
-                    record::append(&mut subjects, &subject);
-                }
-            }
-            self.put(name, &RetractionValue { versions: &versions, subjects: &subjects, ..part });
-        }
-        Ok(())
     }
 
     /// Blanks what is to be blanked: each block once. A block in which nothing is left goes.

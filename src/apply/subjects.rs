@@ -1,13 +1,12 @@
-//! The life of subjects, from record to record: taken in, marked, done, run again, deleted, withdrawn.
+//! The life of subjects, from record to record: taken in, marked, done, run again, deleted.
 
 use super::{Applier, ApplyError, At, Effect, OpenBlock, stored};
 use crate::error::StoreError;
 use crate::keys::EVERY_SERVICE;
 use crate::record::{
-    self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, Restored, RetractionValue, SubjectRecord,
-    SubjectValue, Tombstone, Urgent, VersionName, VersionValue, Withdrawn, key,
+    self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, SubjectRecord, SubjectValue, Tombstone,
+    Urgent, VersionValue, key,
 };
-use crate::store::Pair;
 use crate::ticket::Intake;
 
 /// Subjects in a block, at most.
@@ -15,12 +14,12 @@ const BLOCK_SUBJECTS: u32 = 1_024;
 /// Bytes of a block, about at most.
 const BLOCK_BYTES: usize = 256 << 10;
 
-fn frame(at: At) -> impl Fn(DecodeError) -> ApplyError {
+pub(super) fn frame(at: At) -> impl Fn(DecodeError) -> ApplyError {
     move |error| ApplyError::Frame { position: at.position, what: error.to_string() }
 }
 
 /// A subject's value, as read.
-fn subject(bytes: &[u8]) -> Result<SubjectValue<'_>, StoreError> {
+pub(super) fn subject(bytes: &[u8]) -> Result<SubjectValue<'_>, StoreError> {
     stored(record::decode("subject", bytes))
 }
 
@@ -36,7 +35,7 @@ impl Applier {
         Ok(intake)
     }
 
-    fn take_in_one(
+    pub(super) fn take_in_one(
         &mut self,
         at: At,
         service: u32,
@@ -66,16 +65,8 @@ impl Applier {
                 return Ok(());
             }
             Some(value) => {
-                // A retraction took it away. It begins anew; what was known of it stays withdrawn.
-                let gone = value.withdrawn;
-                if value.versions == 0 {
-                    // Nothing of it is left to restore.
-                    self.unname(service, gone, found.key);
-                }
-                let mut value = SubjectValue { depth, withdrawn: 0, ..value };
-                if let Some(version) = value.current.take() {
-                    self.put_version(service, found.key, &VersionValue { withdrawn: gone, ..version });
-                }
+                let value = self.begin_anew(service, found.key, SubjectValue { depth, ..value })?;
+                self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
                 self.open_round(at, service, value, found.key, found.body);
             }
             None => self.open_round(at, service, SubjectValue::new(depth), found.key, found.body),
@@ -94,19 +85,34 @@ impl Applier {
     /// Keeps what lies too deep to be worked on.
     fn keep_beyond(&mut self, at: At, service: u32, depth: u16, subjects: &[u8]) -> Result<(), ApplyError> {
         for found in record::list::<SubjectRecord<'_>>("subject", subjects) {
-            let found = found.map_err(frame(at))?;
-            let name = key::of(service, key::SUBJECT, found.key);
-            if self.get(&name)?.is_some() {
-                continue;
-            }
-            if self.is_full(service) {
-                self.tally_mut(service).cut_by_budget += 1;
-                continue;
-            }
-            self.put(name, &SubjectValue::new(depth));
-            self.batch.insert(key::of(service, key::UNMARKED, found.key), Some(found.body.to_vec()));
-            self.tally_mut(service).unmarked += 1;
+            self.keep_one(service, depth, found.map_err(frame(at))?)?;
         }
+        Ok(())
+    }
+
+    pub(super) fn keep_one(&mut self, service: u32, depth: u16, found: SubjectRecord<'_>) -> Result<(), StoreError> {
+        let name = key::of(service, key::SUBJECT, found.key);
+        let bytes = self.get(&name)?;
+        let known = bytes.as_deref().map(subject).transpose()?;
+        if known.as_ref().is_some_and(|value| value.withdrawn == 0) {
+            return Ok(());
+        }
+        if self.is_full(service) {
+            self.tally_mut(service).cut_by_budget += 1;
+            return Ok(());
+        }
+        let value = match known {
+            Some(value) => {
+                if value.round > 0 {
+                    self.blank(service, value.rank);
+                }
+                self.begin_anew(service, found.key, SubjectValue { depth, round: 0, ..value })?
+            }
+            None => SubjectValue::new(depth),
+        };
+        self.put(name, &value);
+        self.batch.insert(key::of(service, key::UNMARKED, found.key), Some(found.body.to_vec()));
+        self.tally_mut(service).unmarked += 1;
         Ok(())
     }
 
@@ -120,7 +126,9 @@ impl Applier {
             // The new round's block says the same; two would have to be erased.
             self.blank(service, value.rank);
         }
-        let value = SubjectValue { rank, round: value.round + 1, open: true, ..value };
+        // A first round is one of a subject without a past: see `report`.
+        let round = value.round.max(value.versions) + 1;
+        let value = SubjectValue { rank, round, open: true, ..value };
         self.put(key::of(service, key::SUBJECT, name), &value);
         let item = BlockItem { depth: value.depth, round: value.round, key: name, body };
         self.enqueue(at, service, rank, item);
@@ -181,7 +189,8 @@ impl Applier {
                 self.effects.push(Effect::Disagreed { service, client: old.client });
             }
         }
-        let value = SubjectValue { rank: item.rank, open: false, versions: number, current: Some(version), ..before };
+        let current = Some(version);
+        let value = SubjectValue { rank: item.rank, open: false, reopened: false, versions: number, current, ..before };
         self.put(name, &value);
         self.changes += 1;
         let tally = self.tally_mut(service);
@@ -194,7 +203,7 @@ impl Applier {
         Ok(intake)
     }
 
-    fn put_version(&mut self, service: u32, name: &[u8], version: &VersionValue<'_>) {
+    pub(super) fn put_version(&mut self, service: u32, name: &[u8], version: &VersionValue<'_>) {
         self.put(key::version(service, name, version.number), version);
     }
 
@@ -265,7 +274,7 @@ impl Applier {
     }
 
     /// Ends an open round without a result.
-    fn close_round(&mut self, at: At, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn close_round(&mut self, at: At, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
         if self.settle(at, service, rank)? {
             self.note_gone(service, rank, name);
             self.effects.push(Effect::Gone { service, rank });
@@ -316,7 +325,13 @@ impl Applier {
     }
 
     /// Opens the next round of a subject that is done.
-    fn reopen(&mut self, at: At, service: u32, value: SubjectValue<'_>, name: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn reopen(
+        &mut self,
+        at: At,
+        service: u32,
+        value: SubjectValue<'_>,
+        name: &[u8],
+    ) -> Result<(), StoreError> {
         let body = self.body_of(service, value.rank)?;
         self.tally_mut(service).done -= 1;
         self.open_round(at, service, value, name, &body);
@@ -365,9 +380,6 @@ impl Applier {
         if value.round > 0 {
             self.blank(service, value.rank);
         }
-        if value.withdrawn != 0 {
-            self.unname(service, value.withdrawn, name);
-        }
         let tally = self.tally_mut(service);
         tally.deleted += 1;
         if value.withdrawn == 0 && value.round == 0 {
@@ -383,202 +395,12 @@ impl Applier {
             let version = key::version(service, name, number);
             if let Some(bytes) = self.get(&version)? {
                 let earlier: VersionValue<'_> = stored(record::decode("version", &bytes))?;
-                if earlier.withdrawn != 0 {
-                    self.unname(service, earlier.withdrawn, name);
-                }
+                self.tally_mut(service).withdrawn -= u64::from(earlier.withdrawn != 0);
             }
             self.batch.insert(version, None);
         }
         let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position };
         self.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
         Ok(())
-    }
-
-    /// Withdraws results, and subjects that only they revealed.
-    pub(super) fn withdraw(&mut self, at: At, record: &Withdrawn<'_>) -> Result<Intake, ApplyError> {
-        let (service, id) = (record.service, record.id);
-        // Kept is what it did withdraw: what was deleted meanwhile is not to be named again.
-        let (mut withdrawn, mut versions, mut subjects) = (0, Vec::new(), Vec::new());
-        for version in record::list::<VersionName<'_>>("version", record.versions) {
-            let version = version.map_err(frame(at))?;
-            if self.withdraw_version(at, service, id, version.key, version.number)? {
-                withdrawn += 1;
-                record::append(&mut versions, &version);
-            }
-        }
-        for subject in record::list::<KeyRecord<'_>>("key", record.subjects) {
-            let subject = subject.map_err(frame(at))?;
-            if self.withdraw_subject(at, service, id, subject.key)? {
-                record::append(&mut subjects, &subject);
-            }
-        }
-        self.tally_mut(service).withdrawn += withdrawn;
-        let part = RetractionValue {
-            client: record.client,
-            wall_ms: at.time.wall_ms,
-            versions: &versions,
-            subjects: &subjects,
-        };
-        self.put(key::retraction(service, id, at.position), &part);
-        Ok(Intake { added: withdrawn, ..Intake::default() })
-    }
-
-    /// Withdraws one version. If it was in force, the last one that still holds takes its place; without one, the subject is
-    /// put to work again.
-    fn withdraw_version(
-        &mut self,
-        at: At,
-        service: u32,
-        id: u64,
-        name: &[u8],
-        number: u32,
-    ) -> Result<bool, StoreError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
-        let mut value = subject(&bytes)?;
-        self.changes += 1;
-        let Some(version) = value.current.take_if(|current| current.number == number) else {
-            let name = key::version(service, name, number);
-            let Some(bytes) = self.get(&name)? else { return Ok(false) };
-            let version: VersionValue<'_> = stored(record::decode("version", &bytes))?;
-            if version.withdrawn == 0 {
-                self.put(name, &VersionValue { withdrawn: id, ..version });
-            }
-            return Ok(version.withdrawn == 0);
-        };
-        self.put_version(service, name, &VersionValue { withdrawn: id, ..version });
-        let (mut below, mut standing) = (number, None);
-        while below > 1 && standing.is_none() {
-            below -= 1;
-            let version = key::version(service, name, below);
-            let bytes = self.get(&version)?;
-            let holds = |bytes: &Vec<u8>| {
-                let version: Result<VersionValue<'_>, _> = stored(record::decode("version", bytes));
-                version.map(|version| version.withdrawn == 0)
-            };
-            if let Some(bytes) = bytes
-                && holds(&bytes)?
-            {
-                self.batch.insert(version, None);
-                standing = Some(bytes);
-            }
-        }
-        value.current = standing.as_deref().map(|bytes| stored(record::decode("version", bytes))).transpose()?;
-        if value.current.is_none() && !value.open && value.withdrawn == 0 {
-            self.reopen(at, service, value, name)?;
-        } else {
-            self.put(subject_key, &value);
-        }
-        Ok(true)
-    }
-
-    fn withdraw_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<bool, StoreError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
-        let value = subject(&bytes)?;
-        if value.withdrawn != 0 {
-            return Ok(false);
-        }
-        self.changes += 1;
-        if value.open {
-            self.close_round(at, service, value.rank, name)?;
-        }
-        let tally = self.tally_mut(service);
-        if value.round == 0 {
-            tally.unmarked -= 1;
-        } else {
-            tally.known -= 1;
-            tally.done -= u64::from(!value.open);
-        }
-        self.put(subject_key, &SubjectValue { withdrawn: id, open: false, ..value });
-        Ok(true)
-    }
-
-    /// Undoes a retraction: what it withdrew holds again.
-    pub(super) fn restore(&mut self, at: At, record: &Restored) -> Result<Intake, ApplyError> {
-        let (service, id) = (record.service, record.id);
-        let mut restored = 0;
-        for (name, bytes) in self.retraction_parts(service, id)? {
-            let part: RetractionValue<'_> = stored(record::decode("retraction", &bytes))?;
-            for subject in record::list::<KeyRecord<'_>>("key", part.subjects) {
-                self.restore_subject(at, service, id, subject.map_err(frame(at))?.key)?;
-            }
-            for version in record::list::<VersionName<'_>>("version", part.versions) {
-                let VersionName { key, number } = version.map_err(frame(at))?;
-                restored += u64::from(self.restore_version(at, service, id, key, number)?);
-            }
-            self.batch.insert(name, None);
-        }
-        let tally = self.tally_mut(service);
-        tally.withdrawn = tally.withdrawn.saturating_sub(restored);
-        Ok(Intake { added: restored, ..Intake::default() })
-    }
-
-    /// The parts of a retraction, those of the batch under way included.
-    pub(super) fn retraction_parts(&self, service: u32, id: u64) -> Result<Vec<Pair>, StoreError> {
-        let (start, end) = (key::retraction(service, id, 0), key::retraction(service, id, u64::MAX));
-        let mut parts: std::collections::BTreeMap<_, _> =
-            self.store.scan(&start, Some(&end), usize::MAX)?.into_iter().collect();
-        for (name, value) in self.batch.range(start..end) {
-            match value {
-                Some(value) => parts.insert(name.clone(), value.clone()),
-                None => parts.remove(name),
-            };
-        }
-        Ok(parts.into_iter().collect())
-    }
-
-    fn restore_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
-        let value = subject(&bytes)?;
-        if value.withdrawn != id {
-            return Ok(());
-        }
-        self.changes += 1;
-        let value = SubjectValue { withdrawn: 0, ..value };
-        let tally = self.tally_mut(service);
-        if value.round == 0 {
-            tally.unmarked += 1;
-        } else {
-            tally.known += 1;
-            tally.done += 1;
-        }
-        if value.round > 0 && value.current.is_none() {
-            self.reopen(at, service, value, name)
-        } else {
-            self.put(subject_key, &value);
-            Ok(())
-        }
-    }
-
-    fn restore_version(&mut self, at: At, service: u32, id: u64, name: &[u8], number: u32) -> Result<bool, StoreError> {
-        let version_key = key::version(service, name, number);
-        let Some(version_bytes) = self.get(&version_key)? else { return Ok(false) };
-        let version: VersionValue<'_> = stored(record::decode("version", &version_bytes))?;
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
-        let mut value = subject(&bytes)?;
-        if version.withdrawn != id || value.withdrawn != 0 {
-            return Ok(false);
-        }
-        self.changes += 1;
-        let version = VersionValue { withdrawn: 0, ..version };
-        if value.current.as_ref().is_some_and(|current| current.number > number) {
-            self.put(version_key, &version);
-            return Ok(true);
-        }
-        // The round that its withdrawal opened is needed no more; one that was asked for goes on.
-        if value.open && value.current.is_none() {
-            self.close_round(at, service, value.rank, name)?;
-            self.tally_mut(service).done += 1;
-            value.open = false;
-        }
-        if let Some(current) = value.current.replace(version) {
-            self.put_version(service, name, &current);
-        }
-        self.batch.insert(version_key, None);
-        self.put(subject_key, &value);
-        Ok(true)
     }
 }
