@@ -279,6 +279,25 @@ fn deleted_subject_is_not_brought_back_by_older_reports() {
     assert_eq!((counts(&done), state(&service, 10)), ((1, 1, 0, 1, 0), SubjectState::Unknown));
 }
 
+/// R57: what was reported on a subject before it was taken away is no result to fall back on when it is known again.
+#[test]
+fn results_of_an_earlier_life_stay_withdrawn() {
+    let (shop, service) = open();
+    let (honest, liar, other) = (shop.seat(&service, HONEST), shop.seat(&service, LIAR), shop.seat(&service, 8));
+    service.add_all([1]).unwrap();
+    work(&shop, &liar, 1, &[10]);
+    work(&shop, &honest, 10, &[11]);
+    drop(service.rerun(&[10]).unwrap());
+    work(&shop, &honest, 10, &[12]);
+    service.retract_all(LIAR).unwrap();
+    work(&shop, &honest, 1, &[10]);
+    assert_eq!(service.stats().withdrawn, 3);
+    work(&shop, &other, 10, &[]);
+    let done = service.retract_all(8).unwrap();
+    assert_eq!((counts(&done), list(&service, 10)), ((1, 1, 0, 0, 0), None));
+    assert_eq!(state(&service, 10), SubjectState::Pending);
+}
+
 /// R10: undone, a retraction leaves everything as it was, also what was being run again; and the journal alone tells the
 /// same story.
 #[test]
@@ -445,8 +464,8 @@ fn unknown_clients_empty_windows_and_unknown_retractions_are_refused() {
 /// R10: a retraction of many results takes several records; in a hub with threads the caller just waits for them.
 #[test]
 fn many_results_are_withdrawn_in_parts_by_a_hub_with_threads() {
-    const USERS: u64 = 3_000;
-    let limits = commissary::Limits { queue_bytes: 64 << 10, ..commissary::Limits::default() };
+    const USERS: u64 = 1_000;
+    let limits = commissary::Limits { queue_bytes: 16 << 10, ..commissary::Limits::default() };
     let hub = Hub::builder().seed(1).limits(limits).open_in_memory(&MemoryDisk::new()).unwrap();
     let mut plugin = shallow(u16::MAX);
     plugin.policy.bucket_subjects = 100;
