@@ -16,6 +16,7 @@ use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
 use crate::keys;
+use crate::lists::{self, PendingCursor, PendingSubject};
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -306,6 +307,39 @@ impl<S: Service> ServiceHandle<S> {
         limit: usize,
     ) -> Result<(Vec<Version<S>>, Option<KeyOf<S>>), ReadError> {
         history::by_client(self.house.store.as_ref(), &self.core, client, window, after, limit)
+    }
+
+    /// Up to `limit` subjects that are known and not marked for work, after `after` (from the start, if `None`), in key
+    /// order, and the key to go on from; `None` at the end.
+    ///
+    /// Every subject that is unmarked during a whole walk is met exactly once, none that was marked before it began; in
+    /// between it is weakly consistent. It holds no writer up.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    #[expect(clippy::type_complexity, reason = "a page and its cursor")]
+    pub fn unmarked(
+        &self,
+        after: Option<&KeyOf<S>>,
+        limit: usize,
+    ) -> Result<(Vec<S::Subject>, Option<KeyOf<S>>), ReadError> {
+        lists::unmarked::<S>(self.house.store.as_ref(), &self.core, after, limit)
+    }
+
+    /// Up to `limit` subjects that wait or are being worked on for longer than `least`, oldest first, and where to go on;
+    /// `None` at the end. Weakly consistent: one that is reported during a walk may be there or not.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn pending_longer_than(
+        &self,
+        least: Duration,
+        after: Option<PendingCursor>,
+        limit: usize,
+    ) -> Result<(Vec<PendingSubject<S>>, Option<PendingCursor>), ReadError> {
+        lists::pending_longer_than(self.house.store.as_ref(), &self.core, least, after, limit)
     }
 
     /// What is known of a subject.
