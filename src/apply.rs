@@ -51,6 +51,8 @@ pub(crate) enum Effect {
     Urgent { service: u32, rank: u64 },
     /// Nothing is owed of a rank any more, without a report: its subject was deleted or withdrawn.
     Gone { service: u32, rank: u64 },
+    /// An urgent subject was reported, or is owed no more for another reason.
+    Settled { service: u32, rank: u64 },
     /// Another client's later report did not confirm this client's.
     Disagreed { service: u32, client: u64 },
 }
@@ -91,6 +93,8 @@ pub(crate) struct Applier {
     urgent: HashSet<(u32, u64)>,
     /// Leases that hold an urgent subject, where more than one does.
     again: HashMap<(u32, u64), Vec<(u64, u32)>>,
+    /// Services some of whose subjects were offered twice.
+    twice: HashSet<u32>,
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
     erasures: erase::Erasures,
@@ -116,6 +120,7 @@ impl Applier {
             dirty_blocks: BTreeSet::new(),
             urgent: HashSet::new(),
             again: HashMap::new(),
+            twice: HashSet::new(),
             finished: Vec::new(),
             effects: Vec::new(),
             erasures: erase::Erasures::default(),
@@ -130,7 +135,7 @@ impl Applier {
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
                 applier.leases.insert((service, generation, slot), lease);
             }
-            for rank in urgent(applier.store.as_ref(), service)? {
+            for (rank, _) in urgent(applier.store.as_ref(), service)? {
                 applier.urgent.insert((service, rank));
             }
         }
@@ -149,6 +154,8 @@ impl Applier {
             }
         }
         self.again.retain(|_, leases| leases.len() > 1);
+        // Of those offered twice some may still be on their way to the journal.
+        self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -190,7 +197,7 @@ impl Applier {
             Record::Client(client) => self.client(at, &client)?,
             Record::Seat(seat) => self.seat(&seat)?,
             Record::Added(added) => intake = self.take_in(at, added.service, 0, added.subjects)?,
-            Record::Leased(leased) => self.leased(at, leased)?,
+            Record::Leased(leased) => self.leased(leased)?,
             Record::Reported(reported) => intake = self.reported(at, &reported)?,
             Record::Released(released) => self.released(at, &released)?,
             Record::Conflict(conflict) => self.conflict(&conflict)?,
@@ -342,12 +349,15 @@ impl Applier {
         }
     }
 
-    fn leased(&mut self, at: At, record: Leased) -> Result<(), ApplyError> {
+    fn leased(&mut self, record: Leased) -> Result<(), ApplyError> {
         let Leased { service, generation, slot, client, at: began, ranks, again } = record;
         let tally = &mut self.seat_mut(service, client)?.tally;
         tally.buckets_assigned += 1;
         tally.subjects_assigned += ranks.len() as u64;
         let name = (service, generation, slot);
+        // A subject offered twice may have been reported on the other lease before this one is journaled.
+        let doubtful = !again.is_empty() || self.twice.contains(&service);
+        let held = if doubtful { ranks.clone() } else { Vec::new() };
         let twice: Vec<_> =
             again.iter().filter_map(|again| Some((again, *ranks.get(usize::from(again.place))?))).collect();
         self.leases.insert(name, LeaseValue::new(client, began, ranks));
@@ -356,16 +366,20 @@ impl Applier {
             let leases = self.again.entry((service, rank)).or_default();
             leases.push((again.generation, again.slot));
             leases.push((generation, slot));
-            // It may have been reported on the other lease meanwhile.
+            self.twice.insert(service);
+        }
+        for rank in held {
             if !self.is_owed(service, rank)? {
-                self.end_again(at, service, rank)?;
+                self.again.entry((service, rank)).or_default().push((generation, slot));
+                self.end_again(service, rank)?;
             }
         }
         Ok(())
     }
 
-    /// An urgent subject that several leases held was reported on one of them: the others owe it no more.
-    fn end_again(&mut self, at: At, service: u32, rank: u64) -> Result<(), StoreError> {
+    /// An urgent subject that several leases held was reported on one of them: the others owe it no more. Their ends have
+    /// records of their own.
+    fn end_again(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
         for (generation, slot) in self.again.remove(&(service, rank)).unwrap_or_default() {
             let name = (service, generation, slot);
             let Some(lease) = self.leases.get_mut(&name) else { continue };
@@ -373,7 +387,7 @@ impl Applier {
             if place.is_some_and(|place| lease.clear(place)) {
                 let client = lease.client;
                 self.seat_mut(service, client)?.tally.subjects_put_back += 1;
-                self.end_if_empty(at, name)?;
+                self.dirty_leases.insert(name);
             }
         }
         Ok(())
@@ -404,14 +418,19 @@ impl Applier {
     fn released(&mut self, at: At, record: &Released) -> Result<(), ApplyError> {
         let name = (record.service, record.generation, record.slot);
         let unknown = || ApplyError::Frame { position: at.position, what: "an unknown lease was released".to_owned() };
-        let lease = self.leases.get_mut(&name).ok_or_else(unknown)?;
+        let Some(lease) = self.leases.get_mut(&name) else {
+            // Its last report ended it already.
+            return if record.ranks.is_empty() { Ok(()) } else { Err(unknown()) };
+        };
         let mut put_back = 0;
         for rank in &record.ranks {
             if let Some(place) = lease.ranks.iter().position(|held| held == rank) {
                 put_back += u64::from(lease.clear(place));
             }
         }
-        lease.put_back = Some(record.cause);
+        if !record.ranks.is_empty() {
+            lease.put_back = Some(record.cause);
+        }
         let client = lease.client;
         self.dirty_leases.insert(name);
         self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back;
@@ -483,11 +502,13 @@ pub(crate) fn each(
     }
 }
 
-/// The urgent ranks of a service, ascending.
-pub(crate) fn urgent(store: &dyn Store, service: u32) -> Result<Vec<u64>, StoreError> {
+/// The urgent ranks of a service, ascending, and the hub time, ms, of each one's mark.
+pub(crate) fn urgent(store: &dyn Store, service: u32) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut found = Vec::new();
-    each(store, service, key::URGENT, |rest, _| {
-        found.extend(key::number(rest));
+    each(store, service, key::URGENT, |rest, value| {
+        if let Some(rank) = key::number(rest) {
+            found.push((rank, stored(record::decode("urgent mark", value))?));
+        }
         Ok(())
     })?;
     Ok(found)

@@ -192,7 +192,7 @@ impl Shelf {
     fn release(&mut self, slot: u32) {
         let Some(open) = self.open.remove(&slot) else { return };
         let ranks = open.into_iter().map(|(_, rank)| rank).collect();
-        let released = Released { service: SERVICE, generation: 1, slot, cause: Cause::Client, ranks };
+        let released = Released { service: SERVICE, generation: 1, slot, client: 1, cause: Cause::Client, ranks };
         self.apply(&Record::Released(released));
     }
 

@@ -252,6 +252,7 @@ impl Builder {
 
     fn check(&self) -> Result<(), OpenError> {
         let limits = &self.limits;
+        let percent = |percent| (1..=100).contains(&percent);
         let rules = [
             (self.cache_bytes >= 1 << 20, "cache_bytes", "1 MiB or more"),
             (limits.seats < crate::slot::OWNERS_MAX, "limits.seats", "at most 67,108,863"),
@@ -259,7 +260,11 @@ impl Builder {
             (limits.body_bytes <= 1 << 20, "limits.body_bytes", "at most 1 MiB"),
             (limits.submit_bytes <= 15 << 20, "limits.submit_bytes", "at most 15 MiB"),
             (limits.report_bytes <= limits.submit_bytes, "limits.report_bytes", "at most limits.submit_bytes"),
+            (limits.notices <= 1 << 20, "limits.notices", "at most 1,048,576"),
             (limits.queue_bytes >= 4_096, "limits.queue_bytes", "4,096 or more"),
+            (percent(limits.admit_newcomers_percent), "limits.admit_newcomers_percent", "1 to 100"),
+            (percent(limits.admit_claims_percent), "limits.admit_claims_percent", "1 to 100"),
+            (limits.releases_per_round >= 1, "limits.releases_per_round", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, option, range)) => Err(OpenError::Option { option, range }),
@@ -394,7 +399,7 @@ impl Builder {
         let State { journal, applier, store, resume_at } = state;
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let link = Arc::new(Link::new(clock, self.limits, secret, self.manual));
-        let (registry, people) = (Arc::new(Registry::default()), Arc::new(People::new()));
+        let (registry, people) = (Arc::new(Registry::default()), People::new());
         load_clients(store.as_ref(), &people)?;
         let boot = applier.standing().boot + 1;
         report.boots = boot;
@@ -405,6 +410,8 @@ impl Builder {
             known.stored.push((service, value.clone()));
         }
         let inbox = Arc::new(Stack::default());
+        // What a crash may undo is not read, as far as the durability goes.
+        let tail = journal.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
         let mut writer = Writer::new(
             Arc::clone(&link),
             Arc::clone(&registry),
@@ -424,7 +431,7 @@ impl Builder {
             generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, store, known));
+        let house = Arc::new(House::new(link, registry, people, store, tail, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);

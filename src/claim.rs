@@ -137,7 +137,8 @@ impl<S: Service> Iterator for Leases<S> {
 pub struct Empty {
     /// Why.
     pub reason: EmptyReason,
-    /// When trying again makes sense; jittered, so that those turned away together do not come back together.
+    /// When trying again makes sense, and up to half as long again, evenly spread: those turned away together do not come
+    /// back together.
     pub retry_after: Duration,
 }
 

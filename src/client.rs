@@ -9,6 +9,7 @@ use crate::error::{ActivateError, DeregisterError, DetailError, RegisterClientEr
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::{ClientId, check_name};
+use crate::link::Precedence;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
@@ -61,6 +62,12 @@ pub struct Registered {
     pub ticket: Ticket,
 }
 
+/// Who made an identity.
+enum Made {
+    Now(Registered),
+    Before(Arc<ClientCore>),
+}
+
 /// A client: a worker identity. Cloning clones the handle; all handles of one id are the same client.
 ///
 /// # Concurrency
@@ -108,24 +115,44 @@ impl Client {
         if let Some(core) = house.people.client(wanted.id) {
             return Self::again(house, core, &wanted.name, now);
         }
+        // Room in the queue first: an identity that could not be journaled is not known, and pays no budget.
+        let bytes = wanted.name.len() + Pending::OVERHEAD;
+        house.link.reserve(Precedence::Newcomer, bytes)?;
+        let made = Self::make(house, id, wanted, now, bytes);
+        if !matches!(made, Ok(Made::Now(_))) {
+            house.link.give_back(bytes);
+        }
+        match made? {
+            Made::Now(registered) => Ok(registered),
+            Made::Before(core) => Self::again(house, core, &wanted.name, now),
+        }
+    }
+
+    /// Makes a new identity, for whose record `bytes` are reserved, unless another session has just made it.
+    fn make(
+        house: &Arc<House>,
+        id: ClientId,
+        wanted: &Registration,
+        now: u64,
+        bytes: usize,
+    ) -> Result<Made, RegisterClientError> {
         house.people.throttle(house, wanted.origin.as_deref(), now)?;
         let limit = house.link.limits.clients;
         if house.people.clients.len() as u64 >= limit {
             return Err(RegisterClientError::TooMany { limit });
         }
-        let core = match house.people.clients.entry(wanted.id) {
-            Entry::Occupied(entry) => Arc::clone(entry.get()),
+        match house.people.clients.entry(wanted.id) {
+            Entry::Occupied(entry) => Ok(Made::Before(Arc::clone(entry.get()))),
             Entry::Vacant(entry) => {
+                house.link.check()?;
                 let wall_ms = house.link.clock.wall_ms();
-                // Room in the queue first: an identity that could not be journaled is not known.
-                let ticket = house.link.send(client_change(wanted.id, &wanted.name, true), wanted.name.len())?;
+                let ticket = house.link.post(client_change(wanted.id, &wanted.name, true), bytes);
                 let core = Arc::new(ClientCore::new(id, &wanted.name, true, wall_ms, wall_ms));
                 entry.insert(Arc::clone(&core));
                 tracing::info!(client = wanted.id, "client registered");
-                return Ok(Registered { client: Self { house: Arc::clone(house), core }, new: true, ticket });
+                Ok(Made::Now(Registered { client: Self { house: Arc::clone(house), core }, new: true, ticket }))
             }
-        };
-        Self::again(house, core, &wanted.name, now)
+        }
     }
 
     fn again(
@@ -149,7 +176,7 @@ impl Client {
         let (mut new, mut ticket) = (false, Ticket::nothing());
         if !core.is_registered() {
             // Room first: what could not be journaled does not happen.
-            house.link.reserve(bytes)?;
+            house.link.reserve(Precedence::Newcomer, bytes)?;
             let sent = house.people.in_turn(core.id.value(), || {
                 let changed = core.set_registered(true);
                 changed.then(|| house.link.post(client_change(core.id.value(), name, true), bytes))
@@ -228,7 +255,7 @@ impl Client {
         let bytes = Pending::OVERHEAD;
         let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
         // Room first: an activation that could not be journaled does not happen.
-        link.reserve(bytes)?;
+        link.reserve(Precedence::Newcomer, bytes)?;
         let client = self.core.id.value();
         let activated = self.house.people.seat(&self.core, service, fresh).and_then(|seat| {
             let changed = self.house.people.in_turn(client, || {
@@ -275,7 +302,7 @@ impl Client {
         }
         // Room first: what could not be journaled does not happen.
         let bytes = self.core.name.len() + Pending::OVERHEAD;
-        link.reserve(bytes)?;
+        link.reserve(Precedence::Submit, bytes)?;
         // The record deactivates the client's seats as well.
         let sent = self.house.people.in_turn(id, || {
             if !self.core.set_registered(false) {

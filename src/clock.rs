@@ -113,6 +113,12 @@ impl HubClock {
     pub(crate) fn wall_ms(&self) -> i64 {
         self.clock.wall_ms()
     }
+
+    /// What the wall clock will show, or showed, at a hub time, if neither jumps.
+    pub(crate) fn wall_at(&self, hub_ms: u64) -> i64 {
+        let ahead = i128::from(hub_ms) - i128::from(self.now());
+        i64::try_from(i128::from(self.wall_ms()) + ahead).unwrap_or(i64::MAX)
+    }
 }
 
 /// The machine's moment at which a parked thread gives up; `None` if that is out of range. Only for parking: nothing of

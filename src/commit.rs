@@ -40,6 +40,10 @@ pub(crate) enum Change {
     },
     Withdrawn(WithdrawnPart),
     Restored(RestoredPart),
+    Urgent {
+        service: u32,
+        ranks: Vec<u64>,
+    },
     Reported(Reports),
     Conflict(Reports),
 }

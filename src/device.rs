@@ -1,19 +1,37 @@
 //! Where the journal's bytes live: a locked file, or memory.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+/// Bytes that can be read at any offset, by many threads, while somebody appends to them.
+pub(crate) trait ReadAt: Send + Sync + std::fmt::Debug {
+    /// Reads some bytes at `offset`; 0 means the end. Interrupted reads are repeated.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        (**self).read_at(offset, buf)
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        (**self).read_at(offset, buf)
+    }
+}
+
 /// One append-only file, and nothing the journal does not need of it.
-pub(crate) trait Device: Send + std::fmt::Debug {
+pub(crate) trait Device: ReadAt {
     /// Returns the length in bytes.
     fn len(&mut self) -> io::Result<u64>;
 
-    /// Reads some bytes at `offset`; 0 means the end. Interrupted reads are repeated.
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// A second way to the same bytes, for readers beside the writer.
+    fn reader(&self) -> io::Result<Arc<dyn ReadAt>>;
 
     /// Writes all of `bytes` at the end; short and interrupted writes are continued. After an error the tail is
     /// unspecified: all of `bytes` may be there, a part, or nothing.
@@ -40,6 +58,39 @@ pub(crate) enum FileDeviceError {
 #[derive(Debug)]
 pub(crate) struct FileDevice {
     file: File,
+    path: PathBuf,
+}
+
+/// A file that is only read.
+#[derive(Debug)]
+struct FileReader(File);
+
+impl ReadAt for FileReader {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        read_file_at(&self.0, offset, buf)
+    }
+}
+
+fn read_file_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    #[cfg(unix)]
+    use std::os::unix::fs::FileExt as _;
+    #[cfg(windows)]
+    use std::os::windows::fs::FileExt as _;
+    loop {
+        #[cfg(unix)]
+        let result = file.read_at(buf, offset);
+        #[cfg(windows)]
+        let result = file.seek_read(buf, offset);
+        #[cfg(not(any(unix, windows)))]
+        let result: io::Result<usize> = {
+            let _ = (file, &buf, offset);
+            Err(io::ErrorKind::Unsupported.into())
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// How often a lock is tried, and how long it is waited for in between: a second in all. A hub that was just closed may
@@ -76,7 +127,7 @@ impl FileDevice {
         if file.metadata().map_err(failed)?.len() == 0 {
             sync_parent(path).map_err(failed)?;
         }
-        Ok(FileDevice { file })
+        Ok(FileDevice { file, path: path.to_path_buf() })
     }
 }
 
@@ -92,19 +143,22 @@ fn sync_parent(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+impl ReadAt for FileDevice {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        read_file_at(&self.file, offset, buf)
+    }
+}
+
 impl Device for FileDevice {
     fn len(&mut self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.seek(SeekFrom::Start(offset))?;
-        loop {
-            match self.file.read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+    /// On Unix a file of its own, which holds no lock: a reader that outlives the hub keeps nobody out. Elsewhere locks
+    /// keep other handles from reading, so that it must be the same one.
+    fn reader(&self) -> io::Result<Arc<dyn ReadAt>> {
+        let file = if cfg!(unix) { File::open(&self.path)? } else { self.file.try_clone()? };
+        Ok(Arc::new(FileReader(file)))
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -174,15 +228,21 @@ impl MemoryDevice {
     }
 }
 
+impl ReadAt for MemoryDevice {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let memory = self.memory();
+        let mut rest = usize::try_from(offset).ok().and_then(|at| memory.bytes.get(at..)).unwrap_or_default();
+        rest.read(buf)
+    }
+}
+
 impl Device for MemoryDevice {
     fn len(&mut self) -> io::Result<u64> {
         Ok(self.memory().bytes.len() as u64)
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let memory = self.memory();
-        let mut rest = usize::try_from(offset).ok().and_then(|at| memory.bytes.get(at..)).unwrap_or_default();
-        rest.read(buf)
+    fn reader(&self) -> io::Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(self.clone()))
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -260,6 +320,7 @@ mod tests {
 
     fn check_device(device: &mut dyn Device) {
         device.append(b"hello ").unwrap();
+        let reader = device.reader().unwrap();
         device.append(b"world").unwrap();
         device.sync().unwrap();
         assert_eq!(device.len().unwrap(), 11);
@@ -268,6 +329,8 @@ mod tests {
         assert_eq!(&buf, b"world");
         assert_eq!(device.read_at(11, &mut buf).unwrap(), 0);
         assert_eq!(device.read_at(99, &mut buf).unwrap(), 0);
+        assert_eq!(reader.read_at(4, &mut buf).unwrap(), 5);
+        assert_eq!(&buf, b"o wor", "a reader sees what was appended after it was made");
         device.truncate(5).unwrap();
         device.append(b"!").unwrap();
         assert_eq!(device.read_at(3, &mut buf).unwrap(), 3);
@@ -288,8 +351,10 @@ mod tests {
         let first = FileDevice::open(&path).unwrap();
         let second = FileDevice::open(&path).unwrap_err();
         assert!(matches!(second, FileDeviceError::Locked { .. }), "{second}");
+        let reader = first.reader().unwrap();
         drop(first);
         FileDevice::open(&path).unwrap();
+        drop(reader);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::journal::JournalError;
+use crate::journal::{JournalError, SeekError};
 use crate::service::ServiceState;
 pub use crate::store::StoreError;
 
@@ -25,14 +25,18 @@ pub enum HubError {
     /// The hub was closed.
     #[error("the hub is closed")]
     Closed,
-    /// The bound on what waits for the writer is reached. Nothing was changed; try again.
-    #[error("busy: {queued} bytes wait for the writer, the limit is {limit} (queue_bytes)")]
+    /// Too much waits for the writer. Nothing was changed; try again. As the queue fills, registrations, activations and
+    /// additions are turned away first, then claims, and submits and administrators' decisions last.
+    #[error("busy: {queued} bytes wait for the writer, the limit is {limit} ({rule})")]
     Busy {
         /// Bytes that wait.
         queued: u64,
-        /// `Limits::queue_bytes`.
+        /// Bytes beyond which such a call is turned away.
         limit: u64,
-        /// When trying again is likely to succeed.
+        /// The limit's field in [`Limits`](crate::Limits).
+        rule: &'static str,
+        /// When to try again: after what waits has gone, at the writer's measured rate, and up to as long again, so that
+        /// those turned away together do not come back together. 10 ms to 20 s.
         retry_after: Duration,
     },
 }
@@ -340,6 +344,15 @@ pub enum LeaseError {
     /// The lease was not renewed in time. Finished work is still taken until the grace is over.
     #[error("the lease is dead; only reports are still taken")]
     Dead,
+    /// The lease has lasted, or will have at its deadline, as long as a lease may: it cannot be renewed. It is alive until
+    /// the deadline, and reports are taken as before.
+    #[error("renewals may extend a lease to {limit:?} in all (lease_total); {time_left:?} are left")]
+    Capped {
+        /// `Policy::lease_total` in time: from the claim.
+        limit: Duration,
+        /// Until the deadline.
+        time_left: Duration,
+    },
     /// The service was revoked at once: finished work is not taken either.
     #[error("the service is not ready: it is {state}")]
     NotReady {
@@ -518,6 +531,26 @@ pub enum TicketError {
     Manual,
 }
 
+/// Why subjects were not made urgent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrgentError {
+    /// Too many in one call.
+    #[error("{keys} subjects in one call, the limit is {limit} (Limits::URGENT_KEYS)")]
+    TooMany {
+        /// Subjects given.
+        keys: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// They could not be looked up.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
 /// Why something stored could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -539,6 +572,60 @@ pub enum ReadError {
         /// The subject's key, as bytes in hexadecimal.
         key: String,
     },
+    /// The journal does not reach back so far: what stood between is gone.
+    #[error("the journal begins at position {resume_at}; what stood before is gone")]
+    Lagged {
+        /// Its first position, to go on from.
+        resume_at: u64,
+    },
+    /// The journal does not reach so far.
+    #[error("position {position} is beyond the journal's end, {end}")]
+    BeyondEnd {
+        /// The position given.
+        position: u64,
+        /// Up to where the journal can be read.
+        end: u64,
+    },
+    /// No record begins at the position: it is not one that an event, a ticket or a finding named.
+    #[error("no record of the journal begins at position {position}")]
+    NotAPosition {
+        /// The position given.
+        position: u64,
+    },
+    /// The journal could not be read, or was damaged since it was opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record of the journal does not decode.
+    #[error("journal position {position}: {what}")]
+    Record {
+        /// Where it stands.
+        position: u64,
+        /// What the decoder said.
+        what: String,
+    },
+}
+
+impl From<SeekError> for ReadError {
+    fn from(error: SeekError) -> Self {
+        match error {
+            SeekError::Before { base, .. } => Self::Lagged { resume_at: base },
+            SeekError::Beyond { position, end } => Self::BeyondEnd { position, end },
+            SeekError::Between { position } => Self::NotAPosition { position },
+            SeekError::Journal(error) => Self::Journal(error),
+        }
+    }
+}
+
+/// Why the graph was not written out to its end. What was written before stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The caller's writer refused.
+    #[error("cannot write: {0}")]
+    Io(#[from] std::io::Error),
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
 }
 
 /// Why a call by name with a JSON body was refused.
@@ -611,6 +698,8 @@ pub enum Error {
     Ticket(#[from] TicketError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
     #[error(transparent)]
     Json(#[from] JsonError),
 }

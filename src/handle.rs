@@ -10,23 +10,27 @@ use serde::Serialize;
 
 use crate::apply::FinishedLease;
 use crate::commit::{Change, Decision, Pending};
-use crate::error::{AddError, AdminError, KeysError, ReadError, RetractError};
+use crate::error::{AddError, AdminError, KeysError, ReadError, RetractError, UrgentError};
+use crate::explain::{self, Explanation};
 use crate::history::{self, Version};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
 use crate::keys;
+use crate::limits::Limits;
+use crate::link::Precedence;
 use crate::lists::{self, PendingCursor, PendingSubject};
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
-use crate::results::{self, Finding, SubjectState};
+use crate::results::{self, Finding, Marked, SubjectState, bytes_of};
 use crate::retract::{self, Retraction};
-use crate::service::{Policy, Service, ServiceState, Subject};
+use crate::service::{Key, Policy, Service, ServiceState, Subject, contain};
 use crate::slot::Cause;
 use crate::stats::{self, SeatStats, ServiceStats};
 use crate::sync::Arc;
 use crate::ticket::{Intake, Ticket};
+use crate::trace::{self, Trace};
 
 /// How a service is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,6 +236,46 @@ impl<S: Service> ServiceHandle<S> {
         retract::all(self.house.store.as_ref(), self.core.id)
     }
 
+    /// Marks subjects urgent: they are offered before all others, at once. What becomes of one that stands in a bucket, or is
+    /// being worked on, is the policy's to say ([`Policy::urgent`]). Marking again changes nothing. The marks survive a restart,
+    /// and end with the subject's report.
+    ///
+    /// Says for each key, in their order, what was found when it was looked up; a subject whose addition is not
+    /// [visible](crate::Progress::Visible) yet is unknown.
+    ///
+    /// # Errors
+    ///
+    /// [`UrgentError`]; nothing was changed.
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the store on the calling thread. A subject reported meanwhile stays reported.
+    ///
+    /// # Durability
+    ///
+    /// The ticket tells. The marks take effect when they are visible.
+    pub fn prioritize(&self, keys: &[KeyOf<S>]) -> Result<(Vec<Marked>, Ticket), UrgentError> {
+        let limit = Limits::URGENT_KEYS;
+        if keys.len() > limit {
+            return Err(UrgentError::TooMany { keys: keys.len(), limit });
+        }
+        self.house.link.check()?;
+        let mut marked = Vec::with_capacity(keys.len());
+        let mut ranks = Vec::new();
+        for key in keys {
+            let (mark, rank) = results::mark::<S>(self.house.store.as_ref(), self.core.id, key)?;
+            marked.push(mark);
+            ranks.extend(rank);
+        }
+        if ranks.is_empty() {
+            return Ok((marked, Ticket::nothing()));
+        }
+        let bytes = ranks.len() * 10;
+        let ticket =
+            self.house.link.send(Precedence::Submit, Change::Urgent { service: self.core.id, ranks }, bytes)?;
+        Ok((marked, ticket))
+    }
+
     /// The result of a subject, if it has one. For a subject with more than one version its history is read.
     ///
     /// # Errors
@@ -349,6 +393,48 @@ impl<S: Service> ServiceHandle<S> {
     /// [`ReadError`].
     pub fn subject_state(&self, key: &KeyOf<S>) -> Result<SubjectState, ReadError> {
         results::state::<S>(self.house.store.as_ref(), self.core.id, key)
+    }
+
+    /// How a subject came to be where it is, step by step: taken in, leased, reported, put back; and where it is now.
+    ///
+    /// An operator's tool: it reads the whole journal, on the calling thread; its memory is bounded by
+    /// `Limits::explained_steps`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// As [`Hub::events`](crate::Hub::events). What happens meanwhile may be in the last line and not in the steps.
+    pub fn explain(&self, key: &KeyOf<S>) -> Result<Explanation, ReadError> {
+        let show = |bytes: &[u8]| {
+            let key = contain(|| KeyOf::<S>::read(bytes).map(|key| format!("{key:?}"))).ok().flatten();
+            key.unwrap_or_else(|| "a subject whose key cannot be read".to_owned())
+        };
+        explain::of_subject(&self.house, &self.core, &bytes_of::<S>(key), &show)
+    }
+
+    /// What became of a bucket, named by its pool's generation and its slot, as in events and slow buckets.
+    ///
+    /// An operator's tool, as [`explain`](Self::explain).
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn explain_bucket(&self, generation: u64, slot: u32) -> Result<Explanation, ReadError> {
+        explain::of_bucket(&self.house, &self.core, (generation, slot))
+    }
+
+    /// Where a subject's result came from, and every other report on it; `None` if it has no result.
+    ///
+    /// An operator's tool: it reads the whole journal, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn trace(&self, key: &KeyOf<S>) -> Result<Option<Trace>, ReadError> {
+        trace::of_subject(&self.house, &self.core, &bytes_of::<S>(key))
     }
 
     /// Where the service is in its life.
@@ -490,7 +576,7 @@ impl<S: Service> ServiceHandle<S> {
     fn decide(&self, seat: &SeatCore, state: SeatState) -> Result<Ticket, AdminError> {
         let (link, client) = (&self.house.link, seat.client.id.value());
         // Room first: a decision that could not be journaled is not made.
-        link.reserve(Pending::OVERHEAD)?;
+        link.reserve(Precedence::Submit, Pending::OVERHEAD)?;
         let ticket = self.house.people.in_turn(client, || {
             seat.set_suspended(state == SeatState::Suspended);
             link.post(Change::Seat { service: self.core.id, client, state }, Pending::OVERHEAD)
@@ -512,10 +598,7 @@ impl<S: Service> ServiceHandle<S> {
                 if !seen.is_held() {
                     continue;
                 }
-                // The word holds the deadline, or when the steward saw it pass, and no more: a renewed lease counts from
-                // its last renewal, a dead one from a lease's time before its death.
-                let began = (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms);
-                let took = Duration::from_millis(now.saturating_sub(began));
+                let took = Duration::from_millis(now.saturating_sub(pool.claimed_at(slot)));
                 if took > threshold {
                     let bucket = (pool.generation, pool.number(index));
                     slow.push(SlowBucket { client: seat.client.id, took, held: true, put_back: None, bucket });

@@ -1,10 +1,12 @@
 //! What the handles share: the registry, the people, the store, and the caretakers of a manual hub.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::commit::{Change, Pending};
 use crate::error::HubError;
-use crate::link::Link;
+use crate::journal::Tail;
+use crate::link::{Link, Precedence};
 use crate::people::People;
 use crate::record::ServiceValue;
 use crate::registry::{Registry, ServiceCore};
@@ -28,6 +30,8 @@ pub(crate) struct House {
     pub(crate) registry: Arc<Registry>,
     pub(crate) people: Arc<People>,
     pub(crate) store: Arc<dyn Store>,
+    /// The journal, for reading.
+    pub(crate) tail: Tail,
     /// Services that the store knew when the hub was opened. A named exception to "no lock": registering a service is a
     /// cold call, and one at a time.
     pub(crate) shelf: Mutex<Shelf>,
@@ -48,9 +52,10 @@ impl House {
         registry: Arc<Registry>,
         people: Arc<People>,
         store: Arc<dyn Store>,
+        tail: Tail,
         shelf: Shelf,
     ) -> Self {
-        Self { link, registry, people, store, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
+        Self { link, registry, people, store, tail, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
     }
 
     /// Keeps the caretakers of a manual hub.
@@ -68,6 +73,19 @@ impl House {
     pub(crate) fn in_turn<R>(&self, decide: impl FnOnce() -> R) -> R {
         let _turn = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         decide()
+    }
+
+    /// Every service ever registered, by number. Who has seen the record of one finds it here.
+    pub(crate) fn service_names(&self) -> HashMap<u32, Arc<str>> {
+        let shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored = shelf.stored.iter().map(|(service, value)| (*service, Arc::from(value.name.as_str())));
+        let registered = self.registry.all();
+        stored.chain(registered.iter().map(|service| (service.id, Arc::clone(&service.name)))).collect()
+    }
+
+    /// Services that the store knew when the hub was opened.
+    pub(crate) fn stored_services(&self) -> Vec<(u32, ServiceValue)> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).stored.clone()
     }
 
     fn caretakers(&self) -> MutexGuard<'_, Option<Caretakers>> {
@@ -101,7 +119,7 @@ impl House {
     /// Takes room in the queue for a change of a service, before it is made.
     pub(crate) fn room_for_service(&self, service: &ServiceCore) -> Result<usize, HubError> {
         let bytes = service.name.len() + Pending::OVERHEAD;
-        self.link.reserve(bytes)?;
+        self.link.reserve(Precedence::Submit, bytes)?;
         Ok(bytes)
     }
 

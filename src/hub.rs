@@ -1,6 +1,7 @@
 //! The hub: services, clients, statistics, and the two caretaker threads.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,14 +10,19 @@ use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
 use crate::commit::Decision;
 use crate::error::{
-    DeregisterError, DetailError, HubError, KeysError, OpenError, RegisterClientError, RegisterServiceError,
+    DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, ReadError, RegisterClientError,
+    RegisterServiceError,
 };
+use crate::events::Events;
+use crate::explain::{self, Explanation};
+use crate::export;
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
 use crate::json::{NamedService, Plugin};
 use crate::keys;
 use crate::limits::Limits;
+use crate::notices::Notice;
 use crate::registry::ServiceCore;
 use crate::restore::restore;
 use crate::service::{Key, Service, ServiceState, contain};
@@ -252,11 +258,85 @@ impl Hub {
         stats::of_hub(self.house())
     }
 
+    /// What clients tried where it does not belong: tokens of others' leases, forged ones, reports on subjects that are
+    /// not in the bucket. The newest (`Limits::notices`), oldest first, since the hub was opened; the counts in
+    /// [`Faults`](crate::Faults) are of all.
+    #[must_use]
+    pub fn notices(&self) -> Vec<Notice> {
+        self.house().link.notices.list()
+    }
+
     /// Every count of one client.
     #[must_use]
     pub fn client_stats(&self, id: u64) -> Option<ClientStats> {
         let client = self.house().people.client(id)?;
         Some(stats::of_client(self.house(), &client))
+    }
+
+    /// What happened, from a position of the journal on: 0, or where an earlier walk ended ([`Event::next`](crate::Event::next)),
+    /// or where a ticket or a finding points to. It ends at the journal's end of this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Lagged`], [`ReadError::BeyondEnd`], [`ReadError::NotAPosition`], [`ReadError::Journal`].
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the file beside the writer, on the calling thread, in pieces of 256 KiB or one record; holds nobody up.
+    /// Goes through about 1 MiB before `from`. Each reader has its own place and pace.
+    ///
+    /// # Durability
+    ///
+    /// Under [`Durability::Sync`](crate::Durability::Sync) only what is durable is read; otherwise what is written, which a
+    /// crash may undo.
+    pub fn events(&self, from: u64) -> Result<Events, ReadError> {
+        Events::open(self.house(), from)
+    }
+
+    /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,
+    /// conflicts; and how it stands now, with what was refused to it (that is only counted, not journaled).
+    ///
+    /// An operator's tool: it reads the whole journal, on the calling thread; its memory is bounded by
+    /// `Limits::explained_steps`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// As [`events`](Self::events). What happens meanwhile may be in the last line and not in the steps.
+    pub fn explain_client(&self, id: u64) -> Result<Explanation, ReadError> {
+        explain::of_client(self.house(), id)
+    }
+
+    /// Writes the whole graph as one JSON object: `hub`; `services`, each with its state, pools, leases (who holds them,
+    /// until when) and totals of subjects; `clients`, each with its seats.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError`]; what was written before stays.
+    ///
+    /// # Concurrency
+    ///
+    /// Stops nobody, however long it takes or `out` blocks: it reads word by word and holds nothing while it writes.
+    /// Weakly consistent: every element was so at some moment during the call, but not all at the same one; what comes or
+    /// goes meanwhile may be there or not. Clients are those that reads see. Memory is bounded by one page of clients.
+    pub fn export_json(&self, out: &mut impl io::Write) -> Result<(), ExportError> {
+        export::json(self.house(), self.inner.report.boots, out)
+    }
+
+    /// Writes the same graph in the DOT language of Graphviz.
+    ///
+    /// # Errors
+    ///
+    /// As [`export_json`](Self::export_json).
+    ///
+    /// # Concurrency
+    ///
+    /// As [`export_json`](Self::export_json).
+    pub fn export_dot(&self, out: &mut impl io::Write) -> Result<(), ExportError> {
+        export::dot(self.house(), self.inner.report.boots, out)
     }
 
     /// Does the caretakers' work, once, in a manual hub: journals, applies, marks, releases, forms pools, until there is

@@ -1,6 +1,7 @@
 //! Subjects in: encoded and sent to the writer here; then read back, block by block, and cut into buckets.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
@@ -10,6 +11,7 @@ use crate::commit::{Change, Pending};
 use crate::error::{AddError, HubError, StoreError, TicketError};
 use crate::house::House;
 use crate::lease::{SubjectError, encode_subject};
+use crate::link::Precedence;
 use crate::pool::{SubjectBuf, SubjectRef};
 use crate::record::{self, BlockItem, Owed, key};
 use crate::registry::ServiceCore;
@@ -23,6 +25,8 @@ const RECORD_SUBJECTS: usize = 1_024;
 const RECORD_BYTES: usize = 256 << 10;
 /// Bytes of subjects read ahead of the cutting, about at most: bounds a pool as well.
 const WINDOW_BYTES: usize = 64 << 20;
+/// Who parks here looks again at least so often.
+const PARK_MOST: Duration = Duration::from_millis(100);
 /// Records under way for one call.
 const UNDER_WAY: usize = 4;
 
@@ -37,7 +41,7 @@ fn at(place: u64) -> impl FnOnce(SubjectError) -> AddError {
 fn send_encoded(service: &ServiceCore, subjects: Vec<u8>, taken: u64) -> Result<Ticket, AddError> {
     let bytes = subjects.len();
     let change = Change::Added { service: service.id, subjects };
-    service.link.send(change, bytes).map_err(|source| AddError::Hub { taken, source })
+    service.link.send(Precedence::Newcomer, change, bytes).map_err(|source| AddError::Hub { taken, source })
 }
 
 /// Sends subjects as one change: all of them are taken in, or none.
@@ -103,12 +107,12 @@ impl Sending<'_> {
         let needed = bytes.len() + Pending::OVERHEAD;
         loop {
             link.check().map_err(|source| self.failed(source))?;
-            match link.reserve(needed) {
+            match link.reserve(Precedence::Newcomer, needed) {
                 Ok(()) => break,
                 // Our own records hold the room, or others' do.
                 Err(_) if !self.under_way.is_empty() => self.wait()?,
                 Err(_) if link.manual => self.house.make_room(),
-                Err(HubError::Busy { retry_after, .. }) => std::thread::park_timeout(retry_after),
+                Err(HubError::Busy { retry_after, .. }) => std::thread::park_timeout(retry_after.min(PARK_MOST)),
                 Err(source) => return Err(self.failed(source)),
             }
         }
@@ -180,6 +184,25 @@ impl Reader {
     /// The rank from which on nothing was read yet.
     pub(crate) fn next_rank(&self) -> u64 {
         self.next_rank
+    }
+
+    /// Takes those of these ranks out that were read and not cut yet.
+    pub(crate) fn take_out(&mut self, ranks: &HashSet<u64>) -> Vec<SubjectBuf> {
+        let (out, stay): (VecDeque<_>, _) = self.tail.drain(..).partition(|subject| ranks.contains(&subject.rank));
+        self.tail = stay;
+        let out = Vec::from(out);
+        self.bytes -= out.iter().map(SubjectBuf::bytes).sum::<usize>();
+        out
+    }
+
+    /// Passes over a rank when it comes to be read: it is served otherwise.
+    pub(crate) fn skip(&mut self, rank: u64) {
+        self.leased.insert(rank);
+    }
+
+    /// When the oldest subject read began to wait.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.tail.front().map(|subject| subject.since)
     }
 
     /// Reads blocks until `wanted` subjects wait or there are no more; returns how many were unreadable.

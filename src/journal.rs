@@ -6,8 +6,13 @@
 use std::fmt::Debug;
 use std::io;
 
-use crate::device::Device;
+use crate::device::{Device, ReadAt};
+use crate::sync::Arc;
 
+use self::tail::Published;
+pub(crate) use self::tail::{Frames, SeekError, Tail};
+
+mod tail;
 #[cfg(test)]
 #[path = "journal_test.rs"]
 mod tests;
@@ -327,6 +332,8 @@ pub(crate) struct Journal {
     /// Checksum of the last frame, or of the header.
     chain: u32,
     failed: Option<Failure>,
+    /// What readers beside the writer may read.
+    published: Arc<Published>,
 }
 
 /// The first error, in a form that can be repeated.
@@ -346,7 +353,8 @@ impl Journal {
         let (header, chain) = encode_header(base, wall_ms);
         device.append(&header)?;
         device.sync()?;
-        Ok(Journal { device, end: base, synced: base, chain, failed: None })
+        let published = Arc::new(Published::new(base, base, &[]));
+        Ok(Journal { device, end: base, synced: base, chain, failed: None, published })
     }
 
     /// Reads and verifies the whole file, calls `visit` for every entry whose position is `from` or later, and cuts a
@@ -363,14 +371,21 @@ impl Journal {
         let mut reader = Reader::open(device.as_mut(), proven)?;
         let fault = reader.walk(from, visit)?;
         let cut = reader.judge(fault, proven)?;
-        let (chain, keep, scan) = (reader.chain, reader.offset, reader.into_scan(cut));
+        let (chain, keep) = (reader.chain.unwrap_or_default(), reader.offset);
+        let published = Arc::new(Published::new(reader.base, reader.position(), &reader.marks));
+        let scan = reader.into_scan(cut);
         if cut.is_some() {
             device.truncate(keep)?;
         }
         // What was read may have come from the cache of a process that died before its sync. The first group to be
         // appended will claim all of it as synced.
         device.sync()?;
-        Ok((Journal { device, end: scan.end, synced: scan.end, chain, failed: None }, scan))
+        Ok((Journal { device, end: scan.end, synced: scan.end, chain, failed: None, published }, scan))
+    }
+
+    /// A way to read what is written, beside the writer.
+    pub(crate) fn tail(&self, synced_only: bool) -> io::Result<Tail> {
+        Ok(Tail::new(self.device.reader()?, Arc::clone(&self.published), synced_only))
     }
 
     /// Whether the device holds a journal from its first position on, as far as its header tells.
@@ -417,6 +432,7 @@ impl Log for Journal {
         }
         self.chain = chain;
         self.end = end;
+        self.published.written(start, end);
         Outcome::Applied { start, end }
     }
 
@@ -425,6 +441,7 @@ impl Log for Journal {
         // A sync that failed is never repeated: the next one may report success for pages that the first has dropped.
         self.device.sync().inspect_err(|error| self.fail(error))?;
         self.synced = self.end;
+        self.published.synced(self.synced);
         Ok(())
     }
 
@@ -560,8 +577,8 @@ impl Stamp {
 
 /// A stretch of the device, in memory. It grows to one frame at most.
 #[derive(Debug)]
-struct Window<'d> {
-    device: &'d mut dyn Device,
+struct Window<R> {
+    device: R,
     /// Length of the device.
     len: u64,
     /// Offset of `bytes` on the device.
@@ -577,10 +594,9 @@ enum Sight<'a> {
     Frame(Head, Payload<'a>),
 }
 
-impl<'d> Window<'d> {
-    fn new(device: &'d mut dyn Device) -> io::Result<Window<'d>> {
-        let len = device.len()?;
-        Ok(Window { device, len, start: 0, bytes: Vec::new() })
+impl<R: ReadAt> Window<R> {
+    fn new(device: R, len: u64) -> Window<R> {
+        Window { device, len, start: 0, bytes: Vec::new() }
     }
 
     /// Returns `count` bytes at `offset`, or nothing when the device ends before.
@@ -644,21 +660,33 @@ impl<'d> Window<'d> {
 
 /// Goes through a journal once.
 #[derive(Debug)]
-struct Reader<'d> {
-    window: Window<'d>,
+struct Reader<R> {
+    window: Window<R>,
     base: u64,
-    /// Checksum of the last good frame, or of the header.
-    chain: u32,
+    /// Checksum of the last good frame, or of the header; nothing where reading began in the middle.
+    chain: Option<u32>,
     /// Where the next frame begins on the device.
     offset: u64,
     stamp: Option<Stamp>,
     entries: u64,
     groups: u64,
+    /// Positions of some groups, ascending: where readers may begin.
+    marks: Vec<u64>,
 }
 
-impl<'d> Reader<'d> {
-    fn open(device: &'d mut dyn Device, proven: u64) -> Result<Reader<'d>, JournalError> {
-        let mut window = Window::new(device)?;
+/// What one step of a reader came to.
+enum Step<'a> {
+    End,
+    /// The frame here is bad; the reader stays before it.
+    Bad(&'static str),
+    Group,
+    Entry(Entry<'a>),
+}
+
+impl<'d> Reader<&'d dyn Device> {
+    fn open(device: &'d mut dyn Device, proven: u64) -> Result<Self, JournalError> {
+        let len = device.len()?;
+        let mut window = Window::new(&*device, len);
         if window.len < HEADER as u64 || (window.len == HEADER as u64 && is_zeros(&mut window)?) {
             return Err(headless(&mut window, proven)?);
         }
@@ -668,7 +696,14 @@ impl<'d> Reader<'d> {
         if base.checked_add(window.len).is_none() {
             return Err(JournalError::Corrupt { position: 0, what: "the base leaves no room for the file" });
         }
-        Ok(Reader { window, base, chain, offset: HEADER as u64, stamp: None, entries: 0, groups: 0 })
+        Ok(Reader::at(window, base, Some(chain), HEADER as u64))
+    }
+}
+
+impl<R: ReadAt> Reader<R> {
+    /// Begins with the frame at `offset`.
+    fn at(window: Window<R>, base: u64, chain: Option<u32>, offset: u64) -> Self {
+        Reader { window, base, chain, offset, stamp: None, entries: 0, groups: 0, marks: Vec::new() }
     }
 
     /// Position of the next frame.
@@ -684,36 +719,54 @@ impl<'d> Reader<'d> {
     ) -> Result<Option<&'static str>, ReplayError<E>> {
         loop {
             let position = self.position();
-            let (head, payload) = match self.window.frame(self.offset)? {
-                Sight::End => return Ok(None),
-                Sight::Bad(what) => return Ok(Some(what)),
-                Sight::Frame(head, payload) => (head, payload),
-            };
-            if head.previous != self.chain {
-                return Ok(Some("a frame does not follow the one before it"));
-            }
-            if payload.version != FRAME_VERSION {
-                let (found, supported) = (payload.version.into(), FRAME_VERSION.into());
-                return Err(JournalError::Version { found, supported, position }.into());
-            }
-            let size = (HEAD + head.payload_len()) as u64;
-            if payload.kind == KIND_GROUP {
-                self.stamp = Some(check_stamp(position, payload.body)?);
-                self.groups += 1;
-            } else {
-                let Some(Stamp { time, class, .. }) = self.stamp else {
-                    return Err(JournalError::Corrupt { position, what: "an entry stands before any group" }.into());
-                };
-                self.entries += 1;
-                let Payload { kind, pallet, body, .. } = payload;
-                let next = position.saturating_add(size);
-                if position >= from {
-                    visit(Entry { position, next, time, class, kind, pallet, body }).map_err(ReplayError::Visit)?;
+            match self.step()? {
+                Step::End => return Ok(None),
+                Step::Bad(what) => return Ok(Some(what)),
+                Step::Group => {
+                    self.groups += 1;
+                    if tail::is_worth_a_mark(self.marks.last().copied(), position) {
+                        self.marks.push(position);
+                    }
+                }
+                Step::Entry(entry) => {
+                    if position >= from {
+                        visit(entry).map_err(ReplayError::Visit)?;
+                    }
+                    self.entries += 1;
                 }
             }
-            self.chain = head.checksum;
-            self.offset = self.offset.saturating_add(size);
         }
+    }
+
+    /// Checks one frame and goes beyond it.
+    fn step(&mut self) -> Result<Step<'_>, JournalError> {
+        let position = self.position();
+        let (head, payload) = match self.window.frame(self.offset)? {
+            Sight::End => return Ok(Step::End),
+            Sight::Bad(what) => return Ok(Step::Bad(what)),
+            Sight::Frame(head, payload) => (head, payload),
+        };
+        if self.chain.is_some_and(|chain| chain != head.previous) {
+            return Ok(Step::Bad("a frame does not follow the one before it"));
+        }
+        if payload.version != FRAME_VERSION {
+            let (found, supported) = (payload.version.into(), FRAME_VERSION.into());
+            return Err(JournalError::Version { found, supported, position });
+        }
+        let size = (HEAD + head.payload_len()) as u64;
+        let step = if payload.kind == KIND_GROUP {
+            self.stamp = Some(check_stamp(position, payload.body)?);
+            Step::Group
+        } else {
+            let Some(Stamp { time, class, .. }) = self.stamp else {
+                return Err(JournalError::Corrupt { position, what: "an entry stands before any group" });
+            };
+            let Payload { kind, pallet, body, .. } = payload;
+            Step::Entry(Entry { position, next: position.saturating_add(size), time, class, kind, pallet, body })
+        };
+        self.chain = Some(head.checksum);
+        self.offset = self.offset.saturating_add(size);
+        Ok(step)
     }
 
     /// Decides whether the end, or the bad frame there, is what a crash leaves behind.
@@ -838,13 +891,13 @@ fn check_stamp(position: u64, body: &[u8]) -> Result<Stamp, JournalError> {
 }
 
 /// Whether a file that is no longer than a header holds nothing but zeros, as when only its length got to the disk.
-fn is_zeros(window: &mut Window<'_>) -> io::Result<bool> {
+fn is_zeros<R: ReadAt>(window: &mut Window<R>) -> io::Result<bool> {
     let len = usize::try_from(window.len).unwrap_or(usize::MAX).min(HEADER);
     Ok(window.view(0, len)?.unwrap_or_default().iter().all(|&byte| byte == 0))
 }
 
 /// Says what is wrong with a file that has no whole header.
-fn headless(window: &mut Window<'_>, proven: u64) -> Result<JournalError, JournalError> {
+fn headless<R: ReadAt>(window: &mut Window<R>, proven: u64) -> Result<JournalError, JournalError> {
     // A creation syncs the header before the journal is used, so a position that was durable had a header before it.
     if proven > 0 {
         return Ok(JournalError::Truncated { end: 0, proven });

@@ -634,7 +634,8 @@ fn length_past_the_end_allocates_no_more_than_the_file_holds() {
 
     let mut device = MemoryDevice::new();
     device.append(&bytes).unwrap();
-    let mut window = Window::new(&mut device).unwrap();
+    let len = device.len().unwrap();
+    let mut window = Window::new(&device, len);
     assert!(matches!(window.frame(last as u64).unwrap(), Sight::Bad("the file ends within a frame")));
     assert!(window.bytes.capacity() <= bytes.len());
 }

@@ -3,7 +3,7 @@
 use crate::commit::{Change, Decision};
 use crate::error::KeysError;
 use crate::limits::Limits;
-use crate::link::Link;
+use crate::link::{Link, Precedence};
 use crate::record::{self, KeyRecord};
 use crate::service::{Key, contain};
 use crate::ticket::Ticket;
@@ -19,7 +19,7 @@ pub(crate) fn send<K: Key>(link: &Link, service: u32, decision: Decision, keys: 
     }
     let keys = encode(&link.limits, keys)?;
     let bytes = keys.len();
-    Ok(link.send(Change::Keys { service, decision, keys }, bytes)?)
+    Ok(link.send(Precedence::Submit, Change::Keys { service, decision, keys }, bytes)?)
 }
 
 /// A list of `KeyRecord`.

@@ -10,8 +10,10 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::limits::Limits;
+use crate::link::Precedence;
+use crate::notices::NoticeKind;
 use crate::people::SeatCore;
-use crate::pool::{Pool, SubjectRef};
+use crate::pool::{Pool, Renewal, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
 use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
@@ -53,7 +55,7 @@ impl Hold {
         self.pool.token(self.index)
     }
 
-    /// Moves the deadline to a full term from now.
+    /// Moves the deadline to a full term from now, or to the cap on the whole lease.
     pub(crate) fn renew_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
         let link = &seat.service.link;
         link.check()?;
@@ -61,16 +63,19 @@ impl Hold {
             return Err(LeaseError::NotRegistered);
         }
         let now = link.clock.now();
-        let since_birth = now.saturating_sub(pool.born);
-        let slot = pool.slot(index).ok_or(LeaseError::NotOwner)?;
-        match slot.renew(seat.index, since_birth + pool.terms.lease_ms) {
-            ToRenewed::Renewed { deadline } => {
+        match pool.renew(index, seat.index, now) {
+            Renewal::Renewed { time_left } => {
                 seat.touch(now);
-                Ok(Duration::from_millis(deadline.saturating_sub(since_birth)))
+                Ok(Duration::from_millis(time_left))
             }
-            ToRenewed::Dead => Err(LeaseError::Dead),
-            ToRenewed::Over => Err(LeaseError::Over),
-            ToRenewed::NotOwner => Err(LeaseError::NotOwner),
+            Renewal::Capped { time_left } => {
+                seat.counts.renewals_capped.add(1);
+                let limit = Duration::from_millis(pool.terms.total_ms);
+                Err(LeaseError::Capped { limit, time_left: Duration::from_millis(time_left) })
+            }
+            Renewal::Not(ToRenewed::Dead) => Err(LeaseError::Dead),
+            Renewal::Not(ToRenewed::NotOwner) => Err(LeaseError::NotOwner),
+            Renewal::Not(_) => Err(LeaseError::Over),
         }
     }
 
@@ -217,9 +222,13 @@ impl<S: Service> Lease<S> {
 
     /// Extends the lease to a full term from now; returns the time left. Lock-free, no allocation.
     ///
+    /// All terms together last no longer than [`Policy::lease_total`](crate::Policy::lease_total): the last extension may
+    /// be short of a term.
+    ///
     /// # Errors
     ///
-    /// [`LeaseError::Dead`] once the deadline has passed and the steward has seen it; [`LeaseError::Over`] after the end.
+    /// [`LeaseError::Capped`] once no time can be added: the lease goes on to its deadline, and its reports are taken as
+    /// before. [`LeaseError::Dead`] once the deadline has passed and the steward has seen it; [`LeaseError::Over`] after the end.
     pub fn renew(&self) -> Result<Duration, LeaseError> {
         let hold = self.hold()?;
         Hold::renew_slot(&hold.seat, &hold.pool, hold.index)
@@ -581,7 +590,7 @@ impl<'a> Reporting<'a> {
         }
         let link = &self.seat.service.link;
         let bytes = self.items.len() + Pending::OVERHEAD;
-        link.reserve(bytes)?;
+        link.reserve(Precedence::Submit, bytes)?;
         let reports = Reports {
             pool: Arc::clone(self.pool),
             index: self.index,
@@ -592,12 +601,19 @@ impl<'a> Reporting<'a> {
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
         // From here to the push: no plugin code, no allocation, no clock, no guard.
-        let taken = slot.report(self.wanted);
+        let Contest { lost, won, freed } = self.contend();
+        let mut taken = slot.report(self.wanted.without(lost));
+        let dropped = if lost.is_empty() { Mask::default() } else { drop_lost(slot, lost, &mut taken) };
         if !taken.accepted.is_empty() {
             set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
         }
         self.settle(&node, &taken);
+        self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
+        self.settle_contest(won, freed);
+        if taken.emptied {
+            Hold::finish_slot(self.seat, self.pool, self.index);
+        }
         if taken.accepted.is_empty() {
             link.give_back(bytes);
             return if self.seat.client.is_registered() {
@@ -606,10 +622,44 @@ impl<'a> Reporting<'a> {
                 Err(LeaseError::NotRegistered)
             };
         }
-        if taken.emptied {
-            Hold::finish_slot(self.seat, self.pool, self.index);
-        }
         Ok(Ticket::new(node, link.manual))
+    }
+
+    /// Of urgent subjects that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
+    fn contend(&self) -> Contest {
+        let mut contest = Contest::default();
+        for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| self.wanted.has(*place)) {
+            let Some(slot) = origin.pool.slot(origin.index) else { continue };
+            // A bucket that waits comes back to the steward as a whole.
+            if slot.abandon() {
+                contest.freed.insert(place);
+                continue;
+            }
+            let taken = slot.report(Mask::of(origin.place));
+            if !taken.accepted.is_empty() {
+                contest.won.insert(place);
+            } else if taken.stale.is_empty() {
+                contest.lost.insert(place);
+            }
+            // Put back there: our own bit decides.
+        }
+        contest
+    }
+
+    /// Accounts for what was taken from other buckets.
+    fn settle_contest(&self, won: Mask, freed: Mask) {
+        for (place, origin) in self.pool.origins(self.index) {
+            if freed.has(place) {
+                origin.pool.mark(origin.index);
+                self.seat.service.link.writer.raise();
+            }
+            let Some(slot) = origin.pool.slot(origin.index).filter(|_| won.has(place)) else { continue };
+            let Some(people) = self.seat.people.upgrade() else { continue };
+            if let Some(holder) = people.seats.get(slot.snapshot().owner() as usize) {
+                holder.counts.subjects_put_back.add(1);
+                Hold::finish_slot(holder, &origin.pool, origin.index);
+            }
+        }
     }
 
     /// Puts the outcomes right, counts, and keeps conflicting reports as evidence.
@@ -618,13 +668,19 @@ impl<'a> Reporting<'a> {
         self.seat.touch(now);
         let mut evidence = Mask::default();
         for ready in &self.ready {
+            let origin = self.pool.origin(self.index, ready.place);
             let outcome = if taken.accepted.has(ready.place) {
                 self.pool.note_print(self.index, ready.place, ready.print);
+                if let Some(origin) = origin {
+                    origin.pool.note_print(origin.index, origin.place, ready.print);
+                }
                 Outcome::Accepted
             } else if taken.stale.has(ready.place) {
                 Outcome::Stale
             } else {
-                let first = self.pool.print_of(self.index, ready.place);
+                let here = self.pool.print_of(self.index, ready.place);
+                let there = || origin.map_or(0, |origin| origin.pool.print_of(origin.index, origin.place));
+                let first = if here == 0 { there() } else { here };
                 if first == 0 || first == ready.print {
                     Outcome::AlreadyDone
                 } else {
@@ -659,12 +715,18 @@ impl<'a> Reporting<'a> {
             whole: true,
         };
         tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
-        drop(self.seat.service.link.send(Change::Conflict(conflict), bytes));
+        drop(self.seat.service.link.send(Precedence::Claim, Change::Conflict(conflict), bytes));
     }
 
     fn count(&self, taken: &Taken) {
         let counts = &self.seat.counts;
         counts.subjects_reported.add(u64::from(taken.accepted.count()));
+        let strays = self.outcomes.iter().filter(|outcome| **outcome == Outcome::NotInBucket).count();
+        if strays > 0 {
+            let bucket = (self.pool.generation, self.pool.number(self.index));
+            let subjects = u32::try_from(strays).unwrap_or(u32::MAX);
+            self.seat.notice(NoticeKind::NotInBucket { bucket, subjects });
+        }
         for outcome in &self.outcomes {
             match outcome {
                 Outcome::Accepted => {}
@@ -680,12 +742,32 @@ impl<'a> Reporting<'a> {
     }
 }
 
+/// Who reports the subjects of a bucket that stood in another one as well, by their places.
+#[derive(Debug, Default)]
+struct Contest {
+    /// Reported on the other lease.
+    lost: Mask,
+    /// Taken from the other lease.
+    won: Mask,
+    /// Nobody held the other bucket: it was taken back.
+    freed: Mask,
+}
+
 /// What a report revealed: lists of `SubjectRecord`.
 #[derive(Debug, Default)]
 struct Discovered {
     found: Vec<u8>,
     beyond: Vec<u8>,
     too_deep: u32,
+}
+
+/// Clears the bits of subjects that were reported on another lease: they are owed no more. Returns those cleared here.
+fn drop_lost(slot: &Slot, lost: Mask, taken: &mut Taken) -> Mask {
+    let dropped = slot.report(lost);
+    taken.done = taken.done.with(dropped.accepted).with(dropped.done);
+    taken.stale = taken.stale.with(dropped.stale);
+    taken.emptied |= dropped.emptied;
+    dropped.accepted
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {

@@ -44,7 +44,9 @@
 //! | write a service | [`Service`], [`Subject`], [`Policy`], [`services`] |
 //! | be a client | [`Client`], [`Seat`], [`Claim`], [`Lease`], [`Ticket`] |
 //! | put a network in front | [`NamedService`], [`LeaseToken`] |
-//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`] |
+//! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`], [`Notice`] |
+//! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
+//! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
 //! | the files | [`docs::format`] |
 //!
@@ -62,8 +64,8 @@
 //! # Limitations
 //!
 //! One process a directory. Unix and Windows file locks keep a second one out; network file systems may not. The journal
-//! only grows. Bodies and reports are bytes in memory and on one disk: see [`Limits`]. Priorities, re-runs, deletion and
-//! retraction are not here yet.
+//! only grows. Bodies and reports are bytes in memory and on one disk: see [`Limits`]. Re-runs, deletion and retraction have
+//! records and are applied, but no calls of their own yet.
 //!
 //! # Logging
 //!
@@ -85,9 +87,17 @@ mod commit;
 pub mod contract;
 mod cursor;
 mod device;
+mod due;
 #[cfg(test)]
 mod endings_test;
 mod error;
+mod events;
+mod explain;
+#[cfg(test)]
+mod explain_test;
+mod export;
+mod express;
+mod fairness;
 #[cfg(test)]
 mod faults_test;
 mod handle;
@@ -103,6 +113,8 @@ mod lease;
 mod limits;
 mod link;
 mod lists;
+mod notices;
+mod pace;
 mod people;
 mod permits;
 mod pool;
@@ -124,6 +136,8 @@ mod sync;
 mod taint;
 mod throttle;
 mod ticket;
+mod trace;
+mod urgent;
 mod writer;
 
 #[cfg(doctest)]
@@ -143,6 +157,8 @@ pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
 pub use client::{Capability, Client, Registered, Registration};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::*;
+pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
+pub use explain::{Explained, Explanation};
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
 pub use history::Version;
 pub use hub::{CloseError, Hub};
@@ -152,11 +168,13 @@ pub use json::{NamedSeat, NamedService};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use lists::{PendingCursor, PendingSubject};
+pub use notices::{Notice, NoticeKind};
 pub use record::SeatState;
-pub use results::{Finding, SubjectState};
+pub use results::{Finding, Marked, SubjectState};
 pub use retract::Retraction;
 pub use seat::Seat;
-pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Verdict};
+pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Urgent, Verdict};
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use ticket::{Durability, Intake, Progress, Ticket};
+pub use trace::{OtherReport, Trace};

@@ -31,6 +31,12 @@ pub struct Limits {
     pub json_bytes: usize,
     /// Bytes that may wait for the writer before calls are answered `Busy`. Default 64 MiB.
     pub queue_bytes: u64,
+    /// Per cent of `queue_bytes` beyond which registrations, activations and additions are answered `Busy`: 1 to 100.
+    /// Default 50.
+    pub admit_newcomers_percent: u32,
+    /// Per cent of `queue_bytes` beyond which claims are answered `Busy`: 1 to 100. Default 75. Submits and administrators'
+    /// decisions may fill the queue.
+    pub admit_claims_percent: u32,
     /// New identities that one origin may register in a burst. Default 1,000; refilled over `origin_refill`.
     pub origin_burst: u32,
     /// New identities that all origins together may register in a burst. Default 100,000; refilled over `origin_refill`.
@@ -41,11 +47,18 @@ pub struct Limits {
     pub repeat_burst: u32,
     /// Time in which an exhausted budget of repeats is full again. Default one minute.
     pub repeat_refill: Duration,
+    /// Dead leases that are released in half a second, all services together: 1 or more. Default 4,096. The oldest come first,
+    /// the rest in the next half second; until then their reports are still taken.
+    pub releases_per_round: usize,
     /// Finished slots kept in memory so that a repeated submit can be answered subject by subject (a pool counts as at
     /// least 64). Default 16,384.
     pub settled_slots: usize,
     /// Slowest finished leases remembered per service, for [`ServiceHandle::slow_buckets`](crate::ServiceHandle::slow_buckets). Default 1,024.
     pub slow_leases: usize,
+    /// Newest notices kept in memory, for [`Hub::notices`](crate::Hub::notices). Default 1,024; at most 1,048,576.
+    pub notices: usize,
+    /// Steps of one explanation, the newest. Default 1,024.
+    pub explained_steps: usize,
 }
 
 impl Limits {
@@ -53,6 +66,8 @@ impl Limits {
     pub const BUCKET_SUBJECTS: usize = BUCKET_MAX;
     /// Most reports in one submit: sixteen for each subject of the largest bucket.
     pub const SUBMIT_REPORTS: usize = 16 * BUCKET_MAX;
+    /// Most subjects that one call can make urgent.
+    pub const URGENT_KEYS: usize = 65_536;
     /// Longest time, in milliseconds, from the forming of a pool to the end of its last lease, renewals included (397
     /// days): fixed by the slot's state word.
     pub const LEASE_MS: u64 = TIME_MAX;
@@ -74,13 +89,18 @@ impl Default for Limits {
             submit_bytes: 8 << 20,
             json_bytes: 16 << 20,
             queue_bytes: 64 << 20,
+            admit_newcomers_percent: 50,
+            admit_claims_percent: 75,
             origin_burst: 1_000,
             newcomer_burst: 100_000,
             origin_refill: Duration::from_secs(3_600),
             repeat_burst: 100,
             repeat_refill: Duration::from_secs(60),
+            releases_per_round: 4_096,
             settled_slots: 16_384,
             slow_leases: 1_024,
+            notices: 1_024,
+            explained_steps: 1_024,
         }
     }
 }

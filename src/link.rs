@@ -1,7 +1,5 @@
 //! What a client-facing call needs of the hub: may it work, what time is it, and the way to the writer.
 
-use std::time::Duration;
-
 use arc_swap::ArcSwapOption;
 
 use crate::clock::HubClock;
@@ -9,15 +7,29 @@ use crate::commit::{Change, Pending};
 use crate::error::{HubError, TicketError};
 use crate::id::Secret;
 use crate::limits::Limits;
+use crate::notices::Notices;
+use crate::pace::{Outflow, spread};
 use crate::permits::Permits;
 use crate::signal::Signal;
 use crate::stack::{Node, Stack};
-use crate::sync::{Arc, AtomicU32, Ordering, Padded};
+use crate::sync::{Arc, AtomicU32, Counter, Ordering, Padded};
 use crate::ticket::Ticket;
 
 const OPEN: u32 = 0;
 const POISONED: u32 = 1;
 const CLOSED: u32 = 2;
+
+/// What a change is for. As the queue fills, those who come are turned away first, then those who ask for work, and those
+/// who bring it last: only that lets go of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// Registrations, activations, subjects added, and the steward's housekeeping.
+    Newcomer,
+    /// Claims, which need no room themselves but make records; and evidence, which is worth a claim.
+    Claim,
+    /// Submits, deregistrations, and what an administrator decides.
+    Submit,
+}
 
 /// Shared by everything that serves clients; knows nothing of services, so that nothing refers to itself in a circle.
 #[derive(Debug)]
@@ -27,10 +39,17 @@ pub(crate) struct Link {
     /// Every submit writes these three; what claims only read must not lie beside them.
     queue: Padded<Stack<Pending>>,
     permits: Padded<Permits>,
+    /// Bytes that may wait when a rank is admitted still.
+    room: [u64; 3],
+    /// Refusals, by rank.
+    turned_away: [Counter; 3],
+    pub(crate) outflow: Outflow,
     pub(crate) writer: Padded<Signal>,
     pub(crate) steward: Padded<Signal>,
     pub(crate) clock: HubClock,
     pub(crate) limits: Limits,
+    /// Written by calls that are refused, and by no others.
+    pub(crate) notices: Notices,
     pub(crate) secret: Secret,
     /// No threads: `Hub::tick` does their work.
     pub(crate) manual: bool,
@@ -43,9 +62,14 @@ impl Link {
             poison: ArcSwapOption::empty(),
             queue: Padded::default(),
             permits: Padded(Permits::new(limits.queue_bytes)),
+            room: [limits.admit_newcomers_percent, limits.admit_claims_percent, 100]
+                .map(|percent| share(limits.queue_bytes, u64::from(percent.min(100)))),
+            turned_away: Default::default(),
+            outflow: Outflow::default(),
             writer: Padded::default(),
             steward: Padded::default(),
             clock,
+            notices: Notices::new(limits.notices),
             limits,
             secret,
             manual,
@@ -95,15 +119,45 @@ impl Link {
     }
 
     /// Takes room in the queue before anything is changed.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), HubError> {
-        if self.permits.take(bytes as u64) {
-            return Ok(());
+    pub(crate) fn reserve(&self, rank: Precedence, bytes: usize) -> Result<(), HubError> {
+        if self.permits.take(bytes as u64, self.room(rank)) { Ok(()) } else { Err(self.turn_away(rank)) }
+    }
+
+    /// Refuses a claim when the queue is too full for more of them. One load.
+    pub(crate) fn admit_claim(&self) -> Result<(), HubError> {
+        if self.permits.used() <= self.room(Precedence::Claim) {
+            Ok(())
+        } else {
+            Err(self.turn_away(Precedence::Claim))
         }
-        Err(HubError::Busy {
-            queued: self.permits.used(),
-            limit: self.permits.limit(),
-            retry_after: Duration::from_millis(10),
-        })
+    }
+
+    fn room(&self, rank: Precedence) -> u64 {
+        self.room.get(rank as usize).copied().unwrap_or_else(|| self.permits.limit())
+    }
+
+    /// Those turned away together come back spread over the time that the writer needs once more: all of the queue will
+    /// be gone when the first of them come.
+    #[cold]
+    fn turn_away(&self, rank: Precedence) -> HubError {
+        let nth = self.outflow.turn_away(self.clock.now());
+        if let Some(count) = self.turned_away.get(rank as usize) {
+            count.add(1);
+        }
+        let queued = self.permits.used();
+        let base = self.outflow.time_for(queued);
+        let rule = match rank {
+            Precedence::Newcomer => "admit_newcomers_percent",
+            Precedence::Claim => "admit_claims_percent",
+            Precedence::Submit => "queue_bytes",
+        };
+        let retry_after = spread(base, base, self.secret.scramble(&nth.to_be_bytes()));
+        HubError::Busy { queued, limit: self.room(rank), rule, retry_after }
+    }
+
+    /// How many of a rank were turned away since the hub was opened.
+    pub(crate) fn turned_away(&self, rank: Precedence) -> u64 {
+        self.turned_away.get(rank as usize).map_or(0, Counter::value)
     }
 
     pub(crate) fn give_back(&self, bytes: usize) {
@@ -135,10 +189,10 @@ impl Link {
     }
 
     /// Reserves room for a change of `bytes` and hands it to the writer.
-    pub(crate) fn send(&self, change: Change, bytes: usize) -> Result<Ticket, HubError> {
+    pub(crate) fn send(&self, rank: Precedence, change: Change, bytes: usize) -> Result<Ticket, HubError> {
         self.check()?;
         let bytes = bytes + Pending::OVERHEAD;
-        self.reserve(bytes)?;
+        self.reserve(rank, bytes)?;
         Ok(self.post(change, bytes))
     }
 
@@ -157,4 +211,10 @@ impl Link {
         self.give_back(pending.permits);
         pending.resolution.fail(error);
     }
+}
+
+/// So many per cent of `whole`.
+fn share(whole: u64, percent: u64) -> u64 {
+    // Two steps, so that no `whole` is too large.
+    whole / 100 * percent + whole % 100 * percent / 100
 }

@@ -1,17 +1,18 @@
 //! Everyone the hub knows: who clients and seats are, and what each of them did.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use crate::clock::millis;
+use crate::clock::{millis, utc};
 use crate::error::{ActivateError, RegisterClientError};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::lease::Hold;
+use crate::notices::NoticeKind;
 use crate::record::{SeatState, SeatTally, SeatValue};
 use crate::registry::ServiceCore;
 use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
@@ -29,6 +30,7 @@ pub(crate) struct People {
     origins: OnceLock<Box<[Budget]>>,
     newcomers: Budget,
     pub(crate) refused: PeopleCounts,
+    this: Weak<Self>,
 }
 
 /// Refusals that concern no known client.
@@ -116,6 +118,8 @@ pub(crate) struct SeatCore {
     busy_since: AtomicU64,
     /// Buckets processed and subjects reported before the hub was opened: the time they took is not known.
     before: (u64, u64),
+    /// Everyone else: for what concerns two seats.
+    pub(crate) people: Weak<People>,
     pub(crate) counts: SeatCounts,
 }
 
@@ -148,6 +152,7 @@ pub(crate) struct SeatCounts {
     pub(crate) conflicts: Counter,
     pub(crate) disagreements: Counter,
     pub(crate) stale: Counter,
+    pub(crate) renewals_capped: Counter,
     /// Milliseconds during which it held at least one lease, and what it reported in them.
     pub(crate) busy_ms: Counter,
 }
@@ -174,7 +179,13 @@ const INACTIVE: u32 = 1;
 const SUSPENDED: u32 = 2;
 
 impl SeatCore {
-    pub(crate) fn new(index: u32, client: Arc<ClientCore>, service: Arc<ServiceCore>, value: SeatValue) -> Self {
+    pub(crate) fn new(
+        index: u32,
+        client: Arc<ClientCore>,
+        service: Arc<ServiceCore>,
+        value: SeatValue,
+        people: Weak<People>,
+    ) -> Self {
         let state = match value.state {
             SeatState::Active => ACTIVE,
             SeatState::Inactive => INACTIVE,
@@ -191,6 +202,7 @@ impl SeatCore {
             last_used: AtomicU64::new(now),
             busy_since: AtomicU64::new(0),
             before: (value.tally.buckets_processed, value.tally.subjects_reported),
+            people,
             counts: SeatCounts::of(value.tally),
             client,
             service,
@@ -253,6 +265,12 @@ impl SeatCore {
         Ok(true)
     }
 
+    /// Tells the operator what the client tried.
+    pub(crate) fn notice(&self, kind: NoticeKind) {
+        let link = &self.service.link;
+        link.notices.push(utc(link.clock.wall_ms()), self.client.id, &self.service.name, kind);
+    }
+
     /// Sets or lifts an administrator's bar.
     pub(crate) fn set_suspended(&self, suspended: bool) {
         if !suspended {
@@ -297,6 +315,12 @@ impl SeatCore {
                 self.counts.busy_ms.add(now.saturating_sub(since));
             }
         }
+    }
+
+    /// Leases held, those being claimed right now included.
+    pub(crate) fn leases_held(&self) -> u32 {
+        // ordering: Relaxed; a statistic.
+        self.held.load(Ordering::Relaxed)
     }
 
     /// For leases that were alive before a restart.
@@ -344,14 +368,15 @@ impl SeatCore {
 const HISTORY_BUCKETS: u64 = 3;
 
 impl People {
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
             clients: DashMap::new(),
             seats: boxcar::Vec::new(),
             origins: OnceLock::new(),
             newcomers: Budget::default(),
             refused: PeopleCounts::default(),
-        }
+            this: Weak::clone(this),
+        })
     }
 
     pub(crate) fn client(&self, id: u64) -> Option<Arc<ClientCore>> {
@@ -435,7 +460,8 @@ impl People {
         }
         let index = self.seats.push_with(|index| {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            Arc::new(SeatCore::new(index, Arc::clone(client), Arc::clone(service), value))
+            let people = Weak::clone(&self.this);
+            Arc::new(SeatCore::new(index, Arc::clone(client), Arc::clone(service), value, people))
         });
         let mut seats = Vec::clone(&client.seats.load());
         seats.push((service.id, u32::try_from(index).unwrap_or(u32::MAX)));

@@ -15,13 +15,15 @@ impl Permits {
         Self { used: AtomicU64::new(0), limit }
     }
 
-    /// Takes `bytes` if they fit. One that alone exceeds the limit fits when nothing else is in use. Lock-free.
+    /// Takes `bytes` if they fit below `most`, at most the limit. What alone exceeds it fits when nothing else is in use.
+    /// Lock-free.
     #[must_use]
-    pub(crate) fn take(&self, bytes: u64) -> bool {
+    pub(crate) fn take(&self, bytes: u64, most: u64) -> bool {
+        let most = most.min(self.limit);
         // ordering: Relaxed; the count guards memory, it publishes nothing.
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
-            if used != 0 && used.saturating_add(bytes) > self.limit {
+            if used != 0 && used.saturating_add(bytes) > most {
                 return false;
             }
             // ordering: Relaxed, both; see above.
@@ -39,7 +41,7 @@ impl Permits {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        // ordering: Relaxed; a statistic.
+        // ordering: Relaxed; a statistic, and the mark above which claims are turned away.
         self.used.load(Ordering::Relaxed)
     }
 

@@ -1,11 +1,13 @@
 //! One generation of ready buckets: immutable but for its cursor and its slots' words.
 
+use std::collections::HashSet;
+
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
 use crate::record::subject_hash;
 use crate::service::{OverAsk, Policy};
-use crate::slot::{Mask, Slot};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded};
+use crate::slot::{Mask, Slot, TIME_MAX, ToRenewed};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Padded};
 
 /// The policy as it was when the pool was formed: what holds for its buckets and leases.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +17,10 @@ pub(crate) struct Terms {
     pub(crate) leases_in_flight: u32,
     pub(crate) over_ask: OverAsk,
     pub(crate) lease_ms: u64,
+    /// What a lease may last in all, renewals included.
+    pub(crate) total_ms: u64,
+    /// Deadlines are spread over so long a time.
+    pub(crate) spread_ms: u64,
     pub(crate) grace_ms: u64,
     pub(crate) ordinary_share: u32,
     pub(crate) max_depth: u16,
@@ -23,18 +29,48 @@ pub(crate) struct Terms {
 
 impl Terms {
     pub(crate) fn of(policy: &Policy) -> Self {
+        let lease_ms = crate::clock::millis(policy.lease);
         Self {
             bucket_subjects: policy.bucket_subjects,
             buckets_per_claim: policy.buckets_per_claim,
             leases_in_flight: policy.leases_in_flight,
             over_ask: policy.over_ask,
-            lease_ms: crate::clock::millis(policy.lease),
+            lease_ms,
+            total_ms: lease_ms.saturating_mul(u64::from(policy.lease_total)),
+            spread_ms: lease_ms.saturating_mul(u64::from(policy.expiry_spread)) / 1_000,
             grace_ms: crate::clock::millis(policy.grace),
             ordinary_share: policy.ordinary_share,
             max_depth: policy.max_depth,
             keep_unmarked: policy.keep_unmarked,
         }
     }
+}
+
+impl Terms {
+    /// The deadline of a lease that is claimed or renewed at `at`, all in ms since the pool's birth: a term, and a part
+    /// of the spread that is the slot's own. Its nonce already looks random, so no hash is needed.
+    fn deadline(&self, nonce: u128, at: u64) -> u64 {
+        at.saturating_add(self.lease_ms).saturating_add(self.spread(nonce))
+    }
+
+    /// Beyond this no renewal moves the deadline.
+    fn cap(&self, nonce: u128, claimed: u64) -> u64 {
+        claimed.saturating_add(self.total_ms).saturating_add(self.spread(nonce)).min(TIME_MAX)
+    }
+
+    fn spread(&self, nonce: u128) -> u64 {
+        let part = (nonce >> 96) as u64;
+        self.spread_ms.saturating_mul(part) >> 32
+    }
+}
+
+/// What became of a renewal; times in ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Renewal {
+    Renewed { time_left: u64 },
+    Capped { time_left: u64 },
+    Not(ToRenewed),
 }
 
 /// One subject, as the pool holds it.
@@ -95,6 +131,14 @@ impl SubjectBuf {
         self.bytes.len()
     }
 
+    pub(crate) fn key(&self) -> &[u8] {
+        self.parts().0
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        self.parts().1
+    }
+
     fn parts(&self) -> (&[u8], &[u8]) {
         self.bytes.split_at_checked(self.key_len).unwrap_or_default()
     }
@@ -151,9 +195,33 @@ pub(crate) struct RecoveredLease {
     pub(crate) slot: u32,
     pub(crate) owner: u32,
     /// Hub time, ms.
-    pub(crate) deadline: u64,
+    pub(crate) claimed_at: u64,
     pub(crate) open: Mask,
     pub(crate) subjects: Vec<SubjectBuf>,
+}
+
+/// Where a subject stands: a place in a bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Spot {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) index: usize,
+    pub(crate) place: usize,
+}
+
+impl Spot {
+    /// True if the subject is offered or owed there.
+    pub(crate) fn is_responsible(&self) -> bool {
+        self.is_owed() && self.pool.slot(self.index).is_some_and(|slot| !slot.snapshot().is_final())
+    }
+
+    /// True if it was not reported there: it is offered or owed, or comes back.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.pool.slot(self.index).is_some_and(|slot| slot.open().has(self.place))
+    }
+
+    pub(crate) fn is_at(&self, pool: &Arc<Pool>, index: usize) -> bool {
+        Arc::ptr_eq(&self.pool, pool) && self.index == index
+    }
 }
 
 /// One generation.
@@ -169,12 +237,20 @@ pub(crate) struct Pool {
     /// Slot numbers where they are not simply the places (recovered pools); ascending.
     numbers: Option<Box<[u32]>>,
     subjects: Subjects,
+    /// Where else its urgent subjects stood when it was cut, by their places among `subjects`; ascending.
+    origins: Box<[(usize, Spot)]>,
+    /// Some of its subjects were offered again elsewhere, or it offers some again.
+    shared: AtomicBool,
     /// A fingerprint of each accepted report, 0 before: tells a repeated report from a conflicting one.
     prints: Box<[AtomicU32]>,
+    /// When the first of its subjects began to wait: hub time, ms.
+    oldest: Option<u64>,
     /// One bit a slot: the writer must look at it.
     dirty: Box<[AtomicU64]>,
     /// Slots below this are known to the writer; the writer's alone.
     seen: AtomicU64,
+    /// What the writer has put in the journal of each slot; the writer's alone.
+    logged: Box<[AtomicU8]>,
 }
 
 /// What every pool starts from.
@@ -189,6 +265,16 @@ pub(crate) struct Birth {
 impl Pool {
     /// Cuts `subjects` into buckets, in the order given; the last one may be short.
     pub(crate) fn cut(birth: Birth, buckets: &[SubjectBuf], secret: &Secret) -> Self {
+        Self::cut_again(birth, buckets, Vec::new(), secret)
+    }
+
+    /// As [`cut`](Self::cut); of some subjects, by their places in `buckets` and ascending, it is known where else they stand.
+    pub(crate) fn cut_again(
+        birth: Birth,
+        buckets: &[SubjectBuf],
+        origins: Vec<(usize, Spot)>,
+        secret: &Secret,
+    ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::new();
         for bucket in buckets.chunks(birth.terms.bucket_subjects.max(1)) {
@@ -199,11 +285,21 @@ impl Pool {
             let nonce = secret.nonce(birth.service, birth.generation, number(slots.len()));
             slots.push(Slot::new(number(first), bucket.len(), nonce));
         }
-        Self::assemble(birth, slots, None, subjects, 0)
+        let pool = Self::assemble(birth, slots, None, subjects, 0);
+        let shared = AtomicBool::new(!origins.is_empty());
+        Self { origins: origins.into(), shared, ..pool }
     }
 
-    /// Brings back the leases of one generation of an earlier opening, ascending by slot.
-    pub(crate) fn recover(birth: Birth, leases: &[RecoveredLease], secret: &Secret) -> Self {
+    /// Brings back the leases of one generation of an earlier opening, ascending by slot. Each gets a full term from `now`,
+    /// whatever its cap: the time down is not the holder's fault. The pool's birth is not after any of its claims.
+    /// `origin_of` knows where else a rank stands.
+    pub(crate) fn recover(
+        birth: Birth,
+        leases: &[RecoveredLease],
+        now: u64,
+        origin_of: impl Fn(u64) -> Option<Spot>,
+        secret: &Secret,
+    ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::with_capacity(leases.len());
         for lease in leases {
@@ -212,14 +308,18 @@ impl Pool {
                 subjects.push(subject);
             }
             let nonce = secret.nonce(birth.service, birth.generation, lease.slot);
-            let deadline = lease.deadline.saturating_sub(birth.born);
-            let slot = Slot::leased(first, lease.subjects.len(), nonce, lease.owner, deadline, lease.open);
-            slot.note_logged(LOGGED_LEASED);
-            slots.push(slot);
+            let since_birth = |at: u64| at.saturating_sub(birth.born);
+            let times = (since_birth(lease.claimed_at), birth.terms.deadline(nonce, since_birth(now)));
+            slots.push(Slot::leased(first, lease.subjects.len(), nonce, lease.owner, times, lease.open));
         }
         let numbers = leases.iter().map(|lease| lease.slot).collect();
         let taken = slots.len();
-        Self::assemble(birth, slots, Some(numbers), subjects, taken)
+        let origins = subjects.places.iter().enumerate();
+        let origins = origins.filter_map(|(at, place)| Some((at, origin_of(place.rank)?))).collect();
+        let pool = Self::assemble(birth, slots, Some(numbers), subjects, taken);
+        (0..taken).for_each(|index| pool.note_logged(index, LOGGED_LEASED));
+        // What was shared before the opening is not known: the ends of its leases are journaled as if all were.
+        Self { origins, shared: AtomicBool::new(true), ..pool }
     }
 
     /// A pool of nothing: what a service starts with.
@@ -229,18 +329,23 @@ impl Pool {
 
     fn assemble(birth: Birth, slots: Vec<Slot>, numbers: Option<Box<[u32]>>, subjects: Subjects, taken: usize) -> Self {
         assert!(subjects.bytes.len() < u32::MAX as usize, "a pool's subjects fit in 4 GiB");
+        let logged = slots.iter().map(|_| AtomicU8::new(0)).collect();
         Self {
             service: birth.service,
             generation: birth.generation,
             born: birth.born,
             terms: birth.terms,
             cursor: Padded(Cursor::new(taken)),
+            oldest: subjects.places.iter().map(|place| place.since).min(),
             prints: (0..subjects.places.len()).map(|_| AtomicU32::new(0)).collect(),
             dirty: (0..slots.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             slots: slots.into(),
             numbers,
+            origins: Box::default(),
+            shared: AtomicBool::new(false),
             subjects,
             seen: AtomicU64::new(taken as u64),
+            logged,
         }
     }
 
@@ -290,10 +395,63 @@ impl Pool {
         places.filter_map(|at| self.subjects.at(at))
     }
 
+    /// Where else the subject at `place` of the bucket at `index` stood when the pool was cut.
+    pub(crate) fn origin(&self, index: usize, place: usize) -> Option<&Spot> {
+        if self.origins.is_empty() {
+            return None;
+        }
+        let at = self.slot(index)?.subjects().nth(place)?;
+        let found = self.origins.binary_search_by_key(&at, |(at, _)| *at).ok()?;
+        self.origins.get(found).map(|(_, spot)| spot)
+    }
+
+    /// The subjects of the bucket at `index` that stood elsewhere, too: their places in it, and where.
+    pub(crate) fn origins(&self, index: usize) -> impl Iterator<Item = (usize, &Spot)> {
+        let subjects = self.slot(index).map(Slot::subjects).unwrap_or_default();
+        let from = self.origins.partition_point(|(at, _)| *at < subjects.start);
+        let rest = self.origins.get(from..).unwrap_or_default();
+        let end = subjects.end;
+        rest.iter().take_while(move |(at, _)| *at < end).map(move |(at, spot)| (*at - subjects.start, spot))
+    }
+
+    /// Where each of the ranks in `wanted` stands in it, whatever became of it.
+    pub(crate) fn spots(self: &Arc<Self>, wanted: &HashSet<u64>) -> Vec<(u64, Spot)> {
+        let mut spots = Vec::new();
+        for index in 0..self.slots.len() {
+            let bucket = self.bucket(index).enumerate().filter(|(_, subject)| wanted.contains(&subject.rank));
+            spots.extend(bucket.map(|(place, subject)| {
+                let pool = Arc::clone(self);
+                (subject.rank, Spot { pool, index, place })
+            }));
+        }
+        spots
+    }
+
+    /// Some of its subjects stand elsewhere, too: the end of each of its leases must be journaled.
+    pub(crate) fn share(&self) {
+        // ordering: SeqCst; set before the other place is published.
+        self.shared.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        // ordering: SeqCst; see `share`.
+        self.shared.load(Ordering::SeqCst)
+    }
+
+    /// When the first of its subjects began to wait.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.oldest
+    }
+
+    /// Subjects that no claim has taken, about.
+    pub(crate) fn ready_subjects(&self) -> usize {
+        (self.slots.len() - self.passed()) * self.subjects.places.len() / self.slots.len().max(1)
+    }
+
     /// Leases up to `n` buckets to `owner` and calls `took` with the place of each. Lock-free, no allocation, never
     /// waits: one `fetch_add`, then one compare-and-swap a bucket.
     pub(crate) fn claim(&self, n: usize, owner: u32, now: u64, mut took: impl FnMut(usize)) -> usize {
-        let deadline = now.saturating_sub(self.born) + self.terms.lease_ms;
+        let at = now.saturating_sub(self.born);
         let mut got = 0;
         while got < n {
             let range = self.cursor.0.take(n - got, self.slots.len());
@@ -302,13 +460,49 @@ impl Pool {
             }
             for index in range {
                 // False only if the steward took the slot back, in the belief that we had stopped.
-                if self.slot(index).is_some_and(|slot| slot.claim(owner, deadline)) {
+                let Some(slot) = self.slot(index) else { continue };
+                if slot.claim(owner, at, self.terms.deadline(slot.nonce(), at)) {
                     got += 1;
                     took(index);
                 }
             }
         }
         got
+    }
+
+    /// Moves the deadline of a lease to a full term from now, but not beyond its cap.
+    pub(crate) fn renew(&self, index: usize, owner: u32, now: u64) -> Renewal {
+        let Some(slot) = self.slot(index) else { return Renewal::Not(ToRenewed::NotOwner) };
+        let since_birth = now.saturating_sub(self.born);
+        let seen = slot.snapshot();
+        let cap = self.terms.cap(slot.nonce(), slot.claimed());
+        let wanted = self.terms.deadline(slot.nonce(), since_birth);
+        match slot.renew(owner, wanted.min(cap)) {
+            // Nothing could be added, and that is the cap's doing.
+            ToRenewed::Renewed { deadline } if seen.time() >= cap && wanted > cap => {
+                Renewal::Capped { time_left: deadline.saturating_sub(since_birth) }
+            }
+            ToRenewed::Renewed { deadline } => Renewal::Renewed { time_left: deadline.saturating_sub(since_birth) },
+            not => Renewal::Not(not),
+        }
+    }
+
+    /// Hub time, ms, at which a slot was claimed. Meaningful to who has seen it leased.
+    pub(crate) fn claimed_at(&self, slot: &Slot) -> u64 {
+        self.born + slot.claimed()
+    }
+
+    /// What the writer noted last of a slot; the writer's alone.
+    pub(crate) fn logged(&self, index: usize) -> u8 {
+        // ordering: Relaxed; one thread writes it; the steward only asks whether it may forget the pool.
+        self.logged.get(index).map_or(0, |logged| logged.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn note_logged(&self, index: usize, flag: u8) {
+        if let Some(logged) = self.logged.get(index) {
+            // ordering: Relaxed; see `logged`.
+            logged.store(self.logged(index) | flag, Ordering::Relaxed);
+        }
     }
 
     /// True if the cursor has handed out every slot.
@@ -378,16 +572,17 @@ impl Pool {
     /// True if every lease is over and the journal knows it: the steward may forget the pool.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_exhausted()
-            && self.slots.iter().all(|slot| {
-                let seen = slot.snapshot();
-                seen.is_final() && slot.logged() & LOGGED_ENDED != 0
-            })
+            && self
+                .slots
+                .iter()
+                .enumerate()
+                .all(|(index, slot)| slot.snapshot().is_final() && self.logged(index) & LOGGED_ENDED != 0)
     }
 }
 
-/// `Slot::note_logged`: the lease is in the journal.
+/// `Pool::note_logged`: the lease is in the journal.
 pub(crate) const LOGGED_LEASED: u8 = 1;
-/// `Slot::note_logged`: the writer has seen the lease's end.
+/// `Pool::note_logged`: the writer has seen the lease's end.
 pub(crate) const LOGGED_ENDED: u8 = 2;
 
 fn number(index: usize) -> u32 {

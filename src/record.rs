@@ -134,6 +134,8 @@ pub(crate) struct Released {
     pub(crate) service: u32,
     pub(crate) generation: u64,
     pub(crate) slot: u32,
+    /// Whose lease it was.
+    pub(crate) client: u64,
     pub(crate) cause: Cause,
     pub(crate) ranks: Vec<u64>,
 }
@@ -191,6 +193,13 @@ pub(crate) struct Withdrawn<'a> {
     /// A list of [`FoundRecord`]: withdrawn in an earlier part, and known by other reports all the same.
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) found: &'a [u8],
+}
+
+impl Withdrawn<'_> {
+    /// The retraction's id, given where the record stands.
+    pub(crate) fn id_at(&self, position: u64) -> u64 {
+        if self.id == 0 { position } else { self.id }
+    }
 }
 
 /// A subject that reports in force reveal.
@@ -399,6 +408,11 @@ impl<'a> Record<'a> {
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
         }
+    }
+
+    /// Whether records of this kind are decoded here.
+    pub(crate) fn is_known(kind: u8) -> bool {
+        (1..=15).contains(&kind)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -774,7 +788,14 @@ mod tests {
                 again: vec![Again { place: 1, generation: 1, slot: 9 }],
             }),
             Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
-            Record::Released(Released { service: 1, generation: 2, slot: 3, cause: Cause::Expired, ranks: vec![1] }),
+            Record::Released(Released {
+                service: 1,
+                generation: 2,
+                slot: 3,
+                client: 4,
+                cause: Cause::Expired,
+                ranks: vec![1],
+            }),
             Record::Conflict(Conflict { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
             Record::Urgent(Urgent { service: 1, ranks: vec![5] }),
             Record::Rerun(Keys { service: 1, keys: b"a" }),
@@ -795,6 +816,7 @@ mod tests {
         for record in records {
             let mut bytes = Vec::new();
             record.append_to(&mut bytes);
+            assert!(Record::is_known(record.kind()));
             assert_eq!(Record::decode(record.kind(), &bytes).as_ref(), Ok(&record));
             bytes.push(0);
             assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");

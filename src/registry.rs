@@ -7,13 +7,16 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use event_listener::Event;
 
 use crate::apply::FinishedLease;
+use crate::express::Express;
+use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
 use crate::json::Plugin;
 use crate::link::Link;
+use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.
 #[derive(Debug, Default)]
@@ -74,10 +77,12 @@ pub(crate) struct ServiceCore {
     current: ArcSwap<Pool>,
     /// What follows it, ready before it is needed.
     next: ArcSwapOption<Pool>,
-    /// Subjects put back: offered first.
-    front: ArcSwapOption<Pool>,
-    /// A hint that spares claims the look at an empty front.
-    front_open: AtomicBool,
+    /// Urgent subjects.
+    pub(crate) urgent: Express,
+    /// Subjects put back.
+    pub(crate) front: Express,
+    /// The class of the oldest ordinary subject.
+    ordinary_class: AtomicU32,
     /// Every pool with a lease that may still be alive, and those not yet exhausted; ascending by generation.
     live: ArcSwap<Vec<Arc<Pool>>>,
     /// Notified whenever a pool is published.
@@ -85,10 +90,21 @@ pub(crate) struct ServiceCore {
     pub(crate) active_seats: AtomicU32,
     panics: AtomicU32,
     pub(crate) counts: ServiceCounts,
+    /// What was urgent when the hub was opened, for the steward to take.
+    pub(crate) urgent_before: ArcSwapOption<UrgentBefore>,
     /// Ranks leased when the hub was opened, for the steward to take: they do not wait, though the store owes them.
     pub(crate) leased_before: ArcSwapOption<HashSet<u64>>,
     /// The slowest finished leases, slowest first.
     pub(crate) slow: ArcSwap<Vec<FinishedLease>>,
+}
+
+/// Ranks that were urgent when the hub was opened.
+#[derive(Debug, Default)]
+pub(crate) struct UrgentBefore {
+    /// Leased since they were marked.
+    pub(crate) served: Vec<u64>,
+    /// Not leased, or before.
+    pub(crate) waiting: Vec<u64>,
 }
 
 /// Counts of one service that are not sums over its seats.
@@ -108,19 +124,35 @@ pub(crate) struct ServiceCounts {
     pub(crate) waiting: Counter,
     /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
     pub(crate) earliest_free: Counter,
-    /// Hub time, ms, at which the oldest subject still waiting began to wait in memory; 0: none.
+    /// Hub time, ms, at which the oldest subject that is not handed out began to wait; later than now: none waits.
     pub(crate) oldest_wait_since: Counter,
     pub(crate) pools_formed: Counter,
+    /// Urgent subjects taken out of a bucket that waited.
+    pub(crate) moved: Counter,
+    /// Urgent subjects handed out while another lease held them.
+    pub(crate) offered_again: Counter,
+    /// Subjects first handed out later than `max_wait` after they began to wait.
+    pub(crate) overdue: Counter,
+    /// The longest that a subject waited before it was handed out, ms.
+    pub(crate) longest_wait: Counter,
+    /// Time in which what is ready will have been taken, ms; `u64::MAX`: nothing is taken.
+    pub(crate) drain_ms: Counter,
     pub(crate) abandoned_slots: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unknown_tokens: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
+    /// How long those wait who find no bucket.
+    pub(crate) forming: Forming,
     /// Subjects of lower ranks are in the store whole.
     pub(crate) visible: Watermark,
 }
 
 impl ServiceCounts {
+    fn new() -> Self {
+        Self { oldest_wait_since: Counter::new(u64::MAX), ..Self::default() }
+    }
+
     pub(crate) fn publish(&self, tally: ServiceTally) {
         self.known.set(tally.known);
         self.done.set(tally.done);
@@ -171,13 +203,15 @@ impl ServiceCore {
             policy: ArcSwap::from_pointee(policy),
             current: ArcSwap::from_pointee(Pool::empty(birth)),
             next: ArcSwapOption::empty(),
-            front: ArcSwapOption::empty(),
-            front_open: AtomicBool::new(false),
+            urgent: Express::new(),
+            front: Express::new(),
+            ordinary_class: AtomicU32::new(0),
             live: ArcSwap::from_pointee(Vec::new()),
             published: Event::new(),
             active_seats: AtomicU32::new(0),
             panics: AtomicU32::new(0),
-            counts: ServiceCounts::default(),
+            counts: ServiceCounts::new(),
+            urgent_before: ArcSwapOption::empty(),
             leased_before: ArcSwapOption::empty(),
             slow: ArcSwap::from_pointee(Vec::new()),
             link,
@@ -241,28 +275,38 @@ impl ServiceCore {
         self.current.load()
     }
 
-    /// Leases up to `n` buckets; the ordinary ones from `current`, so long as it has some. Lock-free; never forms a
-    /// bucket, never waits for one to be formed.
+    /// Leases up to `n` buckets; the ordinary ones from `current`, so long as it has some. `turn` counts the seat's claims.
+    /// Lock-free; never forms a bucket, never waits for one to be formed.
     pub(crate) fn take(
         &self,
         current: &Arc<Pool>,
         n: usize,
         owner: u32,
         now: u64,
-        ordinary_first: bool,
+        turn: u64,
         mut took: impl FnMut(&Arc<Pool>, usize),
     ) -> usize {
+        // ordering: Relaxed; a preference.
+        let class = self.ordinary_class.load(Ordering::Relaxed);
         let mut got = 0;
-        if !ordinary_first {
-            got += self.take_front(n, owner, now, &mut took);
-        }
-        if got < n {
-            got += self.take_ordinary(current, n - got, owner, now, &mut took);
-        }
-        if ordinary_first && got < n {
-            got += self.take_front(n - got, owner, now, &mut took);
+        for queue in fairness::order(turn, current.terms.ordinary_share, class) {
+            if got == n {
+                break;
+            }
+            let exhausted = || self.link.steward.raise();
+            got += match queue {
+                Queue::Urgent => self.urgent.take(n - got, owner, now, &mut took, exhausted),
+                Queue::Front => self.front.take(n - got, owner, now, &mut took, exhausted),
+                Queue::Ordinary => self.take_ordinary(current, n - got, owner, now, &mut took),
+            };
         }
         got
+    }
+
+    /// Notes the class of the oldest ordinary subject. The steward's alone.
+    pub(crate) fn set_ordinary_class(&self, class: u32) {
+        // ordering: Relaxed; see `take`.
+        self.ordinary_class.store(class, Ordering::Relaxed);
     }
 
     fn take_ordinary(
@@ -305,37 +349,14 @@ impl ServiceCore {
         true
     }
 
-    fn take_front(&self, n: usize, owner: u32, now: u64, took: &mut impl FnMut(&Arc<Pool>, usize)) -> usize {
-        // ordering: SeqCst; a hint, put right by the steward each round.
-        if !self.front_open.load(Ordering::SeqCst) {
-            return 0;
-        }
-        let front = self.front.load();
-        let Some(pool) = front.as_ref() else { return 0 };
-        let got = pool.claim(n, owner, now, |index| took(pool, index));
-        if pool.is_exhausted() {
-            self.close_front(pool);
-        }
-        got
-    }
-
-    fn close_front(&self, exhausted: &Arc<Pool>) {
-        // ordering: SeqCst, both; if the steward publishes another front in between, the second look sees it.
-        self.front_open.store(false, Ordering::SeqCst);
-        if self.front.load().as_ref().is_some_and(|front| !Arc::ptr_eq(front, exhausted)) {
-            self.front_open.store(true, Ordering::SeqCst);
-        }
-        self.link.steward.raise();
-    }
-
     /// True if a claim made now would probably get something.
     pub(crate) fn has_ready(&self) -> bool {
-        let front = || self.front.load().as_ref().is_some_and(|pool| !pool.is_exhausted());
         let next = || {
             let next = self.next.load();
             next.as_ref().is_some_and(|pool| !pool.is_exhausted())
         };
-        self.state().is_ready() && (!self.current.load().is_exhausted() || next() || front())
+        let express = || self.urgent.has_ready() || self.front.has_ready();
+        self.state().is_ready() && (!self.current.load().is_exhausted() || next() || express())
     }
 
     pub(crate) fn published(&self) -> &Event {
@@ -356,6 +377,7 @@ impl ServiceCore {
     /// Publishes the next ordinary pool. The steward's alone.
     pub(crate) fn publish_next(&self, pool: Arc<Pool>) {
         self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.next.store(Some(pool));
         let current = self.current.load_full();
@@ -365,25 +387,27 @@ impl ServiceCore {
         self.notify();
     }
 
-    /// True if the steward may publish another front pool.
-    pub(crate) fn wants_front(&self) -> bool {
-        let front = self.front.load();
-        let open = front.as_ref().is_some_and(|pool| !pool.is_exhausted());
-        if open {
-            // ordering: SeqCst; see `close_front`. Puts right what a claimer that stopped in there left.
-            self.front_open.store(true, Ordering::SeqCst);
-        }
-        !open
+    /// Publishes a pool that goes before the ordinary ones. The steward's alone.
+    pub(crate) fn publish_express(&self, place: &Express, pool: Arc<Pool>) {
+        self.counts.starved.set(0);
+        self.counts.forming.formed(self.link.clock.now());
+        self.add_live(Arc::clone(&pool));
+        place.publish(pool);
+        self.notify();
     }
 
-    /// Publishes a pool of subjects put back. The steward's alone.
-    pub(crate) fn publish_front(&self, pool: Arc<Pool>) {
-        self.counts.starved.set(0);
-        self.add_live(Arc::clone(&pool));
-        self.front.store(Some(pool));
-        // ordering: SeqCst; see `close_front`.
-        self.front_open.store(true, Ordering::SeqCst);
-        self.notify();
+    /// When the oldest subject of the ordinary pools, as far as they are not exhausted, began to wait.
+    pub(crate) fn oldest_ordinary(&self) -> Option<u64> {
+        let since = |pool: &Arc<Pool>| (!pool.is_exhausted()).then(|| pool.oldest()).flatten();
+        since(&self.current.load()).or_else(|| self.next.load().as_ref().and_then(since))
+    }
+
+    /// Subjects in ordinary pools that no claim has taken, about.
+    pub(crate) fn ready_subjects(&self) -> usize {
+        let current = self.current.load();
+        let next = self.next.load();
+        let next = next.as_ref().filter(|next| !Arc::ptr_eq(next, &current));
+        current.ready_subjects() + next.map_or(0, |next| next.ready_subjects())
     }
 
     pub(crate) fn live(&self) -> Arc<Vec<Arc<Pool>>> {
@@ -408,7 +432,7 @@ impl ServiceCore {
     /// The pools that claims are served from now: their ready slots are still to come.
     pub(crate) fn is_serving(&self, pool: &Arc<Pool>) -> bool {
         let is = |other: &Option<Arc<Pool>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, pool));
-        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || is(&self.front.load())
+        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || self.urgent.is(pool) || self.front.is(pool)
     }
 
     /// Finds the slot that a token names. Wait-free.
@@ -483,7 +507,7 @@ mod tests {
     fn a_claimer_that_lost_the_swap_does_not_lose_the_pool_after() {
         let service = service();
         let mut took = Vec::new();
-        let mut claim = || service.take(&service.current(), 1, 1, 0, false, |pool, _| took.push(pool.generation));
+        let mut claim = || service.take(&service.current(), 1, 1, 0, 1, |pool, _| took.push(pool.generation));
         service.publish_next(pool(&service, 1));
         assert_eq!(claim(), 1);
         // A claimer finds the first pool exhausted, and stops.

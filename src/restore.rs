@@ -1,13 +1,13 @@
 //! Brings a service back from the store: its counts, its seats, its leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::apply::{self, stored};
 use crate::error::{RegisterServiceError, StoreError};
 use crate::house::House;
-use crate::pool::{Birth, Pool, RecoveredLease, SubjectBuf, SubjectRef, Terms};
+use crate::pool::{Birth, Pool, RecoveredLease, Spot, SubjectBuf, SubjectRef, Terms};
 use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, key};
-use crate::registry::ServiceCore;
+use crate::registry::{ServiceCore, UrgentBefore};
 use crate::slot::Mask;
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
@@ -47,6 +47,7 @@ struct Stored {
     generation: u64,
     slot: u32,
     client: u64,
+    claimed_at: u64,
     open: Mask,
     subjects: Vec<SubjectBuf>,
 }
@@ -62,7 +63,8 @@ fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreErro
                 *subject = SubjectBuf::gone(subject.rank, &gone.hash);
             }
         }
-        leases.push(Stored { generation, slot, client: lease.client, open: lease.open(), subjects });
+        let (client, claimed_at, open) = (lease.client, lease.at, lease.open());
+        leases.push(Stored { generation, slot, client, claimed_at, open, subjects });
     }
     Ok(leases)
 }
@@ -71,43 +73,61 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     let now = house.link.clock.now();
     let terms = Terms::of(&core.policy());
     let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
-    for Stored { generation, slot, client, open, subjects } in leases {
+    let mut claimed = Vec::new();
+    for Stored { generation, slot, client, claimed_at, open, subjects } in leases {
+        claimed.extend(open.places().filter_map(|place| Some((subjects.get(place)?.rank, claimed_at))));
         let seat = house.people.client(client).and_then(|client| house.people.seat_of(&client, core.id));
         // Left out, its subjects would be handed out again while the store keeps the lease.
         let ownerless = || StoreError::Corrupted { what: format!("a lease of client {client}, who has no seat") };
         let seat = seat.ok_or_else(ownerless)?;
         seat.adopt(1, now);
-        // A full term from now: the time down is not the holder's fault. Spread by up to an eighth, so that the holders
-        // who do not come back are not missed all at once.
-        let spread = house.link.secret.scramble(&[generation.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat());
-        let deadline = now + terms.lease_ms + spread % (terms.lease_ms / 8).max(1);
-        let lease = RecoveredLease { slot, owner: seat.index, deadline, open, subjects };
+        let lease = RecoveredLease { slot, owner: seat.index, claimed_at: claimed_at.min(now), open, subjects };
         match generations.last_mut() {
             Some((last, leases)) if *last == generation => leases.push(lease),
             _ => generations.push((generation, vec![lease])),
         }
+    }
+    let mut leased_at: HashMap<u64, u64> = HashMap::new();
+    for (rank, at) in claimed {
+        let latest = leased_at.entry(rank).or_default();
+        *latest = at.max(*latest);
     }
     let owed = generations.iter().flat_map(|(_, leases)| leases).flat_map(|lease| {
         let open = lease.open;
         lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
     });
     core.leased_before.store(Some(Arc::new(owed.collect())));
+    let marks: HashMap<u64, u64> = apply::urgent(house.store.as_ref(), core.id)?.into_iter().collect();
+    let wanted: HashSet<u64> = marks.keys().copied().collect();
+    // Leased after it was marked, it need not be offered again.
+    let (served, waiting) = marks
+        .iter()
+        .partition::<Vec<_>, _>(|(rank, marked)| leased_at.get(rank).is_some_and(|leased| leased >= *marked));
+    let ranks = |of: Vec<(&u64, &u64)>| of.into_iter().map(|(rank, _)| *rank).collect();
+    core.urgent_before.store(Some(Arc::new(UrgentBefore { served: ranks(served), waiting: ranks(waiting) })));
+    // Where an urgent subject is held already, if another lease holds it, too.
+    let mut held: HashMap<u64, Spot> = HashMap::new();
     for (generation, leases) in generations {
-        let birth = Birth { service: core.id, generation, born: now, terms };
-        core.add_live(Arc::new(Pool::recover(birth, &leases, &house.link.secret)));
+        let born = leases.iter().map(|lease| lease.claimed_at).min().unwrap_or(now);
+        let birth = Birth { service: core.id, generation, born, terms };
+        let pool = Pool::recover(birth, &leases, now, |rank| held.get(&rank).cloned(), &house.link.secret);
+        let pool = Arc::new(pool);
+        let spots = pool.spots(&wanted);
+        held.extend(spots.into_iter().filter(|(_, spot)| spot.is_responsible()));
+        core.add_live(pool);
     }
     Ok(())
 }
 
 /// Blocks of pending subjects, read once each.
 #[derive(Default)]
-struct Blocks {
+pub(crate) struct Blocks {
     read: BTreeMap<u64, Vec<SubjectBuf>>,
 }
 
 impl Blocks {
     /// The subject of a rank. One whose block is finished and gone was reported: it keeps its place, under no name.
-    fn subject(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<SubjectBuf, StoreError> {
+    pub(crate) fn subject(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<SubjectBuf, StoreError> {
         if let Some(subject) = self.cached(rank) {
             return Ok(subject);
         }

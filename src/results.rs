@@ -60,6 +60,48 @@ pub enum SubjectState {
     Done,
 }
 
+/// What was found of a subject that was to be made urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Marked {
+    /// It waits, or is being worked on: it is urgent now.
+    Urgent,
+    /// It was urgent already.
+    Already,
+    /// It was reported, at this time.
+    Done {
+        /// When it was reported last.
+        at: DateTime<Utc>,
+    },
+    /// It is known, but not to be worked on.
+    Unmarked,
+    /// Not known.
+    Unknown,
+}
+
+/// What is to be said of a subject to be made urgent, and its rank if it is one that waits or is being worked on.
+pub(crate) fn mark<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    subject: &<S::Subject as Subject>::Key,
+) -> Result<(Marked, Option<u64>), ReadError> {
+    let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
+    let Some(bytes) = value else { return Ok((Marked::Unknown, None)) };
+    let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
+    Ok(match value {
+        SubjectValue { withdrawn, .. } if withdrawn != 0 => (Marked::Unknown, None),
+        SubjectValue { round: 0, .. } => (Marked::Unmarked, None),
+        SubjectValue { open: true, rank, .. } => {
+            let urgent = store.get(&key::of(service, key::URGENT, &rank.to_be_bytes()))?.is_some();
+            if urgent { (Marked::Already, None) } else { (Marked::Urgent, Some(rank)) }
+        }
+        SubjectValue { current, .. } => {
+            let at = utc(current.map_or(0, |version| version.wall_ms));
+            (Marked::Done { at }, None)
+        }
+    })
+}
+
 pub(crate) fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Vec<u8> {
     let mut bytes = Vec::new();
     subject.write(&mut bytes);

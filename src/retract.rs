@@ -13,6 +13,7 @@ use crate::commit::{Change, Pending};
 use crate::error::{HubError, ReadError, RetractError, StoreError};
 use crate::house::House;
 use crate::id::ClientId;
+use crate::link::Precedence;
 use crate::record::{self, KeyRecord, RetractionValue, SubjectValue, VersionName, VersionValue, key};
 use crate::registry::ServiceCore;
 use crate::service::Service;
@@ -200,7 +201,7 @@ impl Sender<'_> {
         let bytes = change.list_bytes() + Pending::OVERHEAD;
         loop {
             link.check()?;
-            match link.reserve(bytes) {
+            match link.reserve(Precedence::Submit, bytes) {
                 Ok(()) => break,
                 Err(busy) if bytes as u64 > link.limits.queue_bytes => return Err(busy.into()),
                 Err(_) if link.manual => self.house.make_room(),

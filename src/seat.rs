@@ -12,6 +12,8 @@ use crate::error::{ClaimError, LeaseError};
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::notices::NoticeKind;
+use crate::pace::spread;
 use crate::people::SeatCore;
 use crate::pool::Terms;
 use crate::record::SeatState;
@@ -76,7 +78,7 @@ impl<S: Service> Seat<S> {
     ///
     /// # Errors
     ///
-    /// [`ClaimError`], in this order: the hub, the client, the seat, the service, the ask. No bucket moved.
+    /// [`ClaimError`], in this order: the hub, the client, the seat, the service, the queue, the ask. No bucket moved.
     ///
     /// # Concurrency
     ///
@@ -93,6 +95,7 @@ impl<S: Service> Seat<S> {
             error
         };
         let word = self.admit().map_err(refused)?;
+        seat.service.link.admit_claim().map_err(|busy| refused(busy.into()))?;
         let now = seat.service.link.clock.now();
         let current = seat.service.current();
         let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
@@ -101,10 +104,10 @@ impl<S: Service> Seat<S> {
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
-        let ordinary_first = seat.counts.claims.next().is_multiple_of(u64::from(current.terms.ordinary_share));
+        let turn = seat.counts.claims.next();
         let mut leases = SmallVec::new();
         let mut subjects = 0;
-        let got = seat.service.take(&current, room as usize, seat.index, now, ordinary_first, |pool, index| {
+        let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
             subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
             leases.push(Lease::new(Arc::clone(seat), Arc::clone(pool), index));
         });
@@ -160,15 +163,15 @@ impl<S: Service> Seat<S> {
         self.core.counts.empty.add(1);
         self.core.service.counts.starved.add(1);
         let base = match reason {
-            EmptyReason::NotYetFormed => Duration::from_millis(20),
+            EmptyReason::NotYetFormed => self.core.service.counts.forming.time(Duration::from_millis(20)),
             EmptyReason::AllLeased { earliest_free } => {
                 earliest_free.clamp(Duration::from_millis(100), Duration::from_secs(60))
             }
             _ => Duration::from_secs(1),
         };
         let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
-        let jitter = self.core.service.link.secret.scramble(&turn.to_be_bytes()) % 512;
-        Empty { reason, retry_after: base + base.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1_024.0) }
+        let random = self.core.service.link.secret.scramble(&turn.to_be_bytes());
+        Empty { reason, retry_after: spread(base, base / 2, random) }
     }
 
     fn why_empty(&self, now: u64) -> EmptyReason {
@@ -178,6 +181,7 @@ impl<S: Service> Seat<S> {
             if service.state() == ServiceState::Paused {
                 return EmptyReason::Paused;
             }
+            counts.forming.wait(now);
             return EmptyReason::NotYetFormed;
         }
         match counts.earliest_free.value() {
@@ -322,21 +326,30 @@ impl<S: Service> Seat<S> {
         if state == ServiceState::Revoked {
             return Err(LeaseError::NotReady { state });
         }
-        let not_owner = || {
+        let not_owner = |kind| {
             seat.counts.not_owner.add(1);
+            seat.notice(kind);
             tracing::warn!(client = %seat.client.id, service = %seat.service.name, ?token, "token of another's lease");
             LeaseError::NotOwner
         };
         match seat.service.find(token) {
             Found::Slot(pool, index) => {
                 let owner = pool.slot(index).map(super::slot::Slot::snapshot);
-                let mine = owner.is_some_and(|seen| seen.phase() > Phase::Ready && seen.owner() == seat.index);
-                if mine { Ok((pool, index)) } else { Err(not_owner()) }
+                let owner = owner.filter(|seen| seen.phase() > Phase::Ready).map(super::slot::Snapshot::owner);
+                if owner == Some(seat.index) {
+                    return Ok((pool, index));
+                }
+                let holder = owner.and_then(|owner| self.house.people.seats.get(owner as usize));
+                let bucket = (token.generation, token.slot);
+                Err(not_owner(holder.map_or(NoticeKind::ForgedToken, |holder| NoticeKind::OthersLease {
+                    bucket,
+                    holder: holder.client.id,
+                })))
             }
             Found::Over => Err(LeaseError::Over),
             Found::Forged => {
                 seat.service.counts.unknown_tokens.add(1);
-                Err(not_owner())
+                Err(not_owner(NoticeKind::ForgedToken))
             }
         }
     }

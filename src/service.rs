@@ -260,6 +260,19 @@ pub enum OverAsk {
     Reject,
 }
 
+/// What becomes of a subject that is made urgent while it stands in a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Urgent {
+    /// Out of a bucket that waits it is moved to an urgent one. If a client holds it, it is offered again: the first report
+    /// wins, the other is answered [`Outcome::AlreadyDone`](crate::Outcome::AlreadyDone); counted as extra work.
+    Again,
+    /// Out of a bucket that waits it is moved. If a client holds it, it stays with that client until its lease is dead.
+    Wait,
+    /// It stays where it is, in a bucket that waits, too, and is offered again.
+    Keep,
+}
+
 /// A service's settings. A change takes effect with the next pool; buckets formed before keep theirs.
 ///
 /// Name the fields that differ and take the rest from the default: new fields may be added.
@@ -281,8 +294,14 @@ pub struct Policy {
     pub leases_in_flight: u32,
     /// What to do with a claim for more than `buckets_per_claim`. Default: clamp.
     pub over_ask: OverAsk,
-    /// How long a lease lasts without renewal or report: 1 ms to 30 days. Default 2 h.
+    /// How long a lease lasts without renewal: 1 ms to 30 days. Default 2 h.
     pub lease: Duration,
+    /// How long a lease may last in all, renewals included, as a multiple of `lease`: 1 to 1,000,000. 1: renewals add nothing.
+    /// Default 8. (In no case longer than [`Limits::LEASE_MS`].)
+    pub lease_total: u32,
+    /// Deadlines are spread over so many thousandths of `lease`, so that leases claimed at one moment do not end at one
+    /// moment: 0 (off) to 1,000. It only ever lengthens a lease. Default 125: an eighth.
+    pub expiry_spread: u32,
     /// How long a dead lease's reports are still taken before what is left is put back: 0 to 30 days. Default 15 min.
     pub grace: Duration,
     /// A seat unused for so long is deactivated: 1 ms or more. Default 24 h.
@@ -291,7 +310,16 @@ pub struct Policy {
     pub linger: Duration,
     /// Most subjects in a pool: 1 to 1,000,000. Default 18,000.
     pub pool_subjects: usize,
-    /// One claim in so many is served from the ordinary pool even when subjects put back are offered: 2 or more. Default 4.
+    /// No more subjects are kept ready than are taken in this time, once it is known how fast they are taken: 1 ms or more.
+    /// So a new priority acts within it. Default 1 h.
+    pub max_pool_age: Duration,
+    /// How long a subject should wait at most: 4 ms or more. Default 4 h. One that has waited a quarter of it is as urgent
+    /// as the urgent ones, one that has waited half of it goes before them; one that waits longer is overdue.
+    pub max_wait: Duration,
+    /// What becomes of a subject that is made urgent while it stands in a bucket. Default: moved, or offered again.
+    pub urgent: Urgent,
+    /// One claim in so many is served from the lower class even when the higher one has work, so that neither starves: 2 or
+    /// more. Default 4.
     pub ordinary_share: u32,
     /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
     pub max_depth: u16,
@@ -311,10 +339,15 @@ impl Default for Policy {
             leases_in_flight: 1_000,
             over_ask: OverAsk::Clamp,
             lease: Duration::from_secs(2 * 3_600),
+            lease_total: 8,
+            expiry_spread: 125,
             grace: Duration::from_secs(15 * 60),
             idle: Duration::from_secs(24 * 3_600),
             linger: Duration::from_millis(100),
             pool_subjects: 18_000,
+            max_pool_age: Duration::from_secs(3_600),
+            max_wait: Duration::from_secs(4 * 3_600),
+            urgent: Urgent::Again,
             ordinary_share: 4,
             max_depth: 0,
             keep_unmarked: true,
@@ -334,10 +367,14 @@ impl Policy {
             ((1..=1_024).contains(&self.buckets_per_claim), "buckets_per_claim", "1 to 1,024"),
             ((1..=1_000_000).contains(&self.leases_in_flight), "leases_in_flight", "1 to 1,000,000"),
             ((ms..=MONTH).contains(&self.lease), "lease", "1 ms to 30 days"),
+            ((1..=1_000_000).contains(&self.lease_total), "lease_total", "1 to 1,000,000"),
+            (self.expiry_spread <= 1_000, "expiry_spread", "0 to 1,000"),
             (self.grace <= MONTH, "grace", "0 to 30 days"),
             (self.linger <= MONTH, "linger", "0 to 30 days"),
             (self.idle >= ms, "idle", "1 ms or more"),
             ((1..=1_000_000).contains(&self.pool_subjects), "pool_subjects", "1 to 1,000,000"),
+            (self.max_pool_age >= ms, "max_pool_age", "1 ms or more"),
+            (self.max_wait >= 4 * ms, "max_wait", "4 ms or more"),
             (self.ordinary_share >= 2, "ordinary_share", "2 or more"),
             (self.panics_tolerated >= 1, "panics_tolerated", "1 or more"),
         ];

@@ -2,7 +2,7 @@
 //!
 //! No I/O, no clock, no allocation. The transition table and the argument for it are in `docs/protocol.md`.
 
-use crate::sync::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Subjects that one chunk word holds; its last bit says that it is closed.
 pub(crate) const CHUNK_BITS: usize = 63;
@@ -12,6 +12,12 @@ pub(crate) const CHUNKS: usize = 4;
 pub(crate) const BUCKET_MAX: usize = CHUNK_BITS * CHUNKS;
 
 const CLOSED: u64 = 1 << CHUNK_BITS;
+
+/// Bits of `Slot::place` that say how many subjects the bucket has; the rest say where they start.
+const LEN_BITS: u32 = 8;
+/// Most subjects that a pool can hold: 16,777,216.
+pub(crate) const POOL_MAX: usize = 1 << (u32::BITS - LEN_BITS);
+const _: () = assert!(BUCKET_MAX < 1 << LEN_BITS, "a bucket's length fits");
 
 const PHASE_SHIFT: u32 = 61;
 const OWNER_BITS: u32 = 26;
@@ -30,6 +36,25 @@ impl Mask {
         if let Some(word) = self.0.get_mut(place / CHUNK_BITS) {
             *word |= 1 << (place % CHUNK_BITS);
         }
+    }
+
+    /// One place.
+    pub(crate) fn of(place: usize) -> Self {
+        let mut mask = Self::default();
+        mask.insert(place);
+        mask
+    }
+
+    /// The places of either.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, bits)| *word |= bits);
+        self
+    }
+
+    /// The places that are not in `other`.
+    pub(crate) fn without(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, bits)| *word &= !bits);
+        self
     }
 
     pub(crate) fn has(&self, place: usize) -> bool {
@@ -181,6 +206,26 @@ pub(crate) struct Ended {
     pub(crate) left: Mask,
 }
 
+/// When a slot was claimed, in 32 bits of ms since its pool's birth: exact for 24 days, then to 16 ms, up to `TIME_MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moment(u32);
+
+impl Moment {
+    const COARSE: u32 = 1 << 31;
+    const COARSE_SHIFT: u32 = 4;
+
+    fn of(ms: u64) -> Self {
+        let exact = u32::try_from(ms).ok().filter(|ms| *ms < Self::COARSE);
+        let coarse = || u32::try_from(ms.min(TIME_MAX) >> Self::COARSE_SHIFT).unwrap_or(u32::MAX);
+        Self(exact.unwrap_or_else(|| Self::COARSE | coarse()))
+    }
+
+    fn ms(self) -> u64 {
+        let ms = u64::from(self.0 & !Self::COARSE);
+        if self.0 & Self::COARSE == 0 { ms } else { ms << Self::COARSE_SHIFT }
+    }
+}
+
 /// One bucket's place in a pool: a cache line.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -190,10 +235,10 @@ pub(crate) struct Slot {
     chunks: [AtomicU64; CHUNKS],
     /// The token's secret part.
     nonce: u128,
-    first: u32,
-    len: u16,
-    /// What the writer has put in the journal; only the writer touches it.
-    logged: AtomicU8,
+    /// Where its subjects start in the pool, and, in the last bits, how many there are.
+    place: u32,
+    /// When it was claimed, a `Moment`.
+    claimed: AtomicU32,
 }
 
 impl Slot {
@@ -203,20 +248,29 @@ impl Slot {
         Self::with(Snapshot::pack(Phase::Ready, 0, 0), first, len, nonce, Mask::first(len))
     }
 
-    /// A slot leased before a restart, with the subjects that were still owed.
-    pub(crate) fn leased(first: u32, len: usize, nonce: u128, owner: u32, deadline: u64, open: Mask) -> Self {
-        Self::with(Snapshot::pack(Phase::Leased, owner, deadline), first, len, nonce, open)
+    /// A slot claimed by `owner` at `at` before a restart, with the subjects that were still owed.
+    pub(crate) fn leased(
+        first: u32,
+        len: usize,
+        nonce: u128,
+        owner: u32,
+        (at, deadline): (u64, u64),
+        open: Mask,
+    ) -> Self {
+        let mut slot = Self::with(Snapshot::pack(Phase::Leased, owner, deadline), first, len, nonce, open);
+        slot.claimed = AtomicU32::new(Moment::of(at).0);
+        slot
     }
 
     fn with(state: Snapshot, first: u32, len: usize, nonce: u128, open: Mask) -> Self {
+        assert!((first as usize) < POOL_MAX, "a pool holds at most {POOL_MAX} subjects, not {first} and more");
         Self {
             state: AtomicU64::new(state.0),
             chunks: open.0.map(AtomicU64::new),
             nonce,
-            first,
             #[expect(clippy::cast_possible_truncation, reason = "at most BUCKET_MAX")]
-            len: len as u16,
-            logged: AtomicU8::new(0),
+            place: (first << LEN_BITS) | (len as u32),
+            claimed: AtomicU32::new(0),
         }
     }
 
@@ -226,12 +280,18 @@ impl Slot {
 
     /// Where its subjects stand in the pool.
     pub(crate) fn subjects(&self) -> std::ops::Range<usize> {
-        let first = self.first as usize;
-        first..first + usize::from(self.len)
+        let first = (self.place >> LEN_BITS) as usize;
+        first..first + self.len()
     }
 
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.len)
+        (self.place & ((1 << LEN_BITS) - 1)) as usize
+    }
+
+    /// When it was claimed, in ms since the pool's birth. Meaningful to who has seen it leased.
+    pub(crate) fn claimed(&self) -> u64 {
+        // ordering: Relaxed; written before the exchange in `claim`, which the caller's look at the state word acquired.
+        Moment(self.claimed.load(Ordering::Relaxed)).ms()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -240,9 +300,11 @@ impl Slot {
         Snapshot(self.state.load(Ordering::SeqCst))
     }
 
-    /// `Ready -> Leased`. False if the steward took the slot back first.
+    /// `Ready -> Leased`, at `at`. False if the steward took the slot back first.
     #[must_use]
-    pub(crate) fn claim(&self, owner: u32, deadline: u64) -> bool {
+    pub(crate) fn claim(&self, owner: u32, at: u64, deadline: u64) -> bool {
+        // ordering: Relaxed; the exchange publishes it. The cursor hands a slot to one claimer: no other writes here.
+        self.claimed.store(Moment::of(at).0, Ordering::Relaxed);
         let ready = Snapshot::pack(Phase::Ready, 0, 0);
         self.swap(ready, Snapshot::pack(Phase::Leased, owner, deadline))
     }
@@ -389,21 +451,42 @@ impl Slot {
             .compare_exchange(from.0, to.0, Ordering::SeqCst, Ordering::Acquire)
             .is_ok()
     }
-
-    /// What the writer noted last; the writer's alone.
-    pub(crate) fn logged(&self) -> u8 {
-        // ordering: Relaxed; one thread writes it; the steward only asks whether it may forget the pool.
-        self.logged.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_logged(&self, flag: u8) {
-        // ordering: Relaxed; see `logged`.
-        self.logged.store(self.logged() | flag, Ordering::Relaxed);
-    }
 }
 
 fn put(mask: &mut Mask, chunk: usize, bits: u64) {
     if let Some(word) = mask.0.get_mut(chunk) {
         *word = bits;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_one_cache_line() {
+        assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (64, 64));
+    }
+
+    #[test]
+    fn a_slot_knows_the_largest_place_and_length() {
+        let first = u32::try_from(POOL_MAX - BUCKET_MAX).unwrap();
+        let slot = Slot::new(first, BUCKET_MAX, 0);
+        assert_eq!((slot.subjects(), slot.len()), (POOL_MAX - BUCKET_MAX..POOL_MAX, BUCKET_MAX));
+    }
+
+    #[test]
+    fn the_moment_of_a_claim_is_exact_for_24_days_and_to_16_ms_after() {
+        for exact in [0, 1, 86_400_000, (1 << 31) - 1] {
+            assert_eq!(Moment::of(exact).ms(), exact);
+        }
+        for late in [1 << 31, (1 << 31) + 17, 1 << 33, TIME_MAX] {
+            let told = Moment::of(late).ms();
+            assert!(told <= late && late - told < 16, "{late} is told as {told}");
+        }
+        assert_eq!(Moment::of(u64::MAX), Moment::of(TIME_MAX));
+        let slot = Slot::new(0, 1, 0);
+        assert!(slot.claim(3, 77, 99));
+        assert_eq!((slot.claimed(), slot.snapshot().time()), (77, 99));
     }
 }

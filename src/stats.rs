@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::clock::utc;
 use crate::house::House;
 use crate::id::ClientId;
+use crate::link::Precedence;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
 use crate::registry::ServiceCore;
@@ -86,6 +87,8 @@ pub struct Faults {
     pub stale: u64,
     /// Claims for more than the cap.
     pub over_ask: u64,
+    /// Renewals of leases that had lasted as long as a lease may.
+    pub renewals_capped: u64,
     /// Claims refused: not registered, inactive, suspended, service not ready, hub busy.
     pub claims_refused: u64,
 }
@@ -100,6 +103,7 @@ impl AddAssign for Faults {
         self.conflicts += other.conflicts;
         self.stale += other.stale;
         self.over_ask += other.over_ask;
+        self.renewals_capped += other.renewals_capped;
         self.claims_refused += other.claims_refused;
     }
 }
@@ -195,8 +199,18 @@ pub struct ServiceStats {
     pub panics: u32,
     /// Tokens presented that belong to no client's lease.
     pub unknown_tokens: u64,
-    /// How long the oldest subject read but not yet offered has waited in memory.
+    /// How long the oldest subject that is not handed out has waited, of those in memory: those in the store are younger.
     pub oldest_wait: Duration,
+    /// The longest that a subject waited before it was handed out, since the hub was opened.
+    pub longest_wait: Duration,
+    /// Subjects that were handed out later than `Policy::max_wait` after they began to wait, since the hub was opened.
+    pub overdue: u64,
+    /// Time in which what is ready will have been taken, at the present rate; `None`: nothing is being taken.
+    pub pool_drain_time: Option<Duration>,
+    /// Urgent subjects moved out of buckets that waited, since the hub was opened.
+    pub moved: u64,
+    /// Extra work: urgent subjects handed out while another lease held them, since the hub was opened.
+    pub extra_work: u64,
 }
 
 impl ServiceStats {
@@ -223,6 +237,12 @@ pub struct HubStats {
     pub throttled_registrations: u64,
     /// Calls of clients that are not registered.
     pub not_registered: u64,
+    /// Registrations, activations and additions turned away since the queue was too full for them.
+    pub busy_newcomers: u64,
+    /// Claims turned away since the queue was too full for them, and evidence not kept.
+    pub busy_claims: u64,
+    /// Submits and administrators' decisions turned away since the queue was full.
+    pub busy_submits: u64,
     /// Bytes that wait for the writer.
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
@@ -272,6 +292,7 @@ fn faults(seat: &SeatCore) -> Faults {
         conflicts: counts.conflicts.value(),
         stale: counts.stale.value(),
         over_ask: counts.over_ask.value(),
+        renewals_capped: counts.renewals_capped.value(),
         claims_refused: counts.claims_refused.value(),
     }
 }
@@ -347,7 +368,12 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         abandoned_slots: counts.abandoned_slots.value(),
         panics: service.panics(),
         unknown_tokens: counts.unknown_tokens.value(),
-        oldest_wait: Duration::from_millis(if since == 0 { 0 } else { now.saturating_sub(since) }),
+        oldest_wait: Duration::from_millis(now.saturating_sub(since)),
+        longest_wait: Duration::from_millis(counts.longest_wait.value()),
+        overdue: counts.overdue.value(),
+        pool_drain_time: Some(counts.drain_ms.value()).filter(|ms| *ms != u64::MAX).map(Duration::from_millis),
+        moved: counts.moved.value(),
+        extra_work: counts.offered_again.value(),
     }
 }
 
@@ -365,6 +391,9 @@ pub(crate) fn of_hub(house: &House) -> HubStats {
         invalid_registrations: refused.invalid.value(),
         throttled_registrations: refused.throttled.value(),
         not_registered: refused.not_registered.value(),
+        busy_newcomers: house.link.turned_away(Precedence::Newcomer),
+        busy_claims: house.link.turned_away(Precedence::Claim),
+        busy_submits: house.link.turned_away(Precedence::Submit),
         queued_bytes: house.link.queued_bytes(),
         store_bytes: house.store.size_on_disk().unwrap_or(0),
     }

@@ -7,18 +7,24 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
+use crate::due::Due;
+use crate::error::StoreError;
+use crate::express::Express;
+use crate::fairness::{Drain, effective_class};
 use crate::intake::Reader;
 use crate::lease::Hold;
-use crate::link::Link;
+use crate::link::{Link, Precedence};
 use crate::people::{People, is_idle};
-use crate::pool::{Birth, LOGGED_ENDED, Pool, SubjectBuf, Terms};
+use crate::pool::{Birth, LOGGED_ENDED, Pool, Spot, SubjectBuf, Terms};
 use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
-use crate::service::{Policy, ServiceState};
-use crate::slot::{Cause, Mask, Phase};
+use crate::restore::Blocks;
+use crate::service::{Policy, ServiceState, Urgent};
+use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
+use crate::urgent::Rush;
 
 /// A slot that the cursor passed is taken back if no claim took it within this time of its pool's exhaustion.
 const ABANDON_MS: u64 = 1_000;
@@ -38,14 +44,39 @@ pub(crate) struct PutBack {
     pub(crate) left: Mask,
 }
 
+/// What the writer has for the steward.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    PutBack(PutBack),
+    /// Something became of these ranks.
+    Ranks {
+        service: u32,
+        fate: Fate,
+        ranks: Vec<u64>,
+    },
+}
+
+/// What became of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// It is urgent from here on.
+    Urgent,
+    /// Nothing is owed of it any more; it was deleted or withdrawn.
+    Gone,
+    /// It was urgent, and nothing is owed of it any more.
+    Settled,
+}
+
 /// What the steward knows of one service.
 #[derive(Debug)]
 struct Ward {
     reader: Reader,
+    rush: Rush,
+    drain: Drain,
+    /// Subjects cut into ordinary pools so far.
+    cut: u64,
     /// Put back, not yet in a front pool; oldest first.
     returned: VecDeque<SubjectBuf>,
-    /// Hub time since when the oldest of them has waited.
-    returned_since: u64,
     /// When a pool was first seen exhausted.
     exhausted: HashMap<u64, u64>,
     /// Multiplies the size of the next pool; grows when pools are eaten faster than they are formed.
@@ -61,12 +92,15 @@ pub(crate) struct Steward {
     registry: Arc<Registry>,
     people: Arc<People>,
     store: Arc<dyn Store>,
-    inbox: Arc<Stack<PutBack>>,
+    inbox: Arc<Stack<Errand>>,
     generations: Arc<Generations>,
     rng: ChaCha12Rng,
     wards: HashMap<u32, Ward>,
     /// Hub time of the last look at leases and seats.
     swept_at: Option<u64>,
+    /// Hub time of the beginning of the round of releases, and the releases in it.
+    round_at: u64,
+    released: usize,
     /// Settled pools kept for late repeats, oldest first, and their slots.
     settled: VecDeque<(u32, u64, usize)>,
     settled_slots: usize,
@@ -78,7 +112,7 @@ impl Steward {
         registry: Arc<Registry>,
         people: Arc<People>,
         store: Arc<dyn Store>,
-        inbox: Arc<Stack<PutBack>>,
+        inbox: Arc<Stack<Errand>>,
         generations: Arc<Generations>,
         rng: ChaCha12Rng,
     ) -> Self {
@@ -92,6 +126,8 @@ impl Steward {
             rng,
             wards: HashMap::new(),
             swept_at: None,
+            round_at: 0,
+            released: 0,
             settled: VecDeque::new(),
             settled_slots: 0,
         }
@@ -111,12 +147,20 @@ impl Steward {
         for service in &services {
             self.ward(service);
         }
-        let mut changed = self.take_in(&returned, now);
+        let mut changed = match self.take_in(&returned) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.link.poison(format!("store: {error}"));
+                return false;
+            }
+        };
         if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
             self.swept_at = Some(now);
+            let mut due = self.round(now);
             for service in &services {
-                changed |= self.sweep(service, now);
+                changed |= self.sweep(service, now, &mut due);
             }
+            changed |= self.release(due, now);
             changed |= self.retire_seats(now);
             for service in &services {
                 self.forget(service);
@@ -140,38 +184,77 @@ impl Steward {
         if lingering { Duration::from_millis(10) } else { PERIOD }
     }
 
-    /// Takes a service under care, with the leases that it brought from an earlier opening.
-    fn ward(&mut self, service: &ServiceCore) {
-        self.wards.entry(service.id).or_insert_with(|| {
-            let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
-            Ward {
-                reader: Reader::new(service.id, leased),
-                returned: VecDeque::new(),
-                returned_since: 0,
-                exhausted: HashMap::new(),
-                haste: 1,
-                lingering: false,
-            }
-        });
-    }
-
-    fn take_in(&mut self, returned: &[Arc<Node<PutBack>>], now: u64) -> bool {
-        for node in returned {
-            let PutBack { service, pool, index, left } = &node.value;
-            let Some(ward) = self.wards.get_mut(service) else { continue };
-            if ward.returned.is_empty() {
-                ward.returned_since = now;
-            }
-            let subjects = left.places().filter_map(|place| pool.subject(*index, place));
-            // What was deleted while a lease from before a restart held it has no name, and is owed to nobody.
-            ward.returned.extend(subjects.filter(|subject| !subject.is_nameless()).map(SubjectBuf::new));
+    /// Takes a service under care, with the leases and the urgent subjects that it brought from an earlier opening.
+    fn ward(&mut self, service: &Arc<ServiceCore>) {
+        if self.wards.contains_key(&service.id) {
+            return;
         }
-        !returned.is_empty()
+        let leased = service.leased_before.swap(None).map(|ranks| HashSet::clone(&ranks)).unwrap_or_default();
+        let mut ward = Ward::new(service.id, leased);
+        if let Some(urgent) = service.urgent_before.swap(None) {
+            for rank in &urgent.served {
+                ward.rush.add(*rank);
+            }
+            if !urgent.waiting.is_empty() {
+                let ranks = urgent.waiting.clone();
+                let errand = Errand::Ranks { service: service.id, fate: Fate::Urgent, ranks };
+                self.inbox.push(Arc::new(Node::new(errand)));
+                self.link.steward.raise();
+            }
+        }
+        for pool in service.live().iter() {
+            ward.rush.note(pool);
+        }
+        self.wards.insert(service.id, ward);
     }
 
-    /// Looks at every lease: releases what has been dead for its grace, then marks what is past its deadline. In this
-    /// order, so that a whole grace always passes between the two.
-    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64) -> bool {
+    fn take_in(&mut self, errands: &[Arc<Node<Errand>>]) -> Result<bool, StoreError> {
+        for node in errands {
+            match &node.value {
+                Errand::PutBack(put_back) => {
+                    if let Some(ward) = self.wards.get_mut(&put_back.service) {
+                        ward.take_back(put_back);
+                    }
+                }
+                Errand::Ranks { service, fate, ranks } => {
+                    let (Some(ward), Some(service)) = (self.wards.get_mut(service), self.registry.by_id(*service))
+                    else {
+                        continue;
+                    };
+                    match fate {
+                        Fate::Urgent => ward.make_urgent(&service, ranks, self.store.as_ref())?,
+                        Fate::Gone => ward.take_away(&service, ranks),
+                        Fate::Settled => ranks.iter().for_each(|rank| ward.rush.remove(*rank)),
+                    }
+                }
+            }
+        }
+        Ok(!errands.is_empty())
+    }
+
+    /// Room for the releases that are left in this round, which begins with its first release: a hub driven by hand may
+    /// sweep more than once in it.
+    fn round(&mut self, now: u64) -> Due {
+        if now >= self.round_at.saturating_add(millis(PERIOD)) {
+            self.released = 0;
+        }
+        Due::new(self.link.limits.releases_per_round.saturating_sub(self.released))
+    }
+
+    fn release(&mut self, due: Due, now: u64) -> bool {
+        let before = self.released;
+        if before == 0 {
+            self.round_at = now;
+        }
+        for (pool, index, owner) in due.into_oldest() {
+            self.released += usize::from(self.end(&pool, index, owner, Cause::Expired));
+        }
+        self.released > before
+    }
+
+    /// Looks at every lease: notes what has been dead for its grace, marks what is past its deadline. It is the one or the
+    /// other, so a whole grace always passes between the two.
+    fn sweep(&mut self, service: &Arc<ServiceCore>, now: u64, due: &mut Due) -> bool {
         let mut changed = false;
         let mut earliest = u64::MAX;
         let live = service.live();
@@ -183,7 +266,11 @@ impl Steward {
             let abandoned = self.is_abandoned(service, pool, now);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
-                if let Some(cause) = self.must_end(service, pool, seen, since_birth) {
+                if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
+                    due.offer(pool, index, seen.owner(), pool.born + seen.time());
+                    // If its turn does not come in this round.
+                    earliest = earliest.min(now + millis(PERIOD));
+                } else if let Some(cause) = self.must_end(service, seen) {
                     changed |= self.end(pool, index, seen.owner(), cause);
                 } else if seen.is_held() && slot.open().is_empty() {
                     changed |= self.end(pool, index, seen.owner(), Cause::Client);
@@ -194,7 +281,7 @@ impl Steward {
                     }
                     // The deadline of a live lease, the death of a dead one: a grace after it the subjects are free.
                     earliest = earliest.min(pool.born + slot.snapshot().time() + pool.terms.grace_ms);
-                } else if seen.is_final() && slot.logged() & LOGGED_ENDED == 0 {
+                } else if seen.is_final() && pool.logged(index) & LOGGED_ENDED == 0 {
                     // Whoever ended it may have stopped before it could say so.
                     pool.mark(index);
                     self.link.writer.raise();
@@ -210,19 +297,10 @@ impl Steward {
         changed
     }
 
-    /// Why a lease must end now, if it must.
-    fn must_end(
-        &self,
-        service: &ServiceCore,
-        pool: &Pool,
-        seen: crate::slot::Snapshot,
-        since_birth: u64,
-    ) -> Option<Cause> {
+    /// Why a lease must end now, whatever its deadline, if it must.
+    fn must_end(&self, service: &ServiceCore, seen: crate::slot::Snapshot) -> Option<Cause> {
         if !seen.is_held() {
             return None;
-        }
-        if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
-            return Some(Cause::Expired);
         }
         if service.state() == ServiceState::Revoked {
             return Some(Cause::Revoked);
@@ -265,7 +343,7 @@ impl Steward {
         let mut changed = false;
         for (_, seat) in &self.people.seats {
             // Room first: a retirement that could not be journaled waits for the next round.
-            if !is_idle(seat, now) || self.link.reserve(Pending::OVERHEAD).is_err() {
+            if !is_idle(seat, now) || self.link.reserve(Precedence::Newcomer, Pending::OVERHEAD).is_err() {
                 continue;
             }
             let (service, client) = (seat.service.id, seat.client.id.value());
@@ -310,44 +388,152 @@ impl Steward {
         }
     }
 
-    /// Forms the front pool and the next ordinary pool, where they are wanted.
-    fn form(&mut self, service: &Arc<ServiceCore>, now: u64) -> Result<bool, crate::error::StoreError> {
+    /// Forms the urgent, the front and the next ordinary pool, where they are wanted.
+    fn form(&mut self, service: &Arc<ServiceCore>, now: u64) -> Result<bool, StoreError> {
         let Some(ward) = self.wards.get_mut(&service.id) else { return Ok(false) };
         let mut formed = false;
+        let policy = service.policy();
         if service.state() == ServiceState::Active {
-            let policy = service.policy();
             let terms = Terms::of(&policy);
-            let birth = |generation| Birth { service: service.id, generation, born: now, terms };
-            if !ward.returned.is_empty() && service.wants_front() {
+            let generations = &self.generations;
+            let birth = || Birth { service: service.id, generation: generations.next(), born: now, terms };
+            let secret = &self.link.secret;
+            if ward.rush.waiting() > 0 && service.urgent.wants() {
+                let (subjects, origins) = ward.rush.cut(&mut self.rng);
+                let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
+                ward.rush.note(&pool);
+                publish(service, Some(&service.urgent), pool);
+                formed = true;
+            }
+            if !ward.returned.is_empty() && service.front.wants() {
                 let most = policy.pool_subjects.min(ward.returned.len());
                 let returned: Vec<SubjectBuf> = ward.returned.drain(..most).collect();
-                let birth = birth(self.generations.next());
-                let pool = Pool::cut(birth, &returned, &self.link.secret);
-                service.counts.pools_formed.add(1);
-                tracing::debug!(service = %service.name, subjects = most, "front pool published");
-                service.publish_front(Arc::new(pool));
+                publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &returned, secret)));
                 formed = true;
             }
             let wanted = service.wants_next();
             if wanted {
                 let window = ward.next_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
                 if !window.is_empty() {
-                    let birth = birth(self.generations.next());
-                    let pool = Pool::cut(birth, &window, &self.link.secret);
-                    service.counts.pools_formed.add(1);
-                    tracing::debug!(service = %service.name, subjects = window.len(), "pool published");
-                    service.publish_next(Arc::new(pool));
+                    ward.cut += window.len() as u64;
+                    publish(service, None, Arc::new(Pool::cut(birth(), &window, secret)));
                     formed = true;
                 }
             }
             ward.lingering = wanted && ward.reader.waiting() > 0;
         }
-        ward.publish_waiting(service);
+        ward.publish_waiting(service, &policy, now);
         Ok(formed)
     }
 }
 
+/// Publishes a pool: an express one, or the next ordinary one.
+fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
+    service.counts.pools_formed.add(1);
+    let (generation, buckets) = (pool.generation, pool.slots().len());
+    tracing::debug!(service = %service.name, generation, buckets, express = express.is_some(), "pool published");
+    match express {
+        Some(place) => service.publish_express(place, pool),
+        None => service.publish_next(pool),
+    }
+}
+
 impl Ward {
+    fn new(service: u32, leased: HashSet<u64>) -> Self {
+        Self {
+            reader: Reader::new(service, leased),
+            rush: Rush::default(),
+            drain: Drain::default(),
+            cut: 0,
+            returned: VecDeque::new(),
+            exhausted: HashMap::new(),
+            haste: 1,
+            lingering: false,
+        }
+    }
+
+    /// Subjects of one bucket come back: urgent ones to the urgent, all others to the front.
+    fn take_back(&mut self, put_back: &PutBack) {
+        let PutBack { pool, index, left, .. } = put_back;
+        let subjects = left.places().filter_map(|place| pool.subject(*index, place));
+        // What was deleted while a lease from before a restart held it has no name, and is owed to nobody.
+        for subject in subjects.filter(|subject| !subject.is_nameless()) {
+            let subject = SubjectBuf::new(subject);
+            if !self.rush.take_back(&subject, pool, *index) {
+                self.returned.push_back(subject);
+            }
+        }
+    }
+
+    /// Makes subjects urgent: takes them from where they wait; out of buckets that wait as the policy says.
+    fn make_urgent(&mut self, service: &ServiceCore, ranks: &[u64], store: &dyn Store) -> Result<(), StoreError> {
+        let mut wanted: HashSet<u64> = ranks.iter().copied().filter(|rank| self.rush.add(*rank)).collect();
+        let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| wanted.contains(&subject.rank));
+        self.returned = stay;
+        for subject in Vec::from(out).into_iter().chain(self.reader.take_out(&wanted)) {
+            wanted.remove(&subject.rank);
+            self.rush.push(subject, None);
+        }
+        let policy = service.policy().urgent;
+        for (rank, spots) in stand_in_buckets(service, &wanted) {
+            wanted.remove(&rank);
+            // Offered twice already: it stays so.
+            if let [spot] = spots.as_slice() {
+                self.hurry(service, spot, policy);
+            }
+        }
+        let next_rank = self.reader.next_rank();
+        let mut blocks = Blocks::default();
+        let mut unread: Vec<u64> = wanted.into_iter().filter(|rank| *rank >= next_rank).collect();
+        unread.sort_unstable();
+        for rank in unread {
+            let subject = blocks.subject(store, service.id, rank)?;
+            if service.plugin.reads(subject.key(), subject.body()) {
+                self.reader.skip(rank);
+                self.rush.push(subject, None);
+            }
+        }
+        // All others are on their way back from a bucket.
+        Ok(())
+    }
+
+    /// An urgent subject stands in a bucket: moves it out, or offers it again.
+    fn hurry(&mut self, service: &ServiceCore, spot: &Spot, policy: Urgent) {
+        let Some(slot) = spot.pool.slot(spot.index) else { return };
+        if policy != Urgent::Keep && slot.snapshot().phase() == Phase::Ready {
+            // The whole bucket comes back, and is sorted out then.
+            if slot.abandon() {
+                service.counts.moved.add(1);
+                spot.pool.mark(spot.index);
+                service.link.writer.raise();
+                return;
+            }
+        }
+        if policy == Urgent::Wait && slot.snapshot().phase() != Phase::Dead {
+            return;
+        }
+        if let Some(subject) = spot.pool.subject(spot.index, spot.place) {
+            spot.pool.share();
+            self.rush.push(SubjectBuf::new(subject), Some(spot.clone()));
+        }
+    }
+
+    /// Takes subjects away that are owed no more; buckets that wait come back without them.
+    fn take_away(&mut self, service: &ServiceCore, ranks: &[u64]) {
+        let gone: HashSet<u64> = ranks.iter().copied().collect();
+        self.returned.retain(|subject| !gone.contains(&subject.rank));
+        drop(self.reader.take_out(&gone));
+        for rank in ranks {
+            self.rush.remove(*rank);
+        }
+        for spot in stand_in_buckets(service, &gone).into_values().flatten() {
+            if spot.pool.slot(spot.index).is_some_and(Slot::abandon) {
+                spot.pool.mark(spot.index);
+                service.link.writer.raise();
+            }
+        }
+    }
+
     /// The subjects of the next ordinary pool; empty if there are none, or too few who may wait for companions.
     fn next_window(
         &mut self,
@@ -356,27 +542,66 @@ impl Ward {
         store: &dyn Store,
         rng: &mut ChaCha12Rng,
         now: u64,
-    ) -> Result<Vec<SubjectBuf>, crate::error::StoreError> {
+    ) -> Result<Vec<SubjectBuf>, StoreError> {
         // ordering: Relaxed; a size.
         let seats = service.active_seats.load(Ordering::Relaxed).max(1) as usize;
         let refill = seats.saturating_mul(10 * 2 * policy.bucket_subjects);
         if service.counts.starved.value() > 0 {
             self.haste = (self.haste * 2).min(64);
         }
-        let most = refill.saturating_mul(self.haste).min(policy.pool_subjects).max(policy.bucket_subjects);
+        self.drain.look(self.cut.saturating_sub(service.ready_subjects() as u64), now);
+        // Two pools are ready at a time, the one that is served and the next.
+        let soon = self.drain.within(millis(policy.max_pool_age) / 2).unwrap_or(usize::MAX);
+        let least = policy.bucket_subjects.saturating_mul(seats);
+        let most = refill.saturating_mul(self.haste).min(soon.max(least)).min(policy.pool_subjects);
+        let most = most.max(policy.bucket_subjects);
         service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
     }
 
-    /// Publishes how many subjects wait that no claim can reach yet: at least, while the store holds more.
-    fn publish_waiting(&self, service: &ServiceCore) {
+    /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
+    /// oldest has waited, of which class the oldest ordinary one is, and how long what is ready will last.
+    fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
         let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
-        counts.waiting.set((self.returned.len() + self.reader.waiting() + unread) as u64);
-        let returned = (!self.returned.is_empty()).then_some(self.returned_since);
-        let oldest = returned.into_iter().chain(self.reader.waiting_since()).min();
-        counts.oldest_wait_since.set(oldest.unwrap_or(0));
+        counts.waiting.set((self.rush.waiting() + self.returned.len() + self.reader.waiting() + unread) as u64);
+        let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
+        let returned = self.returned.front().map(|subject| subject.since);
+        let oldest = ordinary.into_iter().chain(returned).chain(self.rush.waiting_since()).min();
+        counts.oldest_wait_since.set(oldest.unwrap_or(u64::MAX));
+        let waited = ordinary.into_iter().chain(returned).min().map_or(0, |since| now.saturating_sub(since));
+        service.set_ordinary_class(effective_class(waited, millis(policy.max_wait)));
+        let ready = service.ready_subjects();
+        self.drain.look(self.cut.saturating_sub(ready as u64), now);
+        counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
+    }
+}
+
+/// The buckets in which subjects of these ranks are offered or owed.
+fn stand_in_buckets(service: &ServiceCore, wanted: &HashSet<u64>) -> HashMap<u64, Vec<Spot>> {
+    let mut found: HashMap<u64, Vec<Spot>> = HashMap::new();
+    if wanted.is_empty() {
+        return found;
+    }
+    for pool in service.live().iter() {
+        for (rank, spot) in pool.spots(wanted) {
+            if spot.is_responsible() {
+                found.entry(rank).or_default().push(spot);
+            }
+        }
+    }
+    found
+}
+
+/// Milliseconds until so many subjects are taken at so many a second.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is never negative")]
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn drain_ms(ready: usize, rate: f64) -> u64 {
+    match ready {
+        0 => 0,
+        _ if rate > 0.0 => (ready as f64 / rate * 1_000.0) as u64,
+        _ => u64::MAX,
     }
 }

@@ -1,7 +1,7 @@
 //! The one group-commit writer: takes what waits, journals it as a group, syncs once, resolves the tickets' durable half,
 //! applies the group to the store, resolves their visible half.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::pace::Gauge;
 use crate::people::People;
-use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool};
+use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
-    self, Added, ClientRecord, Conflict, Item, Keys, Leased, Record, Released, Reported, Restored, SeatRecord,
-    ServiceRecord, Withdrawn, key,
+    self, Added, Again, ClientRecord, Conflict, Item, Keys, Leased, Record, Released, Reported, Restored, SeatRecord,
+    ServiceRecord, Urgent, Withdrawn, key,
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
-use crate::steward::PutBack;
+use crate::steward::{Errand, Fate, PutBack};
 use crate::sync::Arc;
 use crate::ticket::{Durability, Intake};
 
@@ -79,7 +80,7 @@ pub(crate) struct Writer {
     link: Arc<Link>,
     registry: Arc<Registry>,
     people: Arc<People>,
-    inbox: Arc<Stack<PutBack>>,
+    inbox: Arc<Stack<Errand>>,
     log: Box<dyn Log>,
     applier: Applier,
     durability: Durability,
@@ -90,6 +91,7 @@ pub(crate) struct Writer {
     synced_at: u64,
     checkpoint: u64,
     spare: Vec<Group>,
+    gauge: Gauge,
 }
 
 impl Writer {
@@ -97,7 +99,7 @@ impl Writer {
         link: Arc<Link>,
         registry: Arc<Registry>,
         people: Arc<People>,
-        inbox: Arc<Stack<PutBack>>,
+        inbox: Arc<Stack<Errand>>,
         log: Box<dyn Log>,
         applier: Applier,
         durability: Durability,
@@ -118,6 +120,7 @@ impl Writer {
             synced_at,
             checkpoint,
             spare: Vec::new(),
+            gauge: Gauge::default(),
         }
     }
 
@@ -137,6 +140,9 @@ impl Writer {
             return false;
         }
         let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        if !waiting.is_empty() {
+            self.gauge.begin(&self.link.outflow, time.hub_ms);
+        }
         for node in waiting {
             self.draft_change(time, node);
         }
@@ -267,7 +273,11 @@ impl Writer {
             Phase::Leased | Phase::Dead => self.draft_lease(time, pool, index, slot),
             Phase::Done => {
                 self.draft_lease(time, pool, index, slot);
-                slot.note_logged(LOGGED_ENDED);
+                if pool.is_shared() && pool.logged(index) & LOGGED_ENDED == 0 {
+                    // Not its own reports alone may have ended it.
+                    self.draft_released(time, pool, index, Cause::Client, Vec::new());
+                }
+                pool.note_logged(index, LOGGED_ENDED);
             }
             Phase::Released => self.draft_end(time, service, pool, index, slot, seen.cause()),
         }
@@ -277,26 +287,34 @@ impl Writer {
     fn draft_lease(&mut self, time: GroupTime, pool: &Pool, index: usize, slot: &Slot) {
         let seen = slot.snapshot();
         let never_leased = seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
-        if slot.logged() & LOGGED_LEASED != 0 || never_leased {
+        if pool.logged(index) & LOGGED_LEASED != 0 || never_leased {
             return;
         }
         let Some(seat) = self.people.seats.get(seen.owner() as usize) else { return };
-        // The state word holds the deadline, or when it died; later phases no longer tell.
-        let began = match seen.phase() {
-            Phase::Leased | Phase::Dead => (pool.born + seen.time()).saturating_sub(pool.terms.lease_ms),
-            _ => time.hub_ms,
-        };
         let record = Record::Leased(Leased {
             service: pool.service,
             generation: pool.generation,
             slot: pool.number(index),
             client: seat.client.id.value(),
-            at: began.min(time.hub_ms),
+            at: pool.claimed_at(slot).min(time.hub_ms),
             ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
-            again: Vec::new(),
+            again: pool.origins(index).map(again).collect(),
         });
-        slot.note_logged(LOGGED_LEASED);
+        self.note_waits(pool, index, pool.claimed_at(slot).min(time.hub_ms));
+        pool.note_logged(index, LOGGED_LEASED);
         self.draft(time, &record);
+    }
+
+    /// Counts how long the subjects of a bucket waited before it was leased, and those that another lease held.
+    fn note_waits(&self, pool: &Pool, index: usize, began: u64) {
+        let Some(service) = self.registry.by_id(pool.service) else { return };
+        let (counts, max_wait) = (&service.counts, millis(service.policy().max_wait));
+        for subject in pool.bucket(index) {
+            let waited = began.saturating_sub(subject.since);
+            counts.overdue.add(u64::from(waited > max_wait));
+            counts.longest_wait.set(waited.max(counts.longest_wait.value()));
+        }
+        counts.offered_again.add(pool.origins(index).count() as u64);
     }
 
     fn draft_end(
@@ -308,31 +326,31 @@ impl Writer {
         slot: &Slot,
         cause: Cause,
     ) {
-        if slot.logged() & LOGGED_ENDED != 0 {
+        if pool.logged(index) & LOGGED_ENDED != 0 {
             return;
         }
-        slot.note_logged(LOGGED_ENDED);
+        pool.note_logged(index, LOGGED_ENDED);
         let left = slot.open();
         if cause != Cause::Abandoned {
             self.draft_lease(time, pool, index, slot);
             let ranks = left.places().filter_map(|place| pool.subject(index, place)).map(|subject| subject.rank);
-            let record = Record::Released(Released {
-                service: pool.service,
-                generation: pool.generation,
-                slot: pool.number(index),
-                cause,
-                ranks: ranks.collect(),
-            });
-            self.draft(time, &record);
+            self.draft_released(time, pool, index, cause, ranks.collect());
         }
         let put_back = PutBack { service: service.id, pool: Arc::clone(pool), index, left };
         // An abandoned slot alone makes no record; it still needs a draft to travel with.
         if self.drafts.is_empty() {
-            self.inbox.push(Arc::new(Node::new(put_back)));
+            self.return_subjects(put_back);
             self.link.steward.raise();
         } else if let Some(draft) = self.drafts.last_mut() {
             draft.put_back.push(put_back);
         }
+    }
+
+    fn draft_released(&mut self, time: GroupTime, pool: &Pool, index: usize, cause: Cause, ranks: Vec<u64>) {
+        let (service, generation, slot) = (pool.service, pool.generation, pool.number(index));
+        let owner = pool.slot(index).and_then(|slot| self.people.seats.get(slot.snapshot().owner() as usize));
+        let client = owner.map_or(0, |seat| seat.client.id.value());
+        self.draft(time, &Record::Released(Released { service, generation, slot, client, cause, ranks }));
     }
 
     fn draft_change(&mut self, time: GroupTime, node: Waiting) {
@@ -356,6 +374,9 @@ impl Writer {
             }
             Change::Withdrawn(part) => self.draft(time, &Record::Withdrawn(withdrawn(part))),
             Change::Restored(part) => self.draft(time, &Record::Restored(restored(part))),
+            Change::Urgent { service, ranks } => {
+                self.draft(time, &Record::Urgent(Urgent { service: *service, ranks: ranks.clone() }))
+            }
             Change::Reported(reports) | Change::Conflict(reports) => {
                 if let Some(slot) = reports.pool.slot(reports.index) {
                     self.draft_lease(time, &reports.pool, reports.index, slot);
@@ -481,34 +502,64 @@ impl Writer {
             service.counts.publish(self.applier.tally(service.id));
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
-        for effect in self.applier.take_effects() {
-            self.pass_on(effect);
-        }
+        self.pass_on_effects();
+        let mut bytes = 0;
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
                 self.link.give_back(node.permits);
+                bytes += node.permits as u64;
                 node.resolution.visible(intake);
             }
             for put_back in journaled.put_back.drain(..) {
-                self.inbox.push(Arc::new(Node::new(put_back)));
+                self.return_subjects(put_back);
             }
             if self.spare.len() < 4 {
                 self.spare.push(journaled.group);
             }
         }
+        let empty = self.link.queued_bytes() == 0;
+        self.gauge.note(&self.link.outflow, bytes, empty, self.link.clock.now());
         self.link.steward.raise();
     }
 
-    /// Tells those concerned what a record that was applied means for them.
-    fn pass_on(&self, effect: Effect) {
-        match effect {
-            Effect::Disagreed { service, client } => {
-                let client = self.people.client(client);
-                if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
-                    seat.counts.disagreements.add(1);
-                }
+    /// Hands subjects put back to the steward, but for those that are owed no more: deleted, withdrawn, or done by another.
+    fn return_subjects(&mut self, mut put_back: PutBack) {
+        let mut owed = Mask::default();
+        for place in put_back.left.places() {
+            let rank = put_back.pool.subject(put_back.index, place).map(|subject| subject.rank);
+            // If the store fails the hub is about to be poisoned; until then nothing is lost.
+            if rank.is_some_and(|rank| self.applier.is_owed(put_back.service, rank).unwrap_or(true)) {
+                owed.insert(place);
             }
-            Effect::Urgent { .. } | Effect::Gone { .. } => {}
+        }
+        put_back.left = owed;
+        self.inbox.push(Arc::new(Node::new(Errand::PutBack(put_back))));
+    }
+
+    /// Tells those concerned what the records that were applied mean for them.
+    fn pass_on_effects(&mut self) {
+        let mut ranks: BTreeMap<(u32, Fate), Vec<u64>> = BTreeMap::new();
+        for effect in self.applier.take_effects() {
+            let (service, fate, rank) = match effect {
+                Effect::Urgent { service, rank } => (service, Fate::Urgent, rank),
+                Effect::Gone { service, rank } => (service, Fate::Gone, rank),
+                Effect::Settled { service, rank } => (service, Fate::Settled, rank),
+                Effect::Disagreed { service, client } => {
+                    self.note_disagreement(service, client);
+                    continue;
+                }
+            };
+            ranks.entry((service, fate)).or_default().push(rank);
+        }
+        for ((service, fate), ranks) in ranks {
+            self.inbox.push(Arc::new(Node::new(Errand::Ranks { service, fate, ranks })));
+        }
+    }
+
+    fn note_disagreement(&self, service: u32, client: u64) {
+        let client = self.people.client(client);
+        if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
+            seat.counts.disagreements.add(1);
         }
     }
 
@@ -532,6 +583,14 @@ fn withdrawn(part: &WithdrawnPart) -> Withdrawn<'_> {
 fn restored(part: &RestoredPart) -> Restored<'_> {
     let RestoredPart { service, id, last, versions, subjects } = part;
     Restored { service: *service, id: *id, last: *last, versions, subjects }
+}
+
+fn again((place, origin): (usize, &Spot)) -> Again {
+    Again {
+        place: u16::try_from(place).unwrap_or(u16::MAX),
+        generation: origin.pool.generation,
+        slot: origin.pool.number(origin.index),
+    }
 }
 
 fn reported<'a>(reports: &Reports, items: &'a [u8], is_evidence: bool) -> Record<'a> {

@@ -63,7 +63,7 @@ impl Service for Plain {
     }
 
     fn policy(&self) -> Policy {
-        Policy { bucket_subjects: self.bucket, linger: Duration::ZERO, ..Policy::default() }
+        Policy { bucket_subjects: self.bucket, linger: Duration::ZERO, expiry_spread: 0, ..Policy::default() }
     }
 
     fn judge(&self, _subject: &u64, _report: &u32, _reporter: Reporter) -> Verdict {

@@ -439,7 +439,7 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     (
         "device.rs",
         &["Mutex", "thread::sleep"],
-        "the bytes of a memory disk: the writer's alone while a hub is open; opening waits for a file's lock",
+        "the bytes of a memory disk: the writer's, and who reads events; opening waits for a file's lock",
     ),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
@@ -549,7 +549,18 @@ fn locks_stand_only_where_they_are_named() {
     for (file, _, reason) in LOCKS {
         assert!(sources.contains_key(file) && !reason.is_empty(), "{file} is a named exception and must exist");
     }
-    for file in ["slot.rs", "pool.rs", "cursor.rs", "stack.rs", "permits.rs", "lease.rs", "link.rs", "ticket.rs"] {
+    for file in [
+        "slot.rs",
+        "pool.rs",
+        "cursor.rs",
+        "stack.rs",
+        "permits.rs",
+        "lease.rs",
+        "link.rs",
+        "pace.rs",
+        "notices.rs",
+        "ticket.rs",
+    ] {
         assert!(sources.contains_key(file) && LOCKS.iter().all(|(named, _, _)| *named != file), "{file} has no lock");
     }
 }

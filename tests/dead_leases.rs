@@ -3,7 +3,7 @@
 //! A slot that the cursor passed and no claim took (a claimer stopped between two instructions) cannot be made from
 //! outside; the steward's taking it back is tested in the crate, and here only that it never happens by itself.
 
-#[expect(dead_code, reason = "each test file uses a part of it")]
+#[allow(clippy::allow_attributes, dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::collections::HashSet;
@@ -343,4 +343,33 @@ fn without_a_grace_death_is_the_end() {
     assert_eq!(lease.submit(right(&owed)).unwrap().outcomes, vec![Outcome::Stale; 4]);
     assert_eq!(drain(&rig, &third), sorted(owed));
     rig.assert_adds_up();
+}
+
+/// R53: a lease is as old as its claim, whatever was renewed, and its cap counts from there, over a restart as well.
+#[test]
+fn renewals_and_restarts_do_not_make_a_lease_younger() {
+    let terms = || policy(|policy| (policy.lease, policy.grace, policy.lease_total) = (ms(LEASE), ms(GRACE), 2));
+    let rig = Rig::new(terms());
+    let seat = rig.seat(1);
+    rig.add(0..8);
+    rig.pass(2_000);
+    let token = one(&seat).into_token();
+    rig.pass(6_000);
+    assert_eq!(seat.renew(&token), Ok(ms(LEASE)));
+    rig.pass(6_000);
+    assert_eq!(seat.renew(&token), Ok(ms(8_000)), "two terms in all");
+    let ages = |rig: &Rig| rig.service.slow_buckets(Duration::ZERO).iter().map(|slow| slow.took).collect::<Vec<_>>();
+    assert_eq!(ages(&rig), [ms(12_000)]);
+    // Hub time goes on from the last record.
+    rig.add(8..9);
+    rig.hub.close().unwrap();
+
+    let again = Rig::on(&rig.disk, terms(), 1);
+    let seat = again.seat(1);
+    again.pass(1_000);
+    assert_eq!(ages(&again), [ms(13_000)], "time down does not count");
+    let capped = LeaseError::Capped { limit: ms(2 * LEASE), time_left: ms(LEASE - 1_000) };
+    assert_eq!(seat.renew(&token), Err(capped), "a restart gives one full term, no renewal more");
+    again.pass(LEASE - 1_000);
+    assert_eq!(seat.renew(&token), Err(LeaseError::Dead));
 }

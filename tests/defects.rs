@@ -37,7 +37,7 @@ impl Service for Check {
 }
 
 fn policy() -> Policy {
-    Policy { bucket_subjects: 3, lease: LEASE, grace: GRACE, ..Policy::default() }
+    Policy { bucket_subjects: 3, lease: LEASE, grace: GRACE, expiry_spread: 0, ..Policy::default() }
 }
 
 struct Shop {

@@ -16,7 +16,9 @@ use commissary::{
 };
 use serde::{Deserialize, Serialize};
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, name_of, report_all, reports};
+use common::{
+    Plain, Shop, assert_adds_up, claim, claim_nothing, claim_one, exact, name_of, report_all, reports, unranked,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -586,12 +588,15 @@ fn policy_takes_effect_with_the_next_pool_only() {
 fn settings_out_of_range_are_refused() {
     type Spoil = fn(&mut Policy);
     let (shop, service) = shop_with(0, |_| {});
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 12] = [
         ("bucket_subjects", |policy| policy.bucket_subjects = 0),
         ("bucket_subjects", |policy| policy.bucket_subjects = Limits::BUCKET_SUBJECTS + 1),
         ("buckets_per_claim", |policy| policy.buckets_per_claim = 0),
         ("leases_in_flight", |policy| policy.leases_in_flight = 1_000_001),
         ("lease", |policy| policy.lease = Duration::ZERO),
+        ("lease_total", |policy| policy.lease_total = 0),
+        ("lease_total", |policy| policy.lease_total = 1_000_001),
+        ("expiry_spread", |policy| policy.expiry_spread = 1_001),
         ("grace", |policy| policy.grace = Duration::MAX),
         ("idle", |policy| policy.idle = Duration::ZERO),
         ("ordinary_share", |policy| policy.ordinary_share = 1),
@@ -605,14 +610,14 @@ fn settings_out_of_range_are_refused() {
         let refused = shop.hub.register(Plain::with("other", spoil)).unwrap_err();
         assert!(matches!(&refused, RegisterServiceError::Policy { field: named, .. } if *named == field), "{refused}");
     }
-    assert_eq!(service.policy(), Policy::default());
+    assert_eq!(service.policy(), exact());
     assert_eq!(shop.hub.stats().services.len(), 1);
 }
 
 /// R37: with a full queue, changes of a service are refused and not made, not even for a moment.
 #[test]
 fn full_queue_refuses_changes_of_a_service_cleanly() {
-    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
+    let limits = unranked();
     let shop = Shop::open_with(limits);
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     shop.stock(&service, 8);
@@ -634,7 +639,7 @@ fn full_queue_refuses_changes_of_a_service_cleanly() {
     let refused = shop.hub.register(Plain::new("other")).unwrap_err();
     assert!(matches!(refused, RegisterServiceError::Hub(HubError::Busy { .. })), "{refused}");
     assert_eq!((service.state(), seat.state()), (ServiceState::Active, SeatState::Active));
-    assert_eq!(service.policy(), Policy::default());
+    assert_eq!(service.policy(), exact());
     assert_eq!(shop.hub.service_state("other"), None);
     assert_eq!(seat.leases().unwrap().len(), 1);
     shop.tick();

@@ -52,6 +52,9 @@ impl Service for Check {
             idle: Duration::from_millis(IDLE),
             linger: Duration::from_millis(LINGER),
             max_depth: DEPTH,
+            // The reference knows neither.
+            expiry_spread: 0,
+            lease_total: 1_000_000,
             ..Policy::default()
         }
     }

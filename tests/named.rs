@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use commissary::services::FollowerCheck;
 use commissary::{
-    ActivateError, Capability, ClaimError, HubStats, JsonError, LeaseError, Limits, NamedSeat, NamedService, Progress,
-    Revoke, ServiceHandle, ServiceState, SubjectState,
+    ActivateError, Capability, ClaimError, HubStats, JsonError, LeaseError, Limits, NamedSeat, NamedService, Policy,
+    Progress, Revoke, ServiceHandle, ServiceState, SubjectState,
 };
 use serde_json::{Value, json};
 
-use common::{Plain, Shop, assert_adds_up, name_of};
+use common::{Plain, Shop, assert_adds_up, exact, name_of};
 
 fn bytes(value: &Value) -> Vec<u8> {
     value.to_string().into_bytes()
@@ -42,7 +42,7 @@ fn claim_one(seat: &NamedSeat) -> (Value, Vec<Value>) {
 #[test]
 fn whole_cycle_runs_through_json() {
     let shop = Shop::open();
-    shop.hub.register(FollowerCheck::default()).unwrap();
+    shop.hub.register(FollowerCheck::with(Policy { max_depth: 1, ..exact() })).unwrap();
     let named = shop.hub.service("follower-check").unwrap();
     assert_eq!((named.id(), named.state()), ("follower-check", ServiceState::Active));
     let ticket = named.add(b"[11, 12, 13, 14, 15, 15]").unwrap();

@@ -10,7 +10,7 @@ use commissary::{
     MemoryDisk, Progress, RegisterClientError, Registration, Revoke, SeatState, ServiceState, TicketError,
 };
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports};
+use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports, unranked};
 
 fn at(wall_ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(wall_ms).expect("a moment within chrono's range")
@@ -396,7 +396,7 @@ fn deregistration_dropped_at_any_point_is_all_or_nothing() {
 /// the same call succeeds once there is room.
 #[test]
 fn full_queue_refuses_registrations_cleanly() {
-    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
+    let limits = unranked();
     let shop = Shop::open_with(limits);
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     shop.stock(&service, 8);
@@ -501,4 +501,29 @@ fn service_state_is_readable_without_registration() {
     assert_eq!(shop.hub.stats().clients, 0);
     shop.hub.close().unwrap();
     assert_eq!(shop.hub.service_state("plain"), Some(ServiceState::Active), "reads go on after the end");
+}
+
+/// G5: a newcomer refused for a full queue has taken nothing from the budgets: they are for those who get in.
+#[test]
+fn newcomers_refused_for_a_full_queue_pay_no_budget() {
+    let limits = Limits { newcomer_burst: 2, origin_burst: 2, ..unranked() };
+    let shop = Shop::open_with(limits);
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    let mut user = 100;
+    while service.add(&user).is_ok() {
+        user += 1;
+    }
+    let newcomer = |id: u64| shop.hub.register_client(&Registration::new(id, name_of(id)).origin(b"here"));
+    for id in 1..=10 {
+        let refused = newcomer(id).unwrap_err();
+        assert!(matches!(refused, RegisterClientError::Hub(HubError::Busy { .. })), "{refused}");
+    }
+    shop.tick();
+    assert!(newcomer(1).unwrap().new && newcomer(2).unwrap().new);
+    let queued = shop.hub.stats().queued_bytes;
+    assert!(matches!(newcomer(3).unwrap_err(), RegisterClientError::Throttled { limit: "origin_burst", .. }));
+    assert_eq!(shop.hub.stats().queued_bytes, queued, "the room of who was throttled is given back");
+    assert!(!newcomer(2).unwrap().new);
+    shop.tick();
+    assert_eq!(shop.hub.stats().queued_bytes, 0);
 }

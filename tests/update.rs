@@ -11,7 +11,7 @@ use commissary::{
     SeatStats, ServiceHandle, ServiceState, SubjectState,
 };
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports};
+use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports, unranked};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -536,7 +536,7 @@ fn too_large_submits_are_refused_whole() {
 /// room the same submit is taken whole. Claims and renewals need no room.
 #[test]
 fn full_queue_refuses_submits_before_anything_is_applied() {
-    let limits = Limits { queue_bytes: 4_096, ..Limits::default() };
+    let limits = unranked();
     let (shop, service) = shop_with(limits, 12);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);
@@ -551,8 +551,8 @@ fn full_queue_refuses_submits_before_anything_is_applied() {
         for refused in [lease.submit(reports(&lease, "ok")), lease.report(reports(&lease, "ok"))] {
             let LeaseError::Hub(busy) = refused.unwrap_err() else { panic!("not the hub's refusal") };
             assert!(busy.is_transient());
-            let HubError::Busy { queued, limit, retry_after } = busy else { panic!("{busy}") };
-            assert_eq!((queued, limit), (shop.hub.stats().queued_bytes, 4_096));
+            let HubError::Busy { queued, limit, rule, retry_after } = busy else { panic!("{busy}") };
+            assert_eq!((queued, limit, rule), (shop.hub.stats().queued_bytes, 4_096, "queue_bytes"));
             assert!(retry_after > Duration::ZERO);
         }
     }

@@ -41,7 +41,7 @@ impl Held {
     /// Takes, and checks that what is held fits. What is held is lowered before it is given back and raised after it was
     /// taken, so it is never more than what the permits count.
     fn take(&self, bytes: u64) -> bool {
-        let taken = self.permits.take(bytes);
+        let taken = self.permits.take(bytes, LIMIT);
         if taken {
             let held = self.bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
             assert!(held <= LIMIT || held == bytes, "{held} bytes held, the limit is {LIMIT}");

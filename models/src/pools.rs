@@ -62,7 +62,7 @@ impl Pool {
                 break;
             }
             for index in range {
-                if self.slots[index].claim(owner, 0) {
+                if self.slots[index].claim(owner, 0, 0) {
                     got += 1;
                     took(index);
                 }

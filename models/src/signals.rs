@@ -86,7 +86,7 @@ fn claim() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let range = shared.1.take(1, 1);
-            assert!(shared.2.claim(1, 1) && range == (0..1));
+            assert!(shared.2.claim(1, 0, 1) && range == (0..1));
             shared.0.raise();
         })
     };

@@ -127,7 +127,7 @@ fn overlap(one: Mask, other: Mask) -> Mask {
 
 /// A slot leased to `OWNER` until `DEADLINE`, in which `open` is owed.
 fn leased(len: usize, open: &[usize]) -> Arc<Slot> {
-    Arc::new(Slot::leased(0, len, 0, OWNER, DEADLINE, mask(open)))
+    Arc::new(Slot::leased(0, len, 0, OWNER, (0, DEADLINE), mask(open)))
 }
 
 fn spawn<T: Send + 'static>(slot: &Arc<Slot>, act: impl FnOnce(&Slot) -> T + Send + 'static) -> thread::JoinHandle<T> {
@@ -173,9 +173,9 @@ fn check_ended(slot: &Slot, all: Mask, reported: Mask, ends: &[Option<Ended>]) -
 /// Three claims of one slot: one wins, and the word names it.
 fn claims() {
     let slot = Arc::new(Slot::new(0, 1, 0));
-    let first = spawn(&slot, |slot| slot.claim(1, 11));
-    let second = spawn(&slot, |slot| slot.claim(2, 12));
-    let won = [slot.claim(3, 13), join(first), join(second)];
+    let first = spawn(&slot, |slot| slot.claim(1, 1, 11));
+    let second = spawn(&slot, |slot| slot.claim(2, 2, 12));
+    let won = [slot.claim(3, 3, 13), join(first), join(second)];
     assert_eq!(won.iter().filter(|won| **won).count(), 1, "one claim wins: {won:?}");
     let now = slot.snapshot();
     let winner = if won[0] {
@@ -193,7 +193,7 @@ fn claims() {
 fn claim_abandon() {
     let slot = Arc::new(Slot::new(0, 1, 0));
     let all = mask(&[0]);
-    let thread = spawn(&slot, move |slot| slot.claim(OWNER, DEADLINE).then(|| report(slot, all)));
+    let thread = spawn(&slot, move |slot| slot.claim(OWNER, 0, DEADLINE).then(|| report(slot, all)));
     let abandoned = slot.abandon();
     let claimed = join(thread);
     assert_ne!(abandoned, claimed.is_some(), "one of the two has it");

@@ -26,7 +26,7 @@ impl Applier {
     /// Withdraws results, and subjects that only they revealed.
     pub(super) fn withdraw(&mut self, at: At, record: &Withdrawn<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
-        let id = if record.id == 0 { at.position } else { record.id };
+        let id = record.id_at(at.position);
         let name = key::retraction(service, id);
         let mut sum = match self.get(&name)? {
             Some(bytes) => stored(record::decode("retraction", &bytes))?,
@@ -40,7 +40,7 @@ impl Applier {
         };
         // Subjects first: the results of those that go open no rounds.
         for gone in record::list::<KeyRecord<'_>>("key", record.subjects) {
-            sum.subjects += u64::from(self.withdraw_subject(at, service, id, gone.map_err(frame(at))?.key)?);
+            sum.subjects += u64::from(self.withdraw_subject(service, id, gone.map_err(frame(at))?.key)?);
         }
         for version in record::list::<VersionName<'_>>("version", record.versions) {
             let VersionName { key, number } = version.map_err(frame(at))?;
@@ -116,7 +116,7 @@ impl Applier {
         Ok(None)
     }
 
-    fn withdraw_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<bool, StoreError> {
+    fn withdraw_subject(&mut self, service: u32, id: u64, name: &[u8]) -> Result<bool, StoreError> {
         let subject_key = key::of(service, key::SUBJECT, name);
         let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
         let value = subject(&bytes)?;
@@ -127,7 +127,7 @@ impl Applier {
         }
         self.changes += 1;
         if value.open {
-            self.close_round(at, service, value.rank, name)?;
+            self.close_round(service, value.rank, name)?;
         }
         let tally = self.tally_mut(service);
         if value.round == 0 {
@@ -179,7 +179,7 @@ impl Applier {
         let (service, id) = (record.service, record.id);
         for version in record::list::<VersionName<'_>>("version", record.versions) {
             let VersionName { key, number } = version.map_err(frame(at))?;
-            self.restore_version(at, service, id, key, number)?;
+            self.restore_version(service, id, key, number)?;
         }
         for name in record::list::<KeyRecord<'_>>("key", record.subjects) {
             self.restore_subject(at, service, id, name.map_err(frame(at))?.key)?;
@@ -190,7 +190,7 @@ impl Applier {
         Ok(Intake::default())
     }
 
-    fn restore_version(&mut self, at: At, service: u32, id: u64, name: &[u8], number: u32) -> Result<(), StoreError> {
+    fn restore_version(&mut self, service: u32, id: u64, name: &[u8], number: u32) -> Result<(), StoreError> {
         let version_key = key::version(service, name, number);
         let Some(version_bytes) = self.get(&version_key)? else { return Ok(()) };
         let version: VersionValue<'_> = stored(record::decode("version", &version_bytes))?;
@@ -211,7 +211,7 @@ impl Applier {
         // The round that a retraction opened is needed no more; one that was asked for goes on.
         if value.open && value.reopened {
             if value.withdrawn == 0 {
-                self.close_round(at, service, value.rank, name)?;
+                self.close_round(service, value.rank, name)?;
                 self.tally_mut(service).done += 1;
             }
             (value.open, value.reopened) = (false, false);

@@ -161,7 +161,7 @@ impl Applier {
     /// A report that took effect: stores it if its subject is still owed, and takes in what it revealed.
     pub(super) fn report(&mut self, at: At, record: &Reported<'_>, item: &Item<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
-        if !self.settle(at, service, item.rank)? {
+        if !self.settle(service, item.rank)? {
             self.tally_mut(service).discarded += 1;
             return Ok(Intake::default());
         }
@@ -208,7 +208,7 @@ impl Applier {
     }
 
     /// Nothing is owed of a rank any more. False if nothing was.
-    fn settle(&mut self, at: At, service: u32, rank: u64) -> Result<bool, StoreError> {
+    fn settle(&mut self, service: u32, rank: u64) -> Result<bool, StoreError> {
         let Some(first) = self.block_of(service, rank)? else { return Ok(false) };
         self.dirty_blocks.insert((service, first));
         let owed = self.blocks.get_mut(&(service, first));
@@ -217,8 +217,9 @@ impl Applier {
         }
         if self.urgent.remove(&(service, rank)) {
             self.batch.insert(key::of(service, key::URGENT, &rank.to_be_bytes()), None);
-            self.end_again(at, service, rank)?;
+            self.effects.push(Effect::Settled { service, rank });
         }
+        self.end_again(service, rank)?;
         Ok(true)
     }
 
@@ -274,8 +275,8 @@ impl Applier {
     }
 
     /// Ends an open round without a result.
-    pub(super) fn close_round(&mut self, at: At, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
-        if self.settle(at, service, rank)? {
+    pub(super) fn close_round(&mut self, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
+        if self.settle(service, rank)? {
             self.note_gone(service, rank, name);
             self.effects.push(Effect::Gone { service, rank });
         }
@@ -375,7 +376,7 @@ impl Applier {
 
     fn delete_one(&mut self, at: At, service: u32, name: &[u8], value: &SubjectValue<'_>) -> Result<(), StoreError> {
         if value.open {
-            self.close_round(at, service, value.rank, name)?;
+            self.close_round(service, value.rank, name)?;
         }
         if value.round > 0 {
             self.blank(service, value.rank);

@@ -112,6 +112,16 @@ pub(crate) fn name_of(id: u64) -> String {
     format!("client_{id}")
 }
 
+/// The defaults, but for the spread of deadlines: tests count milliseconds.
+pub(crate) fn exact() -> Policy {
+    Policy { expiry_spread: 0, ..Policy::default() }
+}
+
+/// A queue that is full for everyone at once, at 4 KiB.
+pub(crate) fn unranked() -> Limits {
+    Limits { queue_bytes: 4_096, admit_newcomers_percent: 100, admit_claims_percent: 100, ..Limits::default() }
+}
+
 /// A service over numbers. The report `bad` is rejected, the report `panic` breaks the plugin, all others are accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Plain {
@@ -124,9 +134,9 @@ impl Plain {
         Self::with(id, |_| {})
     }
 
-    /// With some settings changed.
+    /// With some settings changed from [`exact`].
     pub(crate) fn with(id: &str, change: impl FnOnce(&mut Policy)) -> Self {
-        let mut policy = Policy::default();
+        let mut policy = exact();
         change(&mut policy);
         Self { id: id.to_owned(), policy }
     }

@@ -1,0 +1,334 @@
+//! Urgent subjects: offered at once, wherever they stand; first report wins; marks survive.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use commissary::{
+    Ask, Claim, Crash, Lease, Limits, Marked, Outcome, Policy, Seat, ServiceHandle, SubjectState, Urgent, UrgentError,
+};
+use common::{Plain, Shop, assert_adds_up, claim_nothing, claim_one, report_all};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn shop_with(policy: impl FnOnce(&mut Policy)) -> (Shop, ServiceHandle<Plain>) {
+    let shop = Shop::open();
+    let service = shop.hub.register(Plain::with("plain", policy)).unwrap();
+    (shop, service)
+}
+
+fn users(lease: &Lease<Plain>) -> Vec<u64> {
+    lease.subjects().collect()
+}
+
+/// Marks subjects urgent and lets that take effect; what was said of each.
+fn hurry(shop: &Shop, service: &ServiceHandle<Plain>, users: &[u64]) -> Vec<Marked> {
+    let (marked, _ticket) = service.prioritize(users).unwrap();
+    shop.tick();
+    marked
+}
+
+fn report(lease: &Lease<Plain>, user: u64, what: &str) -> Outcome {
+    lease.report([(user, what.to_owned())]).unwrap().outcomes.remove(0)
+}
+
+/// Everything that can still be claimed, reported; in the order it was handed out.
+fn drain(shop: &Shop, seat: &Seat<Plain>) -> Vec<u64> {
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        shop.settle();
+        while let Claim::Leased(grant) = seat.claim(Ask::one()).unwrap() {
+            for lease in grant {
+                seen.extend(users(&lease));
+                drop(lease.submit(lease.subjects().map(|user| (user, "late".to_owned()))).unwrap());
+            }
+            shop.settle();
+        }
+    }
+    seen
+}
+
+/// R29, R94: a subject that waits goes straight into an urgent bucket, without companions; marking it again changes nothing.
+#[test]
+fn a_waiting_subject_is_offered_at_once() {
+    let (shop, service) = shop_with(|policy| policy.pool_subjects = 8);
+    let seat = shop.seat(&service, 1);
+    shop.stock(&service, 2_000);
+    // Not read from the store yet, read but in no bucket yet, unknown.
+    assert_eq!(hurry(&shop, &service, &[1_999, 20, 5_000]), [Marked::Urgent, Marked::Urgent, Marked::Unknown]);
+    assert_eq!(hurry(&shop, &service, &[1_999, 20]), [Marked::Already, Marked::Already]);
+    let first = claim_one(&seat);
+    assert_eq!(users(&first).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([20, 1_999]), "two are a bucket");
+    report_all(&first);
+    shop.tick();
+    assert_eq!(service.prioritize(&[20]).unwrap().0.len(), 1);
+    assert!(matches!(hurry(&shop, &service, &[20])[0], Marked::Done { .. }));
+    let rest = drain(&shop, &seat);
+    assert_eq!(rest.len(), 1_998);
+    assert_eq!(rest.into_iter().collect::<BTreeSet<_>>().len(), 1_998, "no subject was offered twice");
+    assert_adds_up(&shop.hub);
+    assert_eq!(service.stats().extra_work, 0);
+}
+
+/// R95: out of a bucket that waits, an urgent subject is moved; its companions are offered as before, none twice.
+#[test]
+fn a_subject_in_a_bucket_that_waits_is_moved() {
+    let (shop, service) = shop_with(|_| {});
+    let seat = shop.seat(&service, 1);
+    shop.stock(&service, 40);
+    assert_eq!(hurry(&shop, &service, &[7, 8]), [Marked::Urgent; 2]);
+    let first = claim_one(&seat);
+    assert_eq!(users(&first).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([7, 8]));
+    report_all(&first);
+    let stats = service.stats();
+    assert!((1..=2).contains(&stats.moved), "two subjects out of one or two buckets: {}", stats.moved);
+    let rest = drain(&shop, &seat);
+    assert_eq!(rest.len(), 38);
+    assert_eq!(rest.into_iter().collect::<BTreeSet<_>>().len(), 38);
+    assert_eq!(service.stats().subjects_done, 40);
+    assert_adds_up(&shop.hub);
+}
+
+/// R96: a subject that a client holds is offered again; the first report wins and the other is told so, without a fault.
+#[test]
+fn a_held_subject_is_offered_again_and_the_first_report_wins() {
+    for urgent_first in [true, false] {
+        let (shop, service) = shop_with(|_| {});
+        let seats = shop.seats(&service, 2);
+        shop.stock(&service, 4);
+        let held = claim_one(&seats[0]);
+        assert_eq!(hurry(&shop, &service, &[3]), [Marked::Urgent]);
+        let again = claim_one(&seats[1]);
+        assert_eq!(users(&again), [3]);
+        let (first, second) = if urgent_first { (&again, &held) } else { (&held, &again) };
+        assert_eq!(report(first, 3, "same"), Outcome::Accepted);
+        shop.tick();
+        assert_eq!(report(second, 3, "same"), Outcome::AlreadyDone);
+        let stats = service.stats();
+        assert_eq!((stats.extra_work, stats.subjects_done, stats.discarded), (1, 1, 0));
+        assert_eq!(stats.faults, commissary::Faults::default());
+        drop(held.submit([1, 2, 4].map(|user| (user, "ok".to_owned()))).unwrap());
+        drop(again);
+        shop.tick();
+        assert_eq!(service.stats().subjects_done, 4);
+        assert_eq!(service.stats().work.buckets_held, 0);
+        assert_adds_up(&shop.hub);
+        claim_nothing(&seats[0]);
+        let again = shop.after(Crash::Process);
+        let service = again.hub.register(Plain::new("plain")).unwrap();
+        again.tick();
+        assert_eq!(service.stats().work.buckets_held, 0, "the journal ended both leases");
+        assert_adds_up(&again.hub);
+    }
+}
+
+/// R96: a second report that says something else is a conflict, kept as evidence.
+#[test]
+fn a_contradicting_report_on_the_other_lease_is_a_conflict() {
+    let (shop, service) = shop_with(|_| {});
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 4);
+    let held = claim_one(&seats[0]);
+    hurry(&shop, &service, &[3]);
+    let again = claim_one(&seats[1]);
+    assert_eq!(report(&again, 3, "yes"), Outcome::Accepted);
+    assert_eq!(report(&held, 3, "no"), Outcome::Conflict);
+    shop.tick();
+    assert_eq!(service.result(&3).unwrap().unwrap().report, "yes");
+}
+
+/// R96: under `Wait` a held subject stays with its holder until the lease is dead, and is then offered before all others.
+#[test]
+fn under_wait_a_held_subject_stays_with_its_holder() {
+    let (shop, service) = shop_with(|policy| policy.urgent = Urgent::Wait);
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 8);
+    let held = claim_one(&seats[0]);
+    let mine = users(&held);
+    hurry(&shop, &service, &mine[..1]);
+    let other = claim_one(&seats[1]);
+    assert!(users(&other).iter().all(|user| !mine.contains(user)), "nothing is offered again");
+    report_all(&other);
+    let _token = held.into_token();
+    shop.pass(2 * HOUR);
+    shop.pass(Duration::from_secs(15 * 60));
+    let back = claim_one(&seats[1]);
+    assert_eq!(users(&back), &mine[..1], "the urgent one first, alone");
+    report_all(&back);
+    assert_eq!(service.stats().extra_work, 0);
+    assert_eq!(drain(&shop, &seats[1]).len(), 3);
+    assert_adds_up(&shop.hub);
+}
+
+/// R97: in its grace a lease's subject is offered again; the old holder may still win.
+#[test]
+fn a_dead_lease_s_subject_is_offered_again() {
+    for policy in [Urgent::Again, Urgent::Wait, Urgent::Keep] {
+        let (shop, service) = shop_with(|p| p.urgent = policy);
+        let seats = shop.seats(&service, 2);
+        shop.stock(&service, 4);
+        let held = claim_one(&seats[0]);
+        shop.pass(2 * HOUR);
+        assert!(seats[0].leases().unwrap()[0].dead);
+        hurry(&shop, &service, &[2]);
+        let again = claim_one(&seats[1]);
+        assert_eq!(users(&again), [2], "{policy:?}");
+        assert_eq!(report(&held, 2, "old"), Outcome::Accepted);
+        assert_eq!(report(&again, 2, "old"), Outcome::AlreadyDone);
+        assert_adds_up(&shop.hub);
+    }
+}
+
+/// Where a subject stands when it is made urgent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stand {
+    Waiting,
+    Ready,
+    Leased,
+    Dead,
+    Done,
+}
+
+/// Who reports it, in which order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Reports {
+    HolderBefore,
+    HolderFirst,
+    UrgentFirst,
+    UrgentOnly,
+    Nobody,
+}
+
+/// R98: five states, three policies, reports before, during and after: one current record, extra work as many as were
+/// handed out twice, nothing lost, and the journal says the same.
+#[test]
+fn wherever_it_stands_and_whoever_reports_one_record_is_current() {
+    let stands = [Stand::Waiting, Stand::Ready, Stand::Leased, Stand::Dead, Stand::Done];
+    let orders =
+        [Reports::HolderBefore, Reports::HolderFirst, Reports::UrgentFirst, Reports::UrgentOnly, Reports::Nobody];
+    for stand in stands {
+        for policy in [Urgent::Again, Urgent::Wait, Urgent::Keep] {
+            for order in orders {
+                one_of_the_matrix(stand, policy, order);
+            }
+        }
+    }
+}
+
+fn one_of_the_matrix(stand: Stand, urgent: Urgent, order: Reports) {
+    let scene = format!("{stand:?}, {urgent:?}, {order:?}");
+    let (shop, service) = shop_with(|policy| {
+        policy.urgent = urgent;
+        policy.pool_subjects = 4;
+    });
+    let seats = shop.seats(&service, 3);
+    let n = if stand == Stand::Waiting { 24 } else { 4 };
+    shop.stock(&service, n);
+    let user = n;
+    let held = match stand {
+        Stand::Waiting | Stand::Ready => None,
+        Stand::Leased | Stand::Dead | Stand::Done => Some(claim_one(&seats[0])),
+    };
+    if stand == Stand::Done {
+        assert_eq!(report(held.as_ref().unwrap(), user, "x"), Outcome::Accepted, "{scene}");
+        shop.tick();
+    }
+    if stand == Stand::Dead {
+        shop.pass(2 * HOUR);
+    }
+    let (_, _ticket) = service.prioritize(&[user]).unwrap();
+    if order == Reports::HolderBefore
+        && let Some(held) = &held
+    {
+        // Reported before the mark takes effect.
+        report(held, user, "x");
+    }
+    shop.tick();
+    // Whoever claims now gets the urgent one first, if it is offered.
+    let again = match seats[1].claim(Ask::one()).unwrap() {
+        Claim::Leased(mut grant) => grant.pop().filter(|lease| users(lease).contains(&user)),
+        Claim::Empty(_) => None,
+    };
+    match order {
+        Reports::HolderBefore | Reports::Nobody => {}
+        Reports::HolderFirst => {
+            for lease in [&held, &again].into_iter().flatten() {
+                report(lease, user, "x");
+            }
+        }
+        Reports::UrgentFirst => {
+            for lease in [&again, &held].into_iter().flatten() {
+                report(lease, user, "x");
+            }
+        }
+        Reports::UrgentOnly => {
+            if let Some(lease) = &again {
+                report(lease, user, "x");
+            }
+        }
+    }
+    shop.tick();
+    // Under `Keep` it stays in the bucket that waits as well.
+    let twice = u64::from(again.is_some() && (held.is_some() || (stand == Stand::Ready && urgent == Urgent::Keep)));
+    assert_eq!(service.stats().extra_work, twice, "{scene}");
+    drop((held, again));
+    let _ = drain(&shop, &seats[2]);
+    let stats = service.stats();
+    assert_eq!((stats.subjects_done, stats.subjects_known, stats.discarded), (n, n, 0), "{scene}");
+    assert_eq!(service.result(&user).unwrap().unwrap().version, 1, "{scene}: one record");
+    assert_eq!((stats.work.buckets_held, stats.work.subjects_held), (0, 0), "{scene}");
+    assert!(stats.work.adds_up(), "{scene}: {:?}", stats.work);
+    claim_nothing(&seats[0]);
+    let again = Shop::on(shop.disk.after(Crash::Process).without_store(), shop.clock.clone(), Limits::default());
+    let service = again.hub.register(Plain::new("plain")).unwrap();
+    again.tick();
+    let replayed = service.stats();
+    assert_eq!((replayed.subjects_done, replayed.work.buckets_held), (n, 0), "{scene}: after a replay");
+    assert!(replayed.work.adds_up(), "{scene}: {:?}", replayed.work);
+    assert_eq!(replayed.work, stats.work, "{scene}: the journal knows all of it");
+}
+
+/// I7: marks survive a restart; of two leases on one subject the first report wins after it, too.
+#[test]
+fn marks_and_double_leases_survive_a_restart() {
+    let (shop, service) = shop_with(|policy| policy.pool_subjects = 4);
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 40);
+    let held = claim_one(&seats[0]);
+    let mine = users(&held)[0];
+    hurry(&shop, &service, &[mine, 39]);
+    let again = claim_one(&seats[1]);
+    let theirs = users(&again);
+    assert_eq!(theirs.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([mine, 39]));
+    hurry(&shop, &service, &[38]);
+    let (held, again) = (held.into_token(), again.into_token());
+    drop((seats, service));
+    let shop = shop.after(Crash::Process);
+    let service = shop.hub.register(Plain::with("plain", |policy| policy.pool_subjects = 4)).unwrap();
+    let seats = [1, 2].map(|id| shop.hub.client(id).unwrap().activate(&service).unwrap());
+    shop.settle();
+    let next = claim_one(&seats[0]);
+    assert_eq!(users(&next), [38], "urgent still; the others are not offered a third time");
+    report_all(&next);
+    let one = |user: u64| [(user, "x".to_owned())];
+    assert_eq!(seats[1].report(&again, one(mine)).unwrap().outcomes, [Outcome::Accepted]);
+    assert_eq!(seats[0].report(&held, one(mine)).unwrap().outcomes, [Outcome::AlreadyDone]);
+    assert_eq!(service.subject_state(&39).unwrap(), SubjectState::Pending);
+    assert_eq!(seats[1].submit(&again, one(39)).unwrap().outcomes, [Outcome::Accepted]);
+    assert_eq!(seats[0].release(&held).unwrap(), 3);
+    let _ = drain(&shop, &seats[0]);
+    assert_eq!(service.stats().subjects_done, 40);
+    assert_eq!(service.stats().discarded, 0);
+    assert_adds_up(&shop.hub);
+}
+
+/// A call names how many it takes.
+#[test]
+fn too_many_at_once_are_refused() {
+    let (_shop, service) = shop_with(|_| {});
+    let limit = Limits::URGENT_KEYS;
+    let keys: Vec<u64> = (0..=limit as u64).collect();
+    let refused = service.prioritize(&keys).unwrap_err();
+    assert!(matches!(refused, UrgentError::TooMany { keys, limit: l } if keys == limit + 1 && l == limit), "{refused}");
+}
