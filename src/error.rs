@@ -97,6 +97,10 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// The compaction that was asked for failed before it took effect. The journal and its store are as they were, and
+    /// opening without compacting goes on from there.
+    #[error("compaction failed, the journal is as it was: {0}")]
+    Compact(#[source] Box<OpenError>),
     /// The system gave no random bytes for the hub's secret.
     #[error("no entropy: {0}")]
     Entropy(String),

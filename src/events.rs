@@ -8,11 +8,12 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
 use crate::apply::At;
+use crate::archive::Records;
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::house::House;
 use crate::id::ClientId;
-use crate::journal::{Entry, Frames};
+use crate::journal::Entry;
 use crate::record::{self, DecodeError, FoundRecord, Item, KeyRecord, Record, SeatState, SubjectRecord, VersionName};
 use crate::service::{Key, Service, ServiceState, contain};
 use crate::slot::Cause;
@@ -370,23 +371,20 @@ impl EventKind {
 #[derive(Debug)]
 pub struct Events {
     /// None after an error.
-    frames: Option<Frames>,
+    records: Option<Records>,
     names: Names,
 }
 
 impl Events {
     pub(crate) fn open(house: &House, from: u64) -> Result<Self, ReadError> {
         // In this order: who is named in what can be read is known by then.
-        let frames = house.tail.frames(from)?;
-        Ok(Self { frames: Some(frames), names: Names(house.service_names()) })
+        let records = Records::open(&house.tail, from)?;
+        Ok(Self { records: Some(records), names: Names(house.service_names()) })
     }
 
     fn advance(&mut self) -> Result<Option<Event>, ReadError> {
-        let Some(frames) = &mut self.frames else { return Ok(None) };
-        match frames.next()? {
-            Some(entry) => self.names.event(&entry).map(Some),
-            None => Ok(None),
-        }
+        let Some(records) = &mut self.records else { return Ok(None) };
+        records.next(|entry| self.names.event(&entry))
     }
 }
 
@@ -396,7 +394,7 @@ impl Iterator for Events {
     fn next(&mut self) -> Option<Self::Item> {
         let event = self.advance().transpose();
         if !matches!(event, Some(Ok(_))) {
-            self.frames = None;
+            self.records = None;
         }
         event
     }
@@ -409,13 +407,15 @@ pub(crate) fn each_record(
     house: &House,
     mut visit: impl FnMut(At, Record<'_>) -> Result<(), DecodeError>,
 ) -> Result<(), ReadError> {
-    let mut frames = house.tail.frames(house.tail.base())?;
-    while let Some(Entry { position, time, kind, body, .. }) = frames.next()? {
-        if Record::is_known(kind) {
-            let visited = Record::decode(kind, body).and_then(|record| visit(At { position, time }, record));
-            visited.map_err(|error| ReadError::Record { position, what: error.to_string() })?;
+    let mut records = Records::all(&house.tail)?;
+    let mut read = |Entry { position, time, kind, body, .. }: Entry<'_>| {
+        if !Record::is_known(kind) {
+            return Ok(());
         }
-    }
+        let visited = Record::decode(kind, body).and_then(|record| visit(At { position, time }, record));
+        visited.map_err(|error| ReadError::Record { position, what: error.to_string() })
+    };
+    while records.next(&mut read)?.is_some() {}
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 //!
 //! The layouts are described in `docs/format.md`; values are postcard.
 
+use std::hash::Hasher;
+
 use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
@@ -18,6 +21,13 @@ pub(crate) struct DecodeError {
 fn undecodable(what: &'static str) -> impl FnOnce(postcard::Error) -> DecodeError {
     move |why| DecodeError { what, why: why.to_string() }
 }
+
+/// The kind of a [`Snapshot`].
+pub(crate) const SNAPSHOT: u8 = 20;
+/// The kind of a [`Past`].
+pub(crate) const PAST: u8 = 21;
+/// Stands for a kind in a [`Past`]: records up to its position were dropped for their age.
+pub(crate) const GAP: u8 = 0;
 
 /// One change, as the journal holds it. The truth: the store is what applying these, in order, makes.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +47,8 @@ pub(crate) enum Record<'a> {
     Marked(Keys<'a>),
     Withdrawn(Withdrawn<'a>),
     Restored(Restored<'a>),
+    Snapshot(Snapshot<'a>),
+    Past(Past<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -239,12 +251,12 @@ pub(crate) struct Tombstone {
     pub(crate) wall_ms: i64,
     /// Of the frame that deleted it: what stands before it about the subject is to be erased.
     pub(crate) position: u64,
+    /// The service's next rank then: reports on ranks before it are on a life of the subject that is over.
+    pub(crate) next_rank: u64,
 }
 
 /// What a tombstone knows of a key: SipHash-2-4-128 under a fixed key, so that two hubs agree and no key can be read from it.
 pub(crate) fn subject_hash(subject: &[u8]) -> [u8; 16] {
-    use siphasher::sip128::{Hasher128, SipHasher24};
-    use std::hash::Hasher;
     let mut hasher = SipHasher24::new_with_key(b"commissary/grave");
     hasher.write(subject);
     hasher.finish128().as_bytes()
@@ -271,6 +283,39 @@ pub(crate) struct Restored<'a> {
     /// A list of [`KeyRecord`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) subjects: &'a [u8],
+}
+
+/// A part of the store as it was when the journal was compacted; all parts together are the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Snapshot<'a> {
+    /// It is the first part.
+    pub(crate) first: bool,
+    /// It is the last part.
+    pub(crate) last: bool,
+    /// A list of [`StoredPair`], in key order.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) pairs: &'a [u8],
+}
+
+/// A record from before the journal was compacted, less what was erased. It is there to be read and changes nothing: what
+/// it did is in the snapshot. Its group's time is the time of its first group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Past<'a> {
+    /// Where its frame was.
+    pub(crate) position: u64,
+    /// Its kind; never this one, nor a snapshot's.
+    pub(crate) kind: u8,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
+}
+
+/// A key and its value, as the store holds them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredPair<'a> {
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) value: &'a [u8],
 }
 
 /// A subject as it came in.
@@ -407,12 +452,14 @@ impl<'a> Record<'a> {
             Self::Marked(_) => 13,
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
+            Self::Snapshot(_) => SNAPSHOT,
+            Self::Past(_) => PAST,
         }
     }
 
     /// Whether records of this kind are decoded here.
     pub(crate) fn is_known(kind: u8) -> bool {
-        (1..=15).contains(&kind)
+        matches!(kind, 1..=15 | SNAPSHOT | PAST)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -430,6 +477,8 @@ impl<'a> Record<'a> {
             Self::Rerun(record) | Self::Deleted(record) | Self::Marked(record) => append(out, record),
             Self::Withdrawn(record) => append(out, record),
             Self::Restored(record) => append(out, record),
+            Self::Snapshot(record) => append(out, record),
+            Self::Past(record) => append(out, record),
         }
     }
 
@@ -450,6 +499,8 @@ impl<'a> Record<'a> {
             13 => Self::Marked(decode("marked record", bytes)?),
             14 => Self::Withdrawn(decode("withdrawn record", bytes)?),
             15 => Self::Restored(decode("restored record", bytes)?),
+            SNAPSHOT => Self::Snapshot(decode("snapshot record", bytes)?),
+            PAST => Self::Past(decode("past record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -738,6 +789,11 @@ pub(crate) mod key {
         Some((subject, small_number(number)?))
     }
 
+    /// What kind of value the key names.
+    pub(crate) fn tag(key: &[u8]) -> Option<u8> {
+        key.get(PREFIX - 1).copied()
+    }
+
     /// What follows the prefix.
     pub(crate) fn rest(key: &[u8]) -> &[u8] {
         key.get(PREFIX..).unwrap_or_default()
@@ -812,6 +868,8 @@ mod tests {
                 found: b"f",
             }),
             Record::Restored(Restored { service: 1, id: 2, last: true, versions: b"v", subjects: b"s" }),
+            Record::Snapshot(Snapshot { first: true, last: false, pairs: b"pairs" }),
+            Record::Past(Past { position: u64::MAX, kind: 7, body: &items }),
         ];
         for record in records {
             let mut bytes = Vec::new();
@@ -822,6 +880,13 @@ mod tests {
             assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");
         }
         assert_eq!(list::<Item<'_>>("item", &items).collect::<Vec<_>>(), [Ok(item)]);
+    }
+
+    #[test]
+    fn subject_hash_is_what_the_format_says() {
+        let hex = |key: &[u8]| subject_hash(key).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        assert_eq!(hex(b""), "6c9d2a1f35610e8cbc7e57c0c73bfcc7");
+        assert_eq!(hex(b"123456789"), "19d87c3505b350c892aec24c9488aa0e");
     }
 
     #[test]

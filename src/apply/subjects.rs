@@ -400,7 +400,8 @@ impl Applier {
             }
             self.batch.insert(version, None);
         }
-        let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position };
+        let next_rank = self.tally_mut(service).next_rank;
+        let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position, next_rank };
         self.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
         Ok(())
     }
