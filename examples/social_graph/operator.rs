@@ -14,6 +14,8 @@ const DISAGREEMENTS: u64 = 12;
 /// ... nor unless that is so many times as often as with anyone else. (Where a liar checks an honest worker's results,
 /// these seem wrong as well: some of everyone's are not confirmed.)
 const TIMES: f64 = 3.0;
+/// Reports that count as right beforehand: a worker with few more than these has no rate to speak of.
+const FEW: u64 = 500;
 /// Results of which a deletion names so many at a time.
 const PAGE: usize = 1_024;
 
@@ -72,7 +74,7 @@ impl<'a> Operator<'a> {
     /// Somebody was found out, or enough was checked to say that there is nobody.
     pub(crate) fn is_satisfied(&self) -> bool {
         let users = self.shop.graph.users().len() as u64;
-        self.case.is_some() || self.crowd.liar().is_none() || self.sampled >= (users / 2).max(6_000)
+        self.case.is_some() || self.crowd.liar().is_none() || self.sampled >= (users * 2).max(20_000)
     }
 
     /// Whose results others confirm far more rarely than anyone else's.
@@ -92,7 +94,7 @@ impl<'a> Operator<'a> {
     fn rate(&self, id: u64) -> f64 {
         let seats = [self.shop.following.seat_stats(id), self.shop.dm.seat_stats(id)];
         let reported: u64 = seats.iter().flatten().map(|seat| seat.work.subjects_reported).sum();
-        self.disagreements(id) as f64 / reported.max(1) as f64
+        self.disagreements(id) as f64 / (reported + FEW) as f64
     }
 
     /// Bars a worker and withdraws everything it reported. What is left undone by that goes back to the others.

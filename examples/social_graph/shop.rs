@@ -117,10 +117,10 @@ impl Asked for FollowingCheck {
         Some(UserList { users: vec![user], complete: true })
     }
 
-    /// Leaves out half of those whom the user follows; names others instead, some of whom do not exist.
+    /// Leaves out half of those whom the user follows; names others instead, one of whom does not exist.
     fn lie(graph: &Graph, user: u64, dice: &mut Dice) -> UserList {
         let mut users: Vec<u64> = graph.followed_by(user).iter().copied().filter(|_| dice.once_in(2)).collect();
-        users.extend([dice.pick(graph.users()), graph.nobody(dice), graph.nobody(dice)]);
+        users.extend([dice.pick(graph.users()), graph.nobody(dice)]);
         users.retain(|other| *other != user);
         users.sort_unstable();
         users.dedup();
