@@ -136,7 +136,8 @@ impl<S: Service> ServiceHandle<S> {
         keys::send(&self.core.link, self.core.id, Decision::Rerun, keys)
     }
 
-    /// Puts subjects to work that were discovered too deep for it. Their depth stays: what they reveal lies deeper still.
+    /// Puts subjects to work that were discovered too deep for it. Their depth stays: what they reveal lies deeper still. A
+    /// marked subject counts as added by hand, also if it was to be worked on before: no retraction takes it away.
     ///
     /// The ticket's [`Intake`]: `added` are marked now; `duplicates` were marked before, are withdrawn or not known.
     ///

@@ -276,6 +276,10 @@ impl Hub {
     /// What happened, from a position of the journal on: 0, or where an earlier walk ended ([`Event::next`](crate::Event::next)),
     /// or where a ticket or a finding points to. It ends at the journal's end of this moment.
     ///
+    /// Events from before a [compaction](crate::Compact) keep their positions; those about subjects that were deleted name
+    /// them no more, or are gone. Where older ones were dropped for their age, a walk that begins before says so
+    /// ([`ReadError::Lagged`]).
+    ///
     /// # Errors
     ///
     /// [`ReadError::Lagged`], [`ReadError::BeyondEnd`], [`ReadError::NotAPosition`], [`ReadError::Journal`].

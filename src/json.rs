@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ use crate::id::LeaseToken;
 use crate::intake;
 use crate::keys;
 use crate::lease::{LeaseView, Submitted};
+use crate::lists;
 use crate::people::SeatCore;
 use crate::registry::ServiceCore;
 use crate::results;
@@ -24,6 +26,10 @@ use crate::seat::Seat;
 use crate::service::{Service, ServiceState, Subject, contain};
 use crate::sync::Arc;
 use crate::ticket::Ticket;
+
+/// Elements of a page if nothing else is asked for, and at most.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1_000;
 
 /// What the hub can ask of a plugin without knowing its types. Implemented for every [`Service`].
 pub(crate) trait Plugin: Send + Sync {
@@ -35,6 +41,9 @@ pub(crate) trait Plugin: Send + Sync {
     fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError>;
     fn result_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Option<Value>, JsonError>;
     fn history_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Value, JsonError>;
+    fn as_of_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn results_by_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError>;
+    fn unmarked_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError>;
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError>;
     fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError>;
     fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError>;
@@ -62,6 +71,38 @@ struct AskBody {
 #[serde(deny_unknown_fields)]
 struct TokenBody {
     token: LeaseToken,
+}
+
+/// `{"key": key, "moment": "2024-01-31T12:00:00Z"}`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AsOfBody<K> {
+    key: K,
+    moment: DateTime<Utc>,
+}
+
+/// `{"client": 7, "from": "...", "to": "...", "after": key, "limit": 100}`; `after` and `limit` are optional
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResultsByBody<K> {
+    client: u64,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    after: Option<K>,
+    limit: Option<usize>,
+}
+
+/// `{"after": key, "limit": 100}`, both optional
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageBody<K> {
+    after: Option<K>,
+    limit: Option<usize>,
+}
+
+/// Elements of a page: what was asked for, at most.
+fn page_limit(limit: Option<usize>) -> usize {
+    limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
 }
 
 impl<S: Service> Plugin for S {
@@ -96,6 +137,27 @@ impl<S: Service> Plugin for S {
     fn history_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Value, JsonError> {
         let key: <S::Subject as Subject>::Key = serde_json::from_slice(key)?;
         Ok(serde_json::to_value(history::history::<S>(house.store.as_ref(), core, &key)?)?)
+    }
+
+    fn as_of_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Option<Value>, JsonError> {
+        let body: AsOfBody<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        let version = history::as_of::<S>(house.store.as_ref(), core, &body.key, body.moment)?;
+        Ok(version.map(serde_json::to_value).transpose()?)
+    }
+
+    fn results_by_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError> {
+        let body: ResultsByBody<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        let (window, limit) = (body.from..body.to, page_limit(body.limit));
+        let (store, after) = (house.store.as_ref(), body.after.as_ref());
+        let (versions, next) = history::by_client::<S>(store, core, body.client, &window, after, limit)?;
+        Ok(json!({ "versions": serde_json::to_value(versions)?, "next": serde_json::to_value(next)? }))
+    }
+
+    fn unmarked_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError> {
+        let body: PageBody<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        let (store, limit) = (house.store.as_ref(), page_limit(body.limit));
+        let (subjects, next) = lists::unmarked::<S>(store, core, body.after.as_ref(), limit)?;
+        Ok(json!({ "subjects": serde_json::to_value(subjects)?, "next": serde_json::to_value(next)? }))
     }
 
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError> {
@@ -250,6 +312,41 @@ impl NamedService {
     pub fn history(&self, key: &[u8]) -> Result<Value, JsonError> {
         self.measure(key)?;
         self.core.plugin.history_json(&self.house, &self.core, key)
+    }
+
+    /// What held on a subject at a moment: `{"key", "moment"}`, the moment as in RFC 3339. One version as in
+    /// [`history`](Self::history). See [`ServiceHandle::as_of`](crate::ServiceHandle::as_of).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn as_of(&self, body: &[u8]) -> Result<Option<Value>, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.as_of_json(&self.house, &self.core, body)
+    }
+
+    /// A page of what a client reported within a window: `{"client", "from", "to", "after", "limit"}`, the last two optional
+    /// (from the start; 100, and at most 1,000). Answers `{"versions", "next"}`: versions as in [`history`](Self::history),
+    /// and the key to go on from, null at the end. See [`ServiceHandle::results_by`](crate::ServiceHandle::results_by).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn results_by(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.results_by_json(&self.house, &self.core, body)
+    }
+
+    /// A page of subjects that are known and not marked for work: `{"after", "limit"}`, both optional (from the start; 100,
+    /// and at most 1,000). Answers `{"subjects", "next"}`: subjects, and the key to go on from, null at the end. See
+    /// [`ServiceHandle::unmarked`](crate::ServiceHandle::unmarked).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn unmarked(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.unmarked_json(&self.house, &self.core, body)
     }
 
     /// Activates a client for the service.

@@ -633,7 +633,7 @@ pub(crate) struct SubjectValue<'a> {
     pub(crate) round: u32,
     /// The last round is open: it waits, or is being worked on. Of a withdrawn subject: it was when it was withdrawn.
     pub(crate) open: bool,
-    /// The open round was opened by a retraction, which left no result in force.
+    /// The open round was opened because a retraction left no result in force: it ends when one comes back.
     pub(crate) reopened: bool,
     /// The retraction that took the subject away; 0: none did.
     pub(crate) withdrawn: u64,

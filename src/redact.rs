@@ -274,6 +274,47 @@ mod tests {
         }
     }
 
+    /// R32: a report that comes after the deletion is one on the life that is over if its rank was given before: on a lease
+    /// that was out, or once more on a rank that was settled. Then it goes, whoever has the key now.
+    #[test]
+    fn late_reports_on_the_deleted_go_by_their_rank() {
+        let store = store();
+        let mut redaction = Redaction::load(&store).unwrap();
+        let mut left = |kind, position, key: &[u8], rank| {
+            let mut items = Vec::new();
+            let found = b"";
+            let kept = Item {
+                place: 0,
+                rank: 7,
+                depth: 0,
+                round: 1,
+                key: b"kept",
+                report: b"r",
+                found,
+                beyond: found,
+                too_deep: 0,
+            };
+            kept.append_to(&mut items);
+            Item { place: 1, rank, key, ..kept }.append_to(&mut items);
+            let reported = Reported { service: SERVICE, generation: 1, slot: 1, client: 1, items: &items };
+            let body = redaction.record(position, kind, &record::encode(&reported)).unwrap().unwrap().into_owned();
+            let items = record::decode::<Reported<'_>>("reported", &body).unwrap().items;
+            record::list::<Item<'_>>("item", items).count() - 1
+        };
+        for kind in [7, 9] {
+            for (position, key, rank, stays) in [
+                (200, &b"back"[..], 49, 0),
+                (200, b"back", 50, 1),
+                (100, b"back", 50, 0),
+                (200, b"gone", 49, 0),
+                (200, b"gone", 50, 0),
+                (200, b"kept", 49, 1),
+            ] {
+                assert_eq!(left(kind, position, key, rank), stays, "{kind} {position} {rank}");
+            }
+        }
+    }
+
     fn left_of(list: &[u8]) -> u64 {
         record::list::<KeyRecord<'_>>("key", list).count() as u64
     }

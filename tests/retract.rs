@@ -495,3 +495,92 @@ fn many_results_are_withdrawn_in_parts_by_a_hub_with_threads() {
     assert_eq!((after.subjects_known, after.subjects_done, after.withdrawn), (before.subjects_known, reported, 0));
     hub.close().unwrap();
 }
+
+/// R57: a subject that was taken away and added again has its result back as soon as the retraction is undone, and is not
+/// worked on once more for want of one; who works on it all the same is answered as accepted.
+#[test]
+fn restored_result_is_in_force_on_a_subject_that_was_added_again() {
+    let (shop, service) = open();
+    let (honest, liar) = (shop.seat(&service, HONEST), shop.seat(&service, LIAR));
+    service.add_all([1]).unwrap();
+    work(&shop, &liar, 1, &[10, 11, 12]);
+    for user in 10..=12 {
+        work(&shop, &honest, user, &[1]);
+    }
+    let done = service.retract_all(LIAR).unwrap();
+    assert_eq!(counts(&done), (1, 1, 0, 3, 0));
+    service.add_all([10]).unwrap();
+    work(&shop, &honest, 1, &[11, 12]);
+    work(&shop, &honest, 12, &[]);
+    let mut held = take(&shop, &honest);
+    assert_eq!(held.len(), 2);
+    assert_eq!(states(&service, [10, 11]), [SubjectState::Pending; 2]);
+    assert_eq!((list(&service, 10), list(&service, 12)), (None, Some((HONEST, vec![]))));
+
+    assert_eq!(service.restore(done.id).unwrap(), done);
+    assert_eq!(states(&service, [1, 10, 11, 12]), [SubjectState::Done; 4]);
+    assert_eq!([10, 11].map(|user| list(&service, user)), [Some((HONEST, vec![1])), Some((HONEST, vec![1]))]);
+    assert_eq!(list(&service, 12), Some((HONEST, vec![])), "what came since stays");
+    let history = service.history(&10).unwrap();
+    assert_eq!(history.iter().map(|version| version.withdrawn).collect::<Vec<_>>(), [false]);
+    report(&shop, &held.remove(&10).unwrap(), &[99]);
+    assert_eq!((list(&service, 10), state(&service, 99)), (Some((HONEST, vec![1])), SubjectState::Unknown));
+    let stats = service.stats();
+    assert_eq!((stats.subjects_done, stats.subjects_known, stats.withdrawn, stats.discarded), (4, 4, 0, 1));
+    drop(service.rerun(&[10]).unwrap());
+    work(&shop, &honest, 10, &[2]);
+    assert_eq!(list(&service, 10), Some((HONEST, vec![2])));
+    let rebuilt = Shop::on(shop.disk.without_store(), shop.clock.clone(), commissary::Limits::default());
+    assert_eq!(reads(&rebuilt.hub.register(shallow(u16::MAX)).unwrap()), reads(&service));
+}
+
+/// R57: a subject that was kept unmarked anew keeps its results when the retraction is undone: they are in force once it is
+/// marked.
+#[test]
+fn restored_result_waits_for_a_subject_that_is_unmarked_now() {
+    let shop = Shop::open();
+    let service = shop.hub.register(shallow(1)).unwrap();
+    let (honest, liar) = (shop.seat(&service, HONEST), shop.seat(&service, LIAR));
+    service.add_all([1, 2]).unwrap();
+    work(&shop, &liar, 1, &[10]);
+    work(&shop, &honest, 10, &[20]);
+    let done = service.retract_all(LIAR).unwrap();
+    work(&shop, &honest, 2, &[11]);
+    work(&shop, &honest, 11, &[10]);
+    assert_eq!(state(&service, 10), SubjectState::Unmarked);
+    service.restore(done.id).unwrap();
+    assert_eq!((state(&service, 10), list(&service, 10)), (SubjectState::Unmarked, None));
+    drop(service.mark(&[10]).unwrap());
+    shop.tick();
+    assert_eq!((state(&service, 10), list(&service, 10)), (SubjectState::Pending, Some((HONEST, vec![20]))));
+    work(&shop, &honest, 10, &[21]);
+    assert_eq!(list(&service, 10), Some((HONEST, vec![21])));
+    assert_eq!(service.history(&10).unwrap().len(), 2);
+    assert_adds_up(&shop.hub);
+}
+
+/// R57: who marks a subject wants it: it stays when the reports that revealed it are withdrawn, whether it was marked while
+/// it was too deep or afterwards.
+#[test]
+fn marked_subject_stays() {
+    let shop = Shop::open();
+    let service = shop.hub.register(shallow(0)).unwrap();
+    let liar = shop.seat(&service, LIAR);
+    service.add_all([1]).unwrap();
+    work(&shop, &liar, 1, &[10, 11]);
+    drop(service.mark(&[10]).unwrap());
+    shop.tick();
+    assert_eq!(states(&service, [10, 11]), [SubjectState::Pending, SubjectState::Unmarked]);
+    let done = service.retract_all(LIAR).unwrap();
+    assert_eq!((counts(&done), state(&service, 10)), ((1, 1, 0, 1, 0), SubjectState::Pending));
+
+    let (shop, service) = open();
+    let liar = shop.seat(&service, LIAR);
+    service.add_all([1]).unwrap();
+    work(&shop, &liar, 1, &[10, 11]);
+    let ticket = service.mark(&[10]).unwrap();
+    shop.tick();
+    assert_eq!(ticket.wait_visible().unwrap().duplicates, 1, "it was to be worked on before");
+    assert_eq!(counts(&service.retract_all(LIAR).unwrap()), (1, 1, 0, 1, 0));
+    assert_eq!(states(&service, [10, 11]), [SubjectState::Pending, SubjectState::Unknown]);
+}

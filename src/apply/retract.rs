@@ -103,7 +103,12 @@ impl Applier {
     }
 
     /// Takes the last version before `number` that holds away from its place among the past ones.
-    fn take_standing(&mut self, service: u32, name: &[u8], number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn take_standing(
+        &mut self,
+        service: u32,
+        name: &[u8],
+        number: u32,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         for below in (1..number).rev() {
             let version_key = key::version(service, name, below);
             let Some(bytes) = self.get(&version_key)? else { continue };

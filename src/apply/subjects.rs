@@ -57,7 +57,7 @@ impl Applier {
                 // Known and not to be worked on: from here on it is.
                 self.tally_mut(service).unmarked -= 1;
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
-                self.open_round(at, service, SubjectValue { depth, ..value }, found.key, found.body);
+                self.open_first_round(at, service, &SubjectValue { depth, ..value }, found.key, found.body)?;
             }
             _ if self.is_full(service) => {
                 self.tally_mut(service).cut_by_budget += 1;
@@ -67,6 +67,8 @@ impl Applier {
             Some(value) => {
                 let value = self.begin_anew(service, found.key, SubjectValue { depth, ..value })?;
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
+                // With the results that it had, if they come back, it needs no round.
+                let value = SubjectValue { reopened: value.versions > 0, ..value };
                 self.open_round(at, service, value, found.key, found.body);
             }
             None => self.open_round(at, service, SubjectValue::new(depth), found.key, found.body),
@@ -113,6 +115,21 @@ impl Applier {
         self.put(name, &value);
         self.batch.insert(key::of(service, key::UNMARKED, found.key), Some(found.body.to_vec()));
         self.tally_mut(service).unmarked += 1;
+        Ok(())
+    }
+
+    /// Opens a round of a subject that was unmarked. A result that it had once is in force again, if it holds.
+    fn open_first_round(
+        &mut self,
+        at: At,
+        service: u32,
+        value: &SubjectValue<'_>,
+        name: &[u8],
+        body: &[u8],
+    ) -> Result<(), StoreError> {
+        let standing = self.take_standing(service, name, value.versions.saturating_add(1))?;
+        let current = standing.as_deref().map(|bytes| stored(record::decode("version", bytes))).transpose()?;
+        self.open_round(at, service, SubjectValue { current, ..value.clone() }, name, body);
         Ok(())
     }
 
@@ -343,7 +360,13 @@ impl Applier {
     pub(super) fn mark(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
         self.for_keys(at, record, |applier, name, value| {
-            if value.round > 0 || value.withdrawn != 0 {
+            if value.withdrawn != 0 {
+                return Ok(false);
+            }
+            if value.depth > 0 {
+                applier.batch.insert(key::of(service, key::BY_HAND, name), Some(Vec::new()));
+            }
+            if value.round > 0 {
                 return Ok(false);
             }
             let unmarked = key::of(service, key::UNMARKED, name);
@@ -352,7 +375,7 @@ impl Applier {
             let tally = applier.tally_mut(service);
             tally.unmarked -= 1;
             tally.known += 1;
-            applier.open_round(at, service, value, name, &body);
+            applier.open_first_round(at, service, &value, name, &body)?;
             Ok(true)
         })
     }
