@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, Owed, Record, Released, Reported, SeatRecord,
-    SeatState, SeatTally, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
+    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released, Reported,
+    SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Store};
@@ -135,7 +135,11 @@ impl Applier {
         for (service, value) in services(applier.store.as_ref())? {
             let tally = applier.store.get(&key::of(service, key::TALLY, &[]))?;
             let tally = tally.map(|bytes| stored(record::decode("tally", &bytes))).transpose()?;
-            applier.tallies.insert(service, tally.unwrap_or_default());
+            let tally: ServiceTally = tally.unwrap_or_default();
+            if tally.late > 0 {
+                applier.twice.insert(service);
+            }
+            applier.tallies.insert(service, tally);
             applier.services.insert(service, value);
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
                 applier.leases.insert((service, generation, slot), lease);
@@ -179,6 +183,11 @@ impl Applier {
         Ok(())
     }
 
+    /// Goes on with the same store, as it is counted for the writer.
+    pub(crate) fn go_on_with(&mut self, store: Arc<dyn Store>) {
+        self.store = store;
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.standing
     }
@@ -216,11 +225,12 @@ impl Applier {
             Record::Boot(boot) => self.standing.boot = boot.number,
             Record::Service(service) => self.service(&service),
             Record::Client(client) => self.client(at, &client)?,
-            Record::Seat(seat) => self.seat(&seat)?,
+            Record::Seat(seat) => self.seat(at, &seat)?,
             Record::Added(added) => intake = self.take_in(at, added.service, 0, added.subjects)?,
-            Record::Leased(leased) => self.leased(leased)?,
+            Record::Leased(leased) => self.leased(at, leased)?,
             Record::Reported(reported) => intake = self.reported(at, &reported)?,
             Record::Released(released) => self.released(at, &released)?,
+            Record::Late(late) => intake = self.late(at, &late)?,
             Record::Conflict(conflict) => self.conflict(&conflict)?,
             Record::Urgent(urgent) => self.urgent(at, &urgent)?,
             Record::Rerun(keys) => intake = self.rerun(at, &keys)?,
@@ -231,6 +241,7 @@ impl Applier {
             Record::Snapshot(snapshot) => self.snapshot(&snapshot).map_err(frame)?,
             // What it did is in the snapshot.
             Record::Past(_) => {}
+            Record::Level(level) => self.level(at, &level)?,
         }
         self.erase_for_record();
         Ok(intake)
@@ -247,7 +258,7 @@ impl Applier {
             self.put(key::of(service, key::TALLY, &[]), &self.tally(service));
         }
         for (service, client) in std::mem::take(&mut self.dirty_seats) {
-            if let Some(seat) = self.seats.get(&(service, client)).copied() {
+            if let Some(seat) = self.seats.get(&(service, client)).cloned() {
                 self.put(key::of(service, key::SEAT, &client.to_be_bytes()), &seat);
             }
         }
@@ -358,8 +369,22 @@ impl Applier {
         Ok(())
     }
 
-    fn seat(&mut self, record: &SeatRecord) -> Result<(), ApplyError> {
-        self.seat_mut(record.service, record.client)?.state = record.state;
+    fn seat(&mut self, at: At, record: &SeatRecord) -> Result<(), ApplyError> {
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.state = record.state;
+        if record.state == SeatState::Active {
+            let now = Some(at.time.wall_ms);
+            seat.times.first_activated = seat.times.first_activated.or(now);
+            (seat.times.last_activated, seat.times.last_access) = (now, now);
+        }
+        Ok(())
+    }
+
+    fn level(&mut self, at: At, record: &LevelRecord<'_>) -> Result<(), ApplyError> {
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.level = record.level;
+        seat.why = Some(record.why.to_owned());
+        seat.level_at = at.time.hub_ms;
         Ok(())
     }
 
@@ -370,15 +395,16 @@ impl Applier {
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let bytes = self.store.get(&key::of(service, key::SEAT, &client.to_be_bytes()))?;
                 let value = bytes.map(|bytes| stored(record::decode("seat", &bytes))).transpose()?;
-                let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
-                Ok(entry.insert(value.unwrap_or(fresh)))
+                Ok(entry.insert(value.unwrap_or_else(SeatValue::fresh)))
             }
         }
     }
 
-    fn leased(&mut self, record: Leased) -> Result<(), ApplyError> {
+    fn leased(&mut self, at: At, record: Leased) -> Result<(), ApplyError> {
         let Leased { service, generation, slot, client, at: began, ranks, again } = record;
-        let tally = &mut self.seat_mut(service, client)?.tally;
+        let seat = self.seat_mut(service, client)?;
+        seat.times.last_access = Some(at.time.wall_ms);
+        let tally = &mut seat.tally;
         tally.buckets_assigned += 1;
         tally.subjects_assigned += ranks.len() as u64;
         let name = (service, generation, slot);
@@ -437,8 +463,34 @@ impl Applier {
             }
             intake = intake.plus(self.report(at, record, &item)?);
         }
-        self.seat_mut(record.service, record.client)?.tally.subjects_reported += reported;
+        let seat = self.seat_mut(record.service, record.client)?;
+        seat.tally.subjects_reported += reported;
+        seat.times.last_access = Some(at.time.wall_ms);
         self.end_if_empty(at, name)?;
+        Ok(intake)
+    }
+
+    /// Reports on subjects that the lease owes no more, and that others had not reported.
+    fn late(&mut self, at: At, record: &Reported<'_>) -> Result<Intake, ApplyError> {
+        let service = record.service;
+        let mut intake = Intake::default();
+        let mut taken = 0;
+        for item in record::list::<Item<'_>>("item", record.items) {
+            let item = item.map_err(|error| ApplyError::Frame { position: at.position, what: error.to_string() })?;
+            taken += 1;
+            intake = intake.plus(self.report(at, record, &item)?);
+            let holders =
+                self.leases.iter().filter(|(name, lease)| name.0 == service && lease.ranks.contains(&item.rank));
+            let holders: Vec<_> = holders.map(|((_, generation, slot), _)| (*generation, *slot)).collect();
+            self.again.entry((service, item.rank)).or_default().extend(holders);
+            self.end_again(service, item.rank)?;
+        }
+        // The lease of whoever holds such a subject may be journaled only after this.
+        self.twice.insert(service);
+        self.tally_mut(service).late += taken;
+        let tally = &mut self.seat_mut(service, record.client)?.tally;
+        tally.subjects_assigned += taken;
+        tally.subjects_reported += taken;
         Ok(intake)
     }
 
@@ -460,7 +512,11 @@ impl Applier {
         }
         let client = lease.client;
         self.dirty_leases.insert(name);
-        self.seat_mut(record.service, client)?.tally.subjects_put_back += put_back;
+        let seat = self.seat_mut(record.service, client)?;
+        seat.tally.subjects_put_back += put_back;
+        if record.cause == Cause::Client {
+            seat.times.last_access = Some(at.time.wall_ms);
+        }
         Ok(self.end_if_empty(at, name)?)
     }
 

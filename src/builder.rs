@@ -27,6 +27,8 @@ use crate::registry::{Generations, Registry};
 use crate::service::contain;
 use crate::stack::Stack;
 use crate::steward::Steward;
+use crate::storage::DiskMeter;
+use crate::store::counted::Role;
 use crate::store::{MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::Arc;
 use crate::ticket::{CLASS_SYNC, Durability};
@@ -360,6 +362,8 @@ impl Builder {
         store: &Arc<dyn Store>,
         report: &mut OpenReport,
     ) -> Result<State, Failure> {
+        let disk = DiskMeter::over(Arc::clone(store));
+        let store = disk.store(Role::Opening);
         let stands = apply::standing(store.as_ref())?;
         let header = Journal::header(device.as_mut()).map_err(JournalError::Io)?;
         let refounded = header.filter(|header| header.refounded);
@@ -370,7 +374,7 @@ impl Builder {
         }
         let standing = stands.unwrap_or_default();
         report.store_position = standing.position;
-        let mut applier = Applier::load(Arc::clone(store))?;
+        let mut applier = Applier::load(store)?;
         let bytes = device.len().map_err(JournalError::Io)?;
         if bytes == 0 {
             if standing.position > 0 && !self.accept_missing_journal {
@@ -378,7 +382,7 @@ impl Builder {
             }
             let journal = Journal::create(device, standing.position, self.clock.wall_ms())?;
             (report.journal_base, report.journal_end) = (standing.position, standing.position);
-            return Ok(State { journal, applier, store: Arc::clone(store), resume_at: standing.hub_ms });
+            return Ok(State { journal, applier, disk, resume_at: standing.hub_ms });
         }
         // What is replayed into the store must not be less durable than the store will be.
         device.sync().map_err(JournalError::Io)?;
@@ -409,7 +413,7 @@ impl Builder {
         }
         drop(applier.take_effects());
         let resume_at = scan.last_time.map_or(0, |time| time.hub_ms).max(standing.hub_ms);
-        Ok(State { journal, applier, store: Arc::clone(store), resume_at })
+        Ok(State { journal, applier, disk, resume_at })
     }
 
     /// Does the journal begin where the store ends, or before?
@@ -439,10 +443,11 @@ impl Builder {
     /// Compacts what was opened, if that was asked for.
     fn compacted(&self, place: &Place, state: State, report: &mut OpenReport) -> Result<State, OpenError> {
         let Some(terms) = &self.compact else { return Ok(state) };
-        let State { journal: mut old, applier, store, resume_at } = state;
+        let State { journal: mut old, applier, disk, resume_at } = state;
         if old.end() == 0 {
-            return Ok(State { journal: old, applier, store, resume_at });
+            return Ok(State { journal: old, applier, disk, resume_at });
         }
+        let store = disk.store(Role::Opening);
         let now = GroupTime { hub_ms: resume_at, wall_ms: self.clock.wall_ms() };
         let written =
             place.fresh_journal().and_then(|fresh| compact::rewrite(&mut old, store.as_ref(), fresh, terms, now));
@@ -453,7 +458,7 @@ impl Builder {
             OpenError::Compact(Box::new(error))
         })?;
         done.store_bytes_before = store.size_on_disk()?;
-        drop((applier, store));
+        drop((applier, disk, store));
         let device = place.replace_journal(fresh.into_device())?;
         // Until the new one has its name, the old one's lock is the hub's.
         drop(old);
@@ -461,18 +466,19 @@ impl Builder {
         let mut again = OpenReport::default();
         let state = self.replay(device, &store, &mut again).map_err(Failure::into_error)?;
         (report.journal_base, report.journal_end) = (again.journal_base, again.journal_end);
-        done.store_bytes_after = state.store.size_on_disk()?;
+        done.store_bytes_after = state.disk.store(Role::Opening).size_on_disk()?;
         tracing::info!(?done, "journal compacted");
         report.compacted = Some(done);
         Ok(state)
     }
 
     fn start(self, state: State, secret: Secret, rng: ChaCha12Rng, mut report: OpenReport) -> Result<Hub, OpenError> {
-        let State { journal, applier, store, resume_at } = state;
+        let State { journal, mut applier, disk, resume_at } = state;
+        applier.go_on_with(disk.store(Role::Applier));
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let link = Arc::new(Link::new(clock, self.limits, secret, self.manual));
         let (registry, people) = (Arc::new(Registry::default()), People::new());
-        load_clients(store.as_ref(), &people)?;
+        load_clients(disk.store(Role::Opening).as_ref(), &people)?;
         let boot = applier.standing().boot + 1;
         report.boots = boot;
         let generations = Arc::new(Generations::of_boot(boot));
@@ -489,7 +495,7 @@ impl Builder {
             Arc::clone(&registry),
             Arc::clone(&people),
             Arc::clone(&inbox),
-            Box::new(journal),
+            disk.log(journal),
             applier,
             self.durability,
         );
@@ -498,12 +504,12 @@ impl Builder {
             Arc::clone(&link),
             Arc::clone(&registry),
             Arc::clone(&people),
-            Arc::clone(&store),
+            disk.store(Role::Steward),
             inbox,
             generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, store, tail, known));
+        let house = Arc::new(House::new(link, registry, people, disk, tail, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);
@@ -593,7 +599,7 @@ fn load_clients(store: &dyn Store, people: &People) -> Result<(), StoreError> {
 struct State {
     journal: Journal,
     applier: Applier,
-    store: Arc<dyn Store>,
+    disk: DiskMeter,
     resume_at: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::house::House;
 use crate::id::{ClientId, check_name};
 use crate::link::Precedence;
 use crate::people::{ClientCore, SeatCore};
-use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::record::{SeatState, SeatValue};
 use crate::registry::ServiceCore;
 use crate::seat::Seat;
 use crate::service::Service;
@@ -104,6 +104,13 @@ impl Default for Capability {
 
 impl Client {
     pub(crate) fn register(house: &Arc<House>, wanted: &Registration) -> Result<Registered, RegisterClientError> {
+        let began = house.link.clock.nanos();
+        let registered = Self::register_now(house, wanted);
+        house.people.registering.record(house.link.clock.nanos().saturating_sub(began));
+        registered
+    }
+
+    fn register_now(house: &Arc<House>, wanted: &Registration) -> Result<Registered, RegisterClientError> {
         let counted = |error: DetailError| {
             house.people.refused.invalid.add(1);
             RegisterClientError::Detail(error)
@@ -242,6 +249,14 @@ impl Client {
         service: &Arc<ServiceCore>,
         capability: Capability,
     ) -> Result<Arc<SeatCore>, ActivateError> {
+        let began = service.link.clock.nanos();
+        let activated = self.activate_now(service, capability);
+        service.counts.activations_refused.add(u64::from(activated.is_err()));
+        service.measures.activate.record(service.link.clock.nanos().saturating_sub(began));
+        activated
+    }
+
+    fn activate_now(&self, service: &Arc<ServiceCore>, capability: Capability) -> Result<Arc<SeatCore>, ActivateError> {
         let link = &self.house.link;
         link.check()?;
         if !self.core.is_registered() {
@@ -253,7 +268,7 @@ impl Client {
             return Err(ActivateError::NotReady { state });
         }
         let bytes = Pending::OVERHEAD;
-        let fresh = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+        let fresh = SeatValue::fresh();
         // Room first: an activation that could not be journaled does not happen.
         link.reserve(Precedence::Newcomer, bytes)?;
         let client = self.core.id.value();
@@ -262,6 +277,7 @@ impl Client {
                 let changed =
                     if self.core.is_registered() { seat.activate() } else { Err(ActivateError::NotRegistered) };
                 if changed == Ok(true) {
+                    seat.note_activated(link.clock.wall_ms());
                     let change = Change::Seat { service: service.id, client, state: SeatState::Active };
                     drop(link.post(change, bytes));
                 }

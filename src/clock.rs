@@ -119,6 +119,12 @@ impl HubClock {
         let ahead = i128::from(hub_ms) - i128::from(self.now());
         i64::try_from(i128::from(self.wall_ms()) + ahead).unwrap_or(i64::MAX)
     }
+
+    /// The monotonic reading, for the time that a call takes.
+    pub(crate) fn nanos(&self) -> u64 {
+        let reading = self.clock.monotonic();
+        reading.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(reading.subsec_nanos()))
+    }
 }
 
 /// The machine's moment at which a parked thread gives up; `None` if that is out of range. Only for parking: nothing of

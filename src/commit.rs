@@ -7,6 +7,7 @@ use crate::service::ServiceState;
 use crate::slot::Mask;
 use crate::sync::Arc;
 use crate::ticket::Resolution;
+use crate::watch::Level;
 
 /// One change of state, applied in memory or decided, and to be journaled.
 #[derive(Debug)]
@@ -26,6 +27,12 @@ pub(crate) enum Change {
         service: u32,
         client: u64,
         state: SeatState,
+    },
+    Level {
+        service: u32,
+        client: u64,
+        level: Level,
+        why: Arc<String>,
     },
     /// A list of `SubjectRecord`.
     Added {
@@ -74,6 +81,8 @@ pub(crate) struct Reports {
     pub(crate) client: u64,
     pub(crate) items: Vec<u8>,
     pub(crate) accepted: Mask,
+    /// Those taken after the lease had expired.
+    pub(crate) late: Mask,
     /// `accepted` holds every item: the list can be taken as it is.
     pub(crate) whole: bool,
 }

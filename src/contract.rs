@@ -60,6 +60,7 @@ use crate::limits::Limits;
 use crate::results::SubjectState;
 use crate::seat::Seat;
 use crate::service::{Key, Reporter, Service, Subject, Verdict, contain};
+use crate::spread::CATEGORIES;
 use crate::ticket::{Intake, Ticket};
 
 /// The client in whose name the suite reports: no subject that it must not report on should be a sample.
@@ -117,6 +118,7 @@ pub fn conforms<S: Service>(make: impl Fn() -> S, samples: &[Sample<S>]) {
         subject(sample, sample.subject);
         reports(sample);
         judging(&plugin, &make(), sample);
+        categorizing(&plugin, &make(), sample);
         discovering(&plugin, &make(), sample, &mut keys);
         comparing(&plugin, sample);
     }
@@ -375,6 +377,23 @@ fn judging<S: Service>(plugin: &S, other: &S, sample: &Named<'_, S>) {
                 "{sample}: judge must say the same of the same report every time, but said {again:?} after {verdict:?}"
             );
         }
+    }
+}
+
+/// Only reports that were accepted are put into categories.
+fn categorizing<S: Service>(plugin: &S, other: &S, sample: &Named<'_, S>) {
+    let category = |plugin: &S, report: &S::Report| rule(sample, "category", || plugin.category(report));
+    let found = category(plugin, sample.acceptable);
+    assert!(
+        found.is_none_or(|category| usize::from(category) < CATEGORIES),
+        "{sample}: category must be less than {CATEGORIES}, but is {found:?}"
+    );
+    let stored = sample.copy(sample.acceptable);
+    for again in [category(plugin, sample.acceptable), category(plugin, &stored), category(other, &stored)] {
+        assert!(
+            again == found,
+            "{sample}: category must say the same of the same report every time, but said {again:?} after {found:?}"
+        );
     }
 }
 

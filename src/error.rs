@@ -310,6 +310,13 @@ pub enum ClaimError {
     /// An administrator suspended the client for this service.
     #[error("the client is suspended for this service")]
     Suspended,
+    /// The client malfunctioned for this service ([`Watch`](crate::Watch)); an administrator lifts that. What it holds may
+    /// still be reported.
+    #[error("the client is quarantined for this service: {why}")]
+    Quarantined {
+        /// The rule that was met, with its values.
+        why: String,
+    },
     /// The service is not ready.
     #[error("the service is not ready: it is {state}")]
     NotReady {

@@ -18,6 +18,7 @@ use crate::record::{self, DecodeError, FoundRecord, Item, KeyRecord, Record, Sea
 use crate::service::{Key, Service, ServiceState, contain};
 use crate::slot::Cause;
 use crate::sync::Arc;
+use crate::watch::Level;
 
 /// One record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,6 +77,17 @@ pub enum EventKind {
         client: ClientId,
         /// What the seat is from here on.
         state: SeatState,
+    },
+    /// How far a client is trusted for a service changed.
+    LevelChanged {
+        /// For which service.
+        service: ServiceRef,
+        /// Who.
+        client: ClientId,
+        /// Its level from here on.
+        level: Level,
+        /// Why.
+        why: String,
     },
     /// Subjects were offered by hand. Those known already, and those beyond the budget, changed nothing.
     Added {
@@ -294,6 +306,7 @@ impl EventKind {
             Self::ClientRegistered { client, .. }
             | Self::ClientDeregistered { client, .. }
             | Self::SeatChanged { client, .. }
+            | Self::LevelChanged { client, .. }
             | Self::Leased { client, .. }
             | Self::Reported { client, .. }
             | Self::PutBack { client, .. }
@@ -309,6 +322,7 @@ impl EventKind {
         match self {
             Self::ServiceChanged { service, .. }
             | Self::SeatChanged { service, .. }
+            | Self::LevelChanged { service, .. }
             | Self::Added { service, .. }
             | Self::Leased { service, .. }
             | Self::Reported { service, .. }
@@ -464,7 +478,7 @@ impl Names {
                 again: again(&of),
                 ranks: of.ranks,
             },
-            Record::Reported(of) => EventKind::Reported {
+            Record::Reported(of) | Record::Late(of) => EventKind::Reported {
                 service: self.service(of.service),
                 bucket: (of.generation, of.slot),
                 client: ClientId::known(of.client),
@@ -482,6 +496,12 @@ impl Names {
                 bucket: (of.generation, of.slot),
                 client: ClientId::known(of.client),
                 reports: reports(of.items)?,
+            },
+            Record::Level(of) => EventKind::LevelChanged {
+                service: self.service(of.service),
+                client: ClientId::known(of.client),
+                level: of.level,
+                why: of.why.to_owned(),
             },
             record => return self.decision(position, record),
         })

@@ -32,20 +32,7 @@ impl Shop {
         let Self { disk, clock, hub, service, seat } = self;
         hub.close().unwrap();
         drop((hub, service, seat));
-        let device = Box::new(disk.journal().clone());
-        let mut last = GroupTime { hub_ms: 0, wall_ms: 0 };
-        let (mut journal, _) = Journal::open(device, 0, 0, &mut |entry| {
-            last = entry.time;
-            Ok::<(), ()>(())
-        })
-        .unwrap();
-        let mut group = Group::new();
-        group.begin(last, 0);
-        for record in records {
-            group.push(record.kind(), 0, |out| record.append_to(out)).unwrap();
-        }
-        assert!(matches!(journal.append(&mut group), Outcome::Applied { .. }));
-        journal.sync().unwrap();
+        write_by_hand(&disk, records);
         Self::open(disk, clock)
     }
 
@@ -71,7 +58,25 @@ impl Shop {
     }
 }
 
-fn keys(users: &[u64]) -> Vec<u8> {
+/// Journals the records as one group, while no hub has the disk open.
+pub(crate) fn write_by_hand(disk: &MemoryDisk, records: &[Record<'_>]) {
+    let device = Box::new(disk.journal().clone());
+    let mut last = GroupTime { hub_ms: 0, wall_ms: 0 };
+    let (mut journal, _) = Journal::open(device, 0, 0, &mut |entry| {
+        last = entry.time;
+        Ok::<(), ()>(())
+    })
+    .unwrap();
+    let mut group = Group::new();
+    group.begin(last, 0);
+    for record in records {
+        group.push(record.kind(), 0, |out| record.append_to(out)).unwrap();
+    }
+    assert!(matches!(journal.append(&mut group), Outcome::Applied { .. }));
+    journal.sync().unwrap();
+}
+
+pub(crate) fn keys(users: &[u64]) -> Vec<u8> {
     let mut list = Vec::new();
     for user in users {
         record::append(&mut list, &KeyRecord { key: &user.to_be_bytes() });

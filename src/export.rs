@@ -25,6 +25,7 @@ use crate::registry::ServiceCore;
 use crate::service::ServiceState;
 use crate::slot::Phase;
 use crate::sync::Ordering;
+use crate::watch::Level;
 
 /// Bytes gathered before they are given to the caller's writer.
 const BUFFER: usize = 64 << 10;
@@ -108,6 +109,7 @@ struct SeatNode<'a> {
     number: u32,
     service: &'a str,
     state: SeatState,
+    level: Level,
     leases: u32,
     idle_ms: u64,
     buckets_assigned: u64,
@@ -300,6 +302,7 @@ fn seat_node(seat: &SeatCore, now: u64) -> SeatNode<'_> {
         number: seat.service.id,
         service: &seat.service.name,
         state: seat.state(),
+        level: seat.level(),
         leases: seat.leases_held(),
         idle_ms: crate::clock::millis(idle_for(seat, now)),
         buckets_assigned: counts.buckets_assigned.value(),

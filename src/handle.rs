@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::lists::{self, PendingCursor, PendingSubject};
 use crate::people::SeatCore;
-use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::record::{SeatState, SeatValue};
 use crate::registry::ServiceCore;
 use crate::results::{self, Finding, Marked, SubjectState, bytes_of};
 use crate::retract::{self, Retraction};
@@ -31,6 +31,7 @@ use crate::stats::{self, SeatStats, ServiceStats};
 use crate::sync::Arc;
 use crate::ticket::{Intake, Ticket};
 use crate::trace::{self, Trace};
+use crate::watch::Level;
 
 /// How a service is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -550,7 +551,7 @@ impl<S: Service> ServiceHandle<S> {
         self.house.link.check()?;
         let unknown = AdminError::UnknownClient { id: client };
         let Some(core) = self.house.people.client(client) else { return Err(unknown) };
-        let value = SeatValue { state: SeatState::Inactive, tally: SeatTally::default() };
+        let value = SeatValue::fresh();
         let Ok(seat) = self.house.people.seat(&core, &self.core, value) else { return Err(unknown) };
         let ticket = self.decide(&seat, SeatState::Suspended)?;
         seat.end_all(Cause::Revoked);
@@ -571,6 +572,43 @@ impl<S: Service> ServiceHandle<S> {
             Some(seat) if seat.state() == SeatState::Suspended => self.decide(&seat, SeatState::Inactive),
             _ => Ok(Ticket::nothing()),
         }
+    }
+
+    /// Makes a suspected or quarantined client healthy again: its claims are served from here on. Survives a restart.
+    /// Changes nothing if it is healthy.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was changed.
+    pub fn clear(&self, client: u64) -> Result<Ticket, AdminError> {
+        let link = &self.house.link;
+        link.check()?;
+        if self.house.people.client(client).is_none() {
+            return Err(AdminError::UnknownClient { id: client });
+        }
+        let Some(seat) = self.seat_core(client) else { return Ok(Ticket::nothing()) };
+        let why = Arc::new("cleared by an administrator".to_owned());
+        // Room first: a decision that could not be journaled is not made.
+        let room = Pending::OVERHEAD + why.len();
+        link.reserve(Precedence::Submit, room)?;
+        let ticket = self.house.people.in_turn(client, || {
+            let level = Level::Healthy;
+            let from = seat.level();
+            let changed = from != level && seat.set_level(from, level, &why, link.clock.now());
+            changed.then(|| link.post(Change::Level { service: self.core.id, client, level, why }, room))
+        });
+        if ticket.is_some() {
+            tracing::info!(client, service = %self.core.name, "level of a client cleared by an administrator");
+        } else {
+            link.give_back(room);
+        }
+        Ok(ticket.unwrap_or_else(Ticket::nothing))
+    }
+
+    /// The seats that are suspect or quarantined, each with the reason.
+    #[must_use]
+    pub fn unhealthy(&self) -> Vec<SeatStats> {
+        stats::of_unhealthy(&self.house, &self.core)
     }
 
     /// Makes and journals an administrator's decision on a seat.

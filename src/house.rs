@@ -11,7 +11,9 @@ use crate::people::People;
 use crate::record::ServiceValue;
 use crate::registry::{Registry, ServiceCore};
 use crate::steward::Steward;
+use crate::storage::DiskMeter;
 use crate::store::Store;
+use crate::store::counted::Role;
 use crate::sync::Arc;
 use crate::ticket::Ticket;
 use crate::writer::Writer;
@@ -29,7 +31,9 @@ pub(crate) struct House {
     pub(crate) link: Arc<Link>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) people: Arc<People>,
+    /// Counted as read by callers.
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) disk: DiskMeter,
     /// The journal, for reading.
     pub(crate) tail: Tail,
     /// Services that the store knew when the hub was opened. A named exception to "no lock": registering a service is a
@@ -51,11 +55,12 @@ impl House {
         link: Arc<Link>,
         registry: Arc<Registry>,
         people: Arc<People>,
-        store: Arc<dyn Store>,
+        disk: DiskMeter,
         tail: Tail,
         shelf: Shelf,
     ) -> Self {
-        Self { link, registry, people, store, tail, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
+        let store = disk.store(Role::Results);
+        Self { link, registry, people, store, disk, tail, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
     }
 
     /// Keeps the caretakers of a manual hub.

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::io;
 
+use crate::FORMAT_VERSION;
 use crate::device::{Device, ReadAt};
 use crate::sync::Arc;
 
@@ -21,7 +22,6 @@ mod tests;
 pub(crate) const FRAME_MAX: usize = 16 << 20;
 
 const MAGIC: &[u8; 8] = b"CMSRYJNL";
-const FORMAT_VERSION: u16 = 1;
 const FRAME_VERSION: u8 = 1;
 
 /// Length of the file's header.
@@ -273,12 +273,12 @@ pub enum JournalError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// A newer version of this crate wrote the file, or a frame of it.
-    #[error("journal has version {found} at position {position}, and this program reads up to {supported}")]
+    /// Another version of this crate wrote the file, or a frame of it.
+    #[error("journal has version {found} at position {position}, and this program reads {supported}")]
     Version {
         /// The version found.
         found: u16,
-        /// The newest one read here.
+        /// The one read here.
         supported: u16,
         /// Where it stands.
         position: u64,

@@ -176,7 +176,7 @@ fn journal_without_groups_is_empty() {
 #[test]
 fn layout_is_the_documented_one() {
     let bytes = sample(0x0102, &[&[2]], true).bytes;
-    let mut expected = b"CMSRYJNL\0\x01\0\0\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x4d".to_vec();
+    let mut expected = b"CMSRYJNL\0\x02\0\0\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x4d".to_vec();
     let header_crc = crc32fast::hash(&expected).to_be_bytes();
     expected.extend_from_slice(&header_crc);
     let mut payload = b"\x01\x00\0\0\0\0".to_vec();
@@ -623,14 +623,14 @@ fn torn_creation_is_headless_and_zeros_before_something_are_corruption() {
 }
 
 #[test]
-fn newer_versions_are_named() {
+fn other_versions_are_named() {
     let sample = small();
     let mut bytes = sample.bytes.clone();
-    bytes[9] = 2;
+    bytes[9] = 1;
     let crc = crc32fast::hash(&bytes[..HEADER - 4]).to_be_bytes();
     bytes[HEADER - 4..HEADER].copy_from_slice(&crc);
     let error = open(&bytes, 0).0.unwrap_err();
-    assert!(matches!(error, JournalError::Version { found: 2, supported: 1, position: 0 }), "{error}");
+    assert!(matches!(error, JournalError::Version { found: 1, supported: FORMAT_VERSION, position: 0 }), "{error}");
 
     let mut bytes = sample.bytes.clone();
     let at = sample.offset(sample.frames[1]);

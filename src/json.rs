@@ -393,13 +393,18 @@ impl NamedSeat {
         if self.core.client.is_registered() {
             return Ok(());
         }
-        self.house.people.refused.not_registered.add(1);
         Err(not_registered)
     }
 
     fn parse<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, JsonError> {
-        measure(&self.core.service, body)?;
-        Ok(serde_json::from_slice(body)?)
+        let parsed = measure(&self.core.service, body).and_then(|()| Ok(serde_json::from_slice(body)?));
+        parsed.inspect_err(|error| self.core.count_body(error))
+    }
+
+    fn submit_json(&self, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError> {
+        let measured = measure(&self.core.service, body);
+        let submitted = measured.and_then(|()| self.core.service.plugin.submit_json(self, body, last));
+        submitted.inspect_err(|error| self.core.count_body(error))
     }
 
     /// Claims buckets: `{"buckets": 2, "subjects": 100, "time_ms": 60000}`, each optional. Answers
@@ -409,7 +414,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`]; no bucket moved.
     pub fn claim(&self, body: &[u8]) -> Result<Value, JsonError> {
-        self.identify(ClaimError::NotRegistered).inspect_err(|_| self.core.counts.claims_refused.add(1))?;
+        self.identify(ClaimError::NotRegistered).inspect_err(|error| self.core.count_claim(error))?;
         let body: AskBody = self.parse(body)?;
         let mut ask = Ask::buckets(body.buckets.unwrap_or(1));
         if let Some(subjects) = body.subjects {
@@ -428,9 +433,8 @@ impl NamedSeat {
     ///
     /// [`JsonError`]; nothing was stored.
     pub fn submit(&self, body: &[u8]) -> Result<(Value, Ticket), JsonError> {
-        self.identify(LeaseError::NotRegistered)?;
-        measure(&self.core.service, body)?;
-        self.core.service.plugin.submit_json(self, body, true)
+        self.identify(LeaseError::NotRegistered).inspect_err(|error| self.core.count_call(error))?;
+        self.submit_json(body, true)
     }
 
     /// Reports and keeps the rest; otherwise as [`submit`](Self::submit).
@@ -439,9 +443,8 @@ impl NamedSeat {
     ///
     /// [`JsonError`]; nothing was stored.
     pub fn report(&self, body: &[u8]) -> Result<(Value, Ticket), JsonError> {
-        self.identify(LeaseError::NotRegistered)?;
-        measure(&self.core.service, body)?;
-        self.core.service.plugin.submit_json(self, body, false)
+        self.identify(LeaseError::NotRegistered).inspect_err(|error| self.core.count_call(error))?;
+        self.submit_json(body, false)
     }
 
     /// Renews a lease: `{"token"}`. Answers `{"time_left_ms"}`.
@@ -450,7 +453,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`].
     pub fn renew(&self, body: &[u8]) -> Result<Value, JsonError> {
-        self.identify(LeaseError::NotRegistered)?;
+        self.identify(LeaseError::NotRegistered).inspect_err(|error| self.core.count_call(error))?;
         let body: TokenBody = self.parse(body)?;
         let seat: Seat<Untyped> = self.typed();
         let left = seat.renew(&body.token)?;
@@ -463,7 +466,7 @@ impl NamedSeat {
     ///
     /// [`JsonError`].
     pub fn release(&self, body: &[u8]) -> Result<Value, JsonError> {
-        self.identify(LeaseError::NotRegistered)?;
+        self.identify(LeaseError::NotRegistered).inspect_err(|error| self.core.count_call(error))?;
         let body: TokenBody = self.parse(body)?;
         let seat: Seat<Untyped> = self.typed();
         let put_back = seat.release(&body.token)?;

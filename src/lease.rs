@@ -9,8 +9,10 @@ use serde::Serialize;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
+use crate::late;
 use crate::limits::Limits;
 use crate::link::Precedence;
+use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Renewal, SubjectRef};
@@ -57,6 +59,14 @@ impl Hold {
 
     /// Moves the deadline to a full term from now, or to the cap on the whole lease.
     pub(crate) fn renew_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
+        let timing = seat.timing(&seat.counts.renewals);
+        let renewed = Self::renew_now(seat, pool, index);
+        seat.timed(Call::Renew, &timing);
+        seat.counts.renewals.add(u64::from(renewed.is_ok()));
+        renewed.inspect_err(|error| seat.count_call(error))
+    }
+
+    fn renew_now(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
         let link = &seat.service.link;
         link.check()?;
         if !seat.client.is_registered() {
@@ -69,7 +79,6 @@ impl Hold {
                 Ok(Duration::from_millis(time_left))
             }
             Renewal::Capped { time_left } => {
-                seat.counts.renewals_capped.add(1);
                 let limit = Duration::from_millis(pool.terms.total_ms);
                 Err(LeaseError::Capped { limit, time_left: Duration::from_millis(time_left) })
             }
@@ -90,6 +99,15 @@ impl Hold {
     ) -> Option<Ended> {
         let ended = pool.slot(index)?.end(owner, cause)?;
         Self::ended(seat, pool, index, &ended, cause);
+        Some(ended)
+    }
+
+    /// Ends a lease at its holder's wish; `None` if it was over.
+    pub(crate) fn release_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Option<Ended> {
+        let timing = seat.timing(&seat.counts.releases);
+        let ended = Self::end_slot(seat, pool, index, Some(seat.index), Cause::Client)?;
+        seat.timed(Call::Release, &timing);
+        seat.counts.releases.add(1);
         Some(ended)
     }
 
@@ -244,7 +262,7 @@ impl<S: Service> Drop for Lease<S> {
     /// Gives back what is left. Never blocks, writes to the disk or panics.
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take() {
-            Hold::end_slot(&hold.seat, &hold.pool, hold.index, Some(hold.seat.index), Cause::Client);
+            Hold::release_slot(&hold.seat, &hold.pool, hold.index);
         }
     }
 }
@@ -341,6 +359,8 @@ struct Ready {
     outcome: usize,
     place: usize,
     print: u32,
+    /// The plugin's category of it.
+    category: Option<u8>,
     /// Its bytes in the list of items.
     start: usize,
     end: usize,
@@ -380,6 +400,19 @@ impl<'a> Reporting<'a> {
 
     /// Judges and encodes the reports, makes them take effect at once, and hands them to the writer.
     pub(crate) fn run<S: Service>(
+        self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        last: bool,
+    ) -> Result<Submitted, LeaseError> {
+        let seat = self.seat;
+        let timing = seat.timing(&seat.counts.submits);
+        let submitted = self.run_now::<S>(reports, last);
+        seat.timed(Call::Submit, &timing);
+        seat.counts.submits.add(u64::from(submitted.is_ok()));
+        submitted.inspect_err(|error| seat.count_call(error))
+    }
+
+    fn run_now<S: Service>(
         mut self,
         reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
         last: bool,
@@ -496,6 +529,7 @@ impl<'a> Reporting<'a> {
         let print = crc32fast::hash(&self.encoded) | 1;
         let done_or_twice = !owed || self.wanted.has(place);
         let mut discovered = Discovered::default();
+        let mut category = None;
         if !done_or_twice {
             let encoded =
                 self.judge_named(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
@@ -503,6 +537,7 @@ impl<'a> Reporting<'a> {
                 Ok(encoded) => discovered = encoded,
                 Err(reason) => return Outcome::Rejected { reason },
             }
+            category = plugin.category(report);
         } else if self.wanted.has(place) {
             return Outcome::AlreadyDone;
         }
@@ -526,7 +561,7 @@ impl<'a> Reporting<'a> {
         let start = self.items.len();
         item.append_to(&mut self.items);
         self.wanted.insert(place);
-        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, start, end: self.items.len() });
+        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, category, start, end: self.items.len() });
         Outcome::Accepted
     }
 
@@ -597,24 +632,32 @@ impl<'a> Reporting<'a> {
             client: self.seat.client.id.value(),
             items: std::mem::take(&mut self.items),
             accepted: Mask::default(),
+            late: Mask::default(),
             whole: false,
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
+        let open_elsewhere = late::find(self.seat, self.pool, self.index, self.wanted);
         // From here to the push: no plugin code, no allocation, no clock, no guard.
         let Contest { lost, won, freed } = self.contend();
         let mut taken = slot.report(self.wanted.without(lost));
         let dropped = if lost.is_empty() { Mask::default() } else { drop_lost(slot, lost, &mut taken) };
-        if !taken.accepted.is_empty() {
-            set_accepted(&mut node, taken.accepted, taken.accepted == self.wanted);
+        let print_of = |place| self.ready.iter().find(|ready| ready.place == place).map_or(0, |ready| ready.print);
+        let late = late::take(self.seat, &open_elsewhere, print_of);
+        let took_effect = !taken.accepted.is_empty() || !late.is_empty();
+        if took_effect {
+            set_accepted(&mut node, taken.accepted, late, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
         }
+        self.seat.counts.subjects_assigned.add(u64::from(late.count()));
+        taken.accepted = taken.accepted.with(late);
+        taken.stale = taken.stale.without(late);
         self.settle(&node, &taken);
         self.seat.counts.subjects_put_back.add(u64::from(dropped.count()));
         self.settle_contest(won, freed);
         if taken.emptied {
             Hold::finish_slot(self.seat, self.pool, self.index);
         }
-        if taken.accepted.is_empty() {
+        if !took_effect {
             link.give_back(bytes);
             return if self.seat.client.is_registered() {
                 Ok(Ticket::nothing())
@@ -674,8 +717,11 @@ impl<'a> Reporting<'a> {
                 if let Some(origin) = origin {
                     origin.pool.note_print(origin.index, origin.place, ready.print);
                 }
+                if let Some(category) = ready.category {
+                    self.seat.categories.add(category);
+                }
                 Outcome::Accepted
-            } else if taken.stale.has(ready.place) {
+            } else if taken.stale.has(ready.place) && self.pool.print_of(self.index, ready.place) == 0 {
                 Outcome::Stale
             } else {
                 let here = self.pool.print_of(self.index, ready.place);
@@ -712,6 +758,7 @@ impl<'a> Reporting<'a> {
             client: reports.client,
             items,
             accepted: evidence,
+            late: Mask::default(),
             whole: true,
         };
         tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
@@ -770,12 +817,13 @@ fn drop_lost(slot: &Slot, lost: Mask, taken: &mut Taken) -> Mask {
     dropped.accepted
 }
 
-fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, whole: bool) {
+fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, late: Mask, whole: bool) {
     // Not shared yet: it was made in this call and is pushed after this.
     if let Some(node) = Arc::get_mut(node)
         && let Change::Reported(reports) = &mut node.value.change
     {
         reports.accepted = accepted;
+        reports.late = late;
         reports.whole = whole;
     }
 }

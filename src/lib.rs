@@ -73,7 +73,12 @@
 //!
 //! # Minimum Rust
 //!
-//! 1.89. The crate has no features to choose.
+//! 1.89.
+//!
+//! # Features
+//!
+//! - `metrics` (off by default): `MetricsExporter` publishes all statistics through the
+//!   [`metrics`](https://docs.rs/metrics) facade, when the application calls it; [the names](docs::metrics).
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod apply;
@@ -81,6 +86,7 @@ mod apply;
 mod apply_test;
 mod archive;
 mod builder;
+mod chart;
 mod claim;
 mod client;
 mod clock;
@@ -89,6 +95,8 @@ mod compact;
 pub mod contract;
 mod cursor;
 mod device;
+#[cfg(test)]
+mod disagreement_test;
 mod due;
 #[cfg(test)]
 mod endings_test;
@@ -103,6 +111,8 @@ mod fairness;
 #[cfg(test)]
 mod faults_test;
 mod handle;
+mod health;
+mod histogram;
 mod history;
 mod house;
 mod hub;
@@ -111,10 +121,14 @@ mod intake;
 mod journal;
 mod json;
 mod keys;
+mod late;
 mod lease;
 mod limits;
 mod link;
 mod lists;
+mod measures;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod notices;
 mod pace;
 mod people;
@@ -122,6 +136,7 @@ mod permits;
 mod pool;
 mod record;
 mod redact;
+mod refused;
 mod registry;
 mod restore;
 mod results;
@@ -131,9 +146,11 @@ mod service;
 pub mod services;
 mod signal;
 mod slot;
+mod spread;
 mod stack;
 mod stats;
 mod steward;
+mod storage;
 mod store;
 mod sync;
 mod taint;
@@ -141,19 +158,28 @@ mod throttle;
 mod ticket;
 mod trace;
 mod urgent;
+mod watch;
 mod writer;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The protocol and the file format, as documents.
+/// The protocol, the file format and the names of metrics, as documents.
 pub mod docs {
     #[doc = include_str!("docs/format.md")]
     pub mod format {}
+    #[cfg_attr(feature = "metrics", doc = include_str!("docs/metrics.md"))]
+    #[cfg_attr(not(feature = "metrics"), doc = "The names of metrics: documented with the feature `metrics`.")]
+    pub mod metrics {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
 }
+
+/// The version of the journal and of the index that this build writes, and the only one that it reads.
+///
+/// A directory of another version is refused ([`OpenError`]) and left as it is.
+pub const FORMAT_VERSION: u16 = 2;
 
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
 pub use claim::{Ask, Claim, Empty, EmptyReason, Grant, Leases};
@@ -164,6 +190,7 @@ pub use error::*;
 pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
 pub use explain::{Explained, Explanation};
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use histogram::{Bucket, Distribution};
 pub use history::Version;
 pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
@@ -172,13 +199,19 @@ pub use json::{NamedSeat, NamedService};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use lists::{PendingCursor, PendingSubject};
+pub use measures::Times;
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsExporter;
 pub use notices::{Notice, NoticeKind};
 pub use record::SeatState;
+pub use refused::Refused;
 pub use results::{Finding, Marked, SubjectState};
 pub use retract::Retraction;
 pub use seat::Seat;
-pub use service::{Key, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Urgent, Verdict};
+pub use service::{Key, Late, OverAsk, Policy, Reporter, Service, ServiceState, Subject, Urgent, Verdict};
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
+pub use storage::{JournalOps, PerThousand, StorageStats, StoreOps};
 pub use ticket::{Durability, Intake, Progress, Ticket};
 pub use trace::{OtherReport, Trace};
+pub use watch::{Level, Symptom, Watch};

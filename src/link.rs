@@ -25,7 +25,8 @@ const CLOSED: u32 = 2;
 pub(crate) enum Precedence {
     /// Registrations, activations, subjects added, and the steward's housekeeping.
     Newcomer,
-    /// Claims, which need no room themselves but make records; and evidence, which is worth a claim.
+    /// Claims, which need no room themselves but make records; evidence, which is worth a claim; and what follows from it,
+    /// the levels of clients.
     Claim,
     /// Submits, deregistrations, and what an administrator decides.
     Submit,

@@ -4,20 +4,25 @@ use std::fmt;
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 
 use crate::clock::{millis, utc};
 use crate::error::{ActivateError, RegisterClientError};
+use crate::histogram::Fine;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::lease::Hold;
+use crate::measures::Turnaround;
 use crate::notices::NoticeKind;
 use crate::record::{SeatState, SeatTally, SeatValue};
+use crate::refused::RefusedCounts;
 use crate::registry::ServiceCore;
 use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
-use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering};
+use crate::spread::Categories;
+use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, Counter, Ordering};
 use crate::throttle::Budget;
+use crate::watch::Level;
 
 /// Origins share this many budgets; a keyed hash spreads them.
 const ORIGIN_BUDGETS: usize = 65_536;
@@ -31,6 +36,8 @@ pub(crate) struct People {
     newcomers: Budget,
     pub(crate) refused: PeopleCounts,
     this: Weak<Self>,
+    /// How long each registration took, ns.
+    pub(crate) registering: Fine,
 }
 
 /// Refusals that concern no known client.
@@ -104,7 +111,12 @@ pub(crate) struct SeatCore {
     pub(crate) index: u32,
     pub(crate) client: Arc<ClientCore>,
     pub(crate) service: Arc<ServiceCore>,
-    state: AtomicU32,
+    /// The state in the two low bits, the level in the two above.
+    word: AtomicU32,
+    /// Why it has its level; `None` if that never changed.
+    why: ArcSwapOption<String>,
+    /// Hub time, ms, of the last change of the level.
+    level_at: AtomicU64,
     /// The client's word at the time of activation.
     grant: AtomicU32,
     /// Leases held.
@@ -112,8 +124,15 @@ pub(crate) struct SeatCore {
     /// The seat's own declaration of what it can do; `u32::MAX`: none.
     pub(crate) declared_claim: AtomicU32,
     pub(crate) declared_leases: AtomicU32,
-    /// Hub time, ms, of the last successful call.
+    /// Hub time, ms, at which it was made or brought back: its idle time counts from then at the earliest.
+    made_at: u64,
+    /// Hub time, ms + 1, of the last successful call; 0: none since `made_at`.
     last_used: AtomicU64,
+    /// What it was activated at, by the wall clock, ms; `NEVER`.
+    first_activated: AtomicI64,
+    last_activated: AtomicI64,
+    /// The last access before the hub was opened, by the wall clock, ms.
+    accessed_before: Option<i64>,
     /// Hub time, ms, since when it holds leases without a break; 0: it holds none.
     busy_since: AtomicU64,
     /// Buckets processed and subjects reported before the hub was opened: the time they took is not known.
@@ -121,6 +140,10 @@ pub(crate) struct SeatCore {
     /// Everyone else: for what concerns two seats.
     pub(crate) people: Weak<People>,
     pub(crate) counts: SeatCounts,
+    /// Its accepted reports, by the plugin's category.
+    pub(crate) categories: Categories,
+    pub(crate) refused: RefusedCounts,
+    pub(crate) turnaround: Turnaround,
 }
 
 impl fmt::Debug for SeatCore {
@@ -141,6 +164,10 @@ pub(crate) struct SeatCounts {
     pub(crate) subjects_put_back: Counter,
     pub(crate) claims: Counter,
     pub(crate) empty: Counter,
+    /// Calls that were not refused; of releases, those that ended a lease.
+    pub(crate) submits: Counter,
+    pub(crate) renewals: Counter,
+    pub(crate) releases: Counter,
     pub(crate) over_ask: Counter,
     pub(crate) claims_refused: Counter,
     pub(crate) not_owner: Counter,
@@ -174,9 +201,31 @@ impl SeatCounts {
     }
 }
 
+/// No moment of the wall clock.
+const NEVER: i64 = i64::MIN;
+
 const ACTIVE: u32 = 0;
 const INACTIVE: u32 = 1;
 const SUSPENDED: u32 = 2;
+/// The bits of a seat's word that hold its state; the level stands above them.
+const STATE: u32 = 0b11;
+const LEVEL_SHIFT: u32 = 2;
+
+fn level_bits(level: Level) -> u32 {
+    match level {
+        Level::Healthy => 0,
+        Level::Suspect => 1 << LEVEL_SHIFT,
+        Level::Quarantined => 2 << LEVEL_SHIFT,
+    }
+}
+
+fn level_of(word: u32) -> Level {
+    match word >> LEVEL_SHIFT {
+        0 => Level::Healthy,
+        1 => Level::Suspect,
+        _ => Level::Quarantined,
+    }
+}
 
 impl SeatCore {
     pub(crate) fn new(
@@ -194,47 +243,125 @@ impl SeatCore {
         let now = service.link.clock.now();
         Self {
             index,
-            state: AtomicU32::new(state),
+            word: AtomicU32::new(state | level_bits(value.level)),
+            why: ArcSwapOption::from_pointee(value.why),
+            level_at: AtomicU64::new(value.level_at),
             grant: AtomicU32::new(client.word()),
             held: AtomicU32::new(0),
             declared_claim: AtomicU32::new(u32::MAX),
             declared_leases: AtomicU32::new(u32::MAX),
-            last_used: AtomicU64::new(now),
+            made_at: now,
+            last_used: AtomicU64::new(0),
+            first_activated: AtomicI64::new(value.times.first_activated.unwrap_or(NEVER)),
+            last_activated: AtomicI64::new(value.times.last_activated.unwrap_or(NEVER)),
+            accessed_before: value.times.last_access,
             busy_since: AtomicU64::new(0),
             before: (value.tally.buckets_processed, value.tally.subjects_reported),
             people,
             counts: SeatCounts::of(value.tally),
+            categories: Categories::default(),
+            refused: RefusedCounts::default(),
+            turnaround: Turnaround::default(),
             client,
             service,
         }
     }
 
     pub(crate) fn state(&self) -> SeatState {
+        self.standing().0
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.standing().1
+    }
+
+    /// What it is and how far it is trusted, by one look.
+    pub(crate) fn standing(&self) -> (SeatState, Level) {
         // ordering: SeqCst, both; as the client's word.
-        match self.state.load(Ordering::SeqCst) {
+        let word = self.word.load(Ordering::SeqCst);
+        let state = match word & STATE {
             ACTIVE if self.grant.load(Ordering::SeqCst) == self.client.word() => SeatState::Active,
             SUSPENDED => SeatState::Suspended,
             _ => SeatState::Inactive,
+        };
+        (state, level_of(word))
+    }
+
+    /// Why it has its level; `None` if that never changed.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.why.load().as_deref().cloned()
+    }
+
+    /// Hub time, ms, of the last change of the level.
+    pub(crate) fn level_at(&self) -> u64 {
+        // ordering: Relaxed; the steward acts on it a whole interval later.
+        self.level_at.load(Ordering::Relaxed)
+    }
+
+    /// Changes the level if it is `from`; in the client's turn.
+    pub(crate) fn set_level(&self, from: Level, to: Level, why: &Arc<String>, now: u64) -> bool {
+        if self.level() != from {
+            return false;
         }
+        // The reason first: who finds itself refused finds why.
+        self.why.store(Some(Arc::clone(why)));
+        // ordering: Relaxed; see `level_at`.
+        self.level_at.store(now, Ordering::Relaxed);
+        let change = |word| (level_of(word) == from).then_some((word & STATE) | level_bits(to));
+        // ordering: SeqCst, both; see `standing`.
+        self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
+    }
+
+    /// Changes the state if it is `from`; the level stays as it is.
+    fn shift(&self, from: u32, to: u32) -> bool {
+        let change = |word| (word & STATE == from).then_some((word & !STATE) | to);
+        // ordering: SeqCst, both; see `standing`.
+        self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
     }
 
     /// Takes note of a successful call.
     pub(crate) fn touch(&self, now: u64) {
+        let used = now + 1;
         // ordering: Relaxed, both; the steward acts on it a whole idle time later. The load spares writes to a shared line.
-        if self.last_used.load(Ordering::Relaxed) != now {
-            self.last_used.store(now, Ordering::Relaxed);
+        if self.last_used.load(Ordering::Relaxed) != used {
+            self.last_used.store(used, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn last_used(&self) -> u64 {
         // ordering: Relaxed; see `touch`.
-        self.last_used.load(Ordering::Relaxed)
+        self.last_used.load(Ordering::Relaxed).saturating_sub(1).max(self.made_at)
+    }
+
+    /// When it was last used, by the wall clock, ms: told from how long ago that was by the monotonic one.
+    pub(crate) fn last_access(&self) -> Option<i64> {
+        let clock = &self.service.link.clock;
+        // ordering: Relaxed; see `touch`.
+        match self.last_used.load(Ordering::Relaxed) {
+            0 => self.accessed_before,
+            used => Some(clock.wall_ms().saturating_sub_unsigned(clock.now().saturating_sub(used - 1))),
+        }
+    }
+
+    /// Takes note of an activation.
+    pub(crate) fn note_activated(&self, wall_ms: i64) {
+        // ordering: Relaxed, all; statistics. One activation at a time gets here.
+        if self.first_activated.load(Ordering::Relaxed) == NEVER {
+            self.first_activated.store(wall_ms, Ordering::Relaxed);
+        }
+        self.last_activated.store(wall_ms, Ordering::Relaxed);
+    }
+
+    /// When it was activated first and last, by the wall clock, ms.
+    pub(crate) fn activated(&self) -> [Option<i64>; 2] {
+        // ordering: Relaxed; statistics.
+        let told = |at: &AtomicI64| Some(at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);
+        [told(&self.first_activated), told(&self.last_activated)]
     }
 
     /// `Active -> Inactive`, by the steward.
     pub(crate) fn retire(&self) -> bool {
-        // ordering: SeqCst; see `state`.
-        let retired = self.state.compare_exchange(ACTIVE, INACTIVE, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let retired = self.shift(ACTIVE, INACTIVE);
         if retired {
             // ordering: Relaxed; sizes the next pool.
             self.service.active_seats.fetch_sub(1, Ordering::Relaxed);
@@ -244,9 +371,9 @@ impl SeatCore {
 
     pub(crate) fn activate(&self) -> Result<bool, ActivateError> {
         let word = self.client.word();
-        // ordering: SeqCst, all; see `state`.
+        // ordering: SeqCst, all; see `standing`.
         let active = self.state() == SeatState::Active;
-        let seen = self.state.load(Ordering::SeqCst);
+        let seen = self.word.load(Ordering::SeqCst) & STATE;
         if seen == SUSPENDED {
             return Err(ActivateError::Suspended);
         }
@@ -255,7 +382,7 @@ impl SeatCore {
         }
         self.grant.store(word, Ordering::SeqCst);
         if seen == INACTIVE {
-            let won = self.state.compare_exchange(INACTIVE, ACTIVE, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            let won = self.shift(INACTIVE, ACTIVE);
             if won {
                 // ordering: Relaxed; sizes the next pool.
                 self.service.active_seats.fetch_add(1, Ordering::Relaxed);
@@ -274,10 +401,14 @@ impl SeatCore {
     /// Sets or lifts an administrator's bar.
     pub(crate) fn set_suspended(&self, suspended: bool) {
         if !suspended {
-            // ordering: SeqCst, both; see `state`. A failure means that there was no bar.
-            let _ = self.state.compare_exchange(SUSPENDED, INACTIVE, Ordering::SeqCst, Ordering::SeqCst);
-        // ordering: SeqCst; see `state`.
-        } else if self.state.swap(SUSPENDED, Ordering::SeqCst) == ACTIVE {
+            // If it is another state, there was no bar.
+            self.shift(SUSPENDED, INACTIVE);
+            return;
+        }
+        let bar = |word| Some((word & !STATE) | SUSPENDED);
+        // ordering: SeqCst, both; see `standing`.
+        let before = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, bar);
+        if before.is_ok_and(|word| word & STATE == ACTIVE) {
             // ordering: Relaxed; sizes the next pool.
             self.service.active_seats.fetch_sub(1, Ordering::Relaxed);
         }
@@ -334,12 +465,17 @@ impl SeatCore {
         let (buckets_before, subjects_before) = self.before;
         let buckets = self.counts.buckets_processed.value().saturating_sub(buckets_before);
         let done = self.counts.subjects_reported.value().saturating_sub(subjects_before);
+        let busy = self.busy_ms(now);
+        let enough = buckets >= HISTORY_BUCKETS && busy > 0;
+        enough.then(|| (u128::from(done) * time.as_millis() / u128::from(busy)).try_into().unwrap_or(u64::MAX))
+    }
+
+    /// Milliseconds during which it has held at least one lease, since the hub was opened.
+    pub(crate) fn busy_ms(&self, now: u64) -> u64 {
         // ordering: Relaxed; an estimate.
         let since = self.busy_since.load(Ordering::Relaxed);
         let running = if since == 0 { 0 } else { now.saturating_sub(since) };
-        let busy = self.counts.busy_ms.value() + running;
-        let enough = buckets >= HISTORY_BUCKETS && busy > 0;
-        enough.then(|| (u128::from(done) * time.as_millis() / u128::from(busy)).try_into().unwrap_or(u64::MAX))
+        self.counts.busy_ms.value() + running
     }
 
     /// Accounts for the end of one of its leases; called by whoever ended it.
@@ -376,15 +512,12 @@ impl People {
             newcomers: Budget::default(),
             refused: PeopleCounts::default(),
             this: Weak::clone(this),
+            registering: Fine::default(),
         })
     }
 
     pub(crate) fn client(&self, id: u64) -> Option<Arc<ClientCore>> {
         self.clients.get(&id).map(|client| Arc::clone(&client))
-    }
-
-    pub(crate) fn clients(&self) -> Vec<Arc<ClientCore>> {
-        self.clients.iter().map(|client| Arc::clone(&client)).collect()
     }
 
     /// Runs a decision on a client and hands it to the writer, one decision at a time: what is journaled last is what was
@@ -486,4 +619,16 @@ pub(crate) fn idle_for(seat: &SeatCore, now: u64) -> Duration {
 /// True if a seat should be retired: active, unused for the policy's idle time.
 pub(crate) fn is_idle(seat: &SeatCore, now: u64) -> bool {
     seat.state() == SeatState::Active && millis(idle_for(seat, now)) >= millis(seat.service.policy().idle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SeatCore;
+
+    /// R87: a million seats fit: each takes about 1 KiB, its histogram, made with its first report, included.
+    #[test]
+    fn a_seat_takes_about_a_kibibyte() {
+        let histogram = 560;
+        assert!(size_of::<SeatCore>() + histogram <= 1_100, "{} bytes", size_of::<SeatCore>());
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
 use crate::record::subject_hash;
-use crate::service::{OverAsk, Policy};
+use crate::service::{Late, OverAsk, Policy};
 use crate::slot::{Mask, Slot, TIME_MAX, ToRenewed};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Padded};
 
@@ -23,8 +23,10 @@ pub(crate) struct Terms {
     pub(crate) spread_ms: u64,
     pub(crate) grace_ms: u64,
     pub(crate) ordinary_share: u32,
+    pub(crate) accept_late: bool,
     pub(crate) max_depth: u16,
     pub(crate) keep_unmarked: bool,
+    pub(crate) suspect_one_bucket: bool,
 }
 
 impl Terms {
@@ -40,8 +42,10 @@ impl Terms {
             spread_ms: lease_ms.saturating_mul(u64::from(policy.expiry_spread)) / 1_000,
             grace_ms: crate::clock::millis(policy.grace),
             ordinary_share: policy.ordinary_share,
+            accept_late: policy.late == Late::AcceptIfOpen,
             max_depth: policy.max_depth,
             keep_unmarked: policy.keep_unmarked,
+            suspect_one_bucket: policy.watch.suspect_one_bucket,
         }
     }
 }

@@ -9,6 +9,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::service::ServiceState;
 use crate::slot::{CHUNKS, Cause, Mask};
+use crate::watch::Level;
 
 /// A record or value whose bytes say something that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,9 @@ pub(crate) enum Record<'a> {
     Restored(Restored<'a>),
     Snapshot(Snapshot<'a>),
     Past(Past<'a>),
+    Level(LevelRecord<'a>),
+    /// Reports on subjects that had been put back: the lease is over, and others held or offered them.
+    Late(Reported<'a>),
 }
 
 /// The journal was opened: pool generations of this opening carry its number.
@@ -80,6 +84,15 @@ pub(crate) struct SeatRecord {
     pub(crate) service: u32,
     pub(crate) client: u64,
     pub(crate) state: SeatState,
+}
+
+/// How far a client is trusted for a service changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LevelRecord<'a> {
+    pub(crate) service: u32,
+    pub(crate) client: u64,
+    pub(crate) level: Level,
+    pub(crate) why: &'a str,
 }
 
 /// What a client is for a service.
@@ -434,6 +447,28 @@ pub(crate) fn list<'a, T: Deserialize<'a> + 'a>(
     })
 }
 
+/// What a kind of record is called where records are counted; as [`Record::kind`] numbers them.
+pub(crate) fn kind_name(kind: u8) -> &'static str {
+    match kind {
+        1 => "boot",
+        2 => "service",
+        3 => "client",
+        4 => "seat",
+        5 => "added",
+        6 => "leased",
+        7 => "reported",
+        8 => "released",
+        9 => "conflict",
+        10 => "urgent",
+        11 => "rerun",
+        12 => "deleted",
+        13 => "marked",
+        14 => "withdrawn",
+        15 => "restored",
+        _ => "other",
+    }
+}
+
 impl<'a> Record<'a> {
     pub(crate) fn kind(&self) -> u8 {
         match self {
@@ -454,12 +489,14 @@ impl<'a> Record<'a> {
             Self::Restored(_) => 15,
             Self::Snapshot(_) => SNAPSHOT,
             Self::Past(_) => PAST,
+            Self::Level(_) => 16,
+            Self::Late(_) => 17,
         }
     }
 
     /// Whether records of this kind are decoded here.
     pub(crate) fn is_known(kind: u8) -> bool {
-        matches!(kind, 1..=15 | SNAPSHOT | PAST)
+        matches!(kind, 1..=17 | SNAPSHOT | PAST)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -470,7 +507,7 @@ impl<'a> Record<'a> {
             Self::Seat(record) => append(out, record),
             Self::Added(record) => append(out, record),
             Self::Leased(record) => append(out, record),
-            Self::Reported(record) => append(out, record),
+            Self::Reported(record) | Self::Late(record) => append(out, record),
             Self::Released(record) => append(out, record),
             Self::Conflict(record) => append(out, record),
             Self::Urgent(record) => append(out, record),
@@ -479,6 +516,7 @@ impl<'a> Record<'a> {
             Self::Restored(record) => append(out, record),
             Self::Snapshot(record) => append(out, record),
             Self::Past(record) => append(out, record),
+            Self::Level(record) => append(out, record),
         }
     }
 
@@ -501,6 +539,8 @@ impl<'a> Record<'a> {
             15 => Self::Restored(decode("restored record", bytes)?),
             SNAPSHOT => Self::Snapshot(decode("snapshot record", bytes)?),
             PAST => Self::Past(decode("past record", bytes)?),
+            16 => Self::Level(decode("level record", bytes)?),
+            17 => Self::Late(decode("late record", bytes)?),
             other => {
                 return Err(DecodeError { what: "record", why: format!("kind {other} is unknown") });
             }
@@ -551,10 +591,39 @@ pub(crate) struct SeatTally {
     pub(crate) disagreements: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SeatValue {
     pub(crate) state: SeatState,
     pub(crate) tally: SeatTally,
+    pub(crate) level: Level,
+    /// Why it has this level; `None` if it never had another.
+    pub(crate) why: Option<String>,
+    /// Hub time, ms, of the last change of the level.
+    pub(crate) level_at: u64,
+    pub(crate) times: SeatTimes,
+}
+
+impl SeatValue {
+    /// A seat that was never activated.
+    pub(crate) fn fresh() -> Self {
+        Self {
+            state: SeatState::Inactive,
+            tally: SeatTally::default(),
+            level: Level::Healthy,
+            why: None,
+            level_at: 0,
+            times: SeatTimes::default(),
+        }
+    }
+}
+
+/// When a seat was used, by the wall clock, ms; `None`: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SeatTimes {
+    pub(crate) first_activated: Option<i64>,
+    pub(crate) last_activated: Option<i64>,
+    /// The last activation, claim, report or release that was journaled.
+    pub(crate) last_access: Option<i64>,
 }
 
 /// Counts of a service's subjects.
@@ -574,6 +643,8 @@ pub(crate) struct ServiceTally {
     pub(crate) withdrawn: u64,
     /// Reports that came for a subject that was owed no more: deleted, withdrawn, or done by another lease.
     pub(crate) discarded: u64,
+    /// Reports taken after their lease had expired.
+    pub(crate) late: u64,
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
@@ -844,6 +915,7 @@ mod tests {
                 again: vec![Again { place: 1, generation: 1, slot: 9 }],
             }),
             Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+            Record::Late(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
             Record::Released(Released {
                 service: 1,
                 generation: 2,
@@ -870,6 +942,7 @@ mod tests {
             Record::Restored(Restored { service: 1, id: 2, last: true, versions: b"v", subjects: b"s" }),
             Record::Snapshot(Snapshot { first: true, last: false, pairs: b"pairs" }),
             Record::Past(Past { position: u64::MAX, kind: 7, body: &items }),
+            Record::Level(LevelRecord { service: 1, client: 2, level: Level::Quarantined, why: "forged" }),
         ];
         for record in records {
             let mut bytes = Vec::new();

@@ -69,6 +69,10 @@ impl<'s> Redaction<'s> {
                 let items = self.items(position, reported.service, reported.items)?;
                 items.map(|left| record::encode(&Reported { items: &left, ..reported }))
             }
+            Record::Late(late) => {
+                let items = self.items(position, late.service, late.items)?;
+                items.map(|left| record::encode(&Reported { items: &left, ..late }))
+            }
             Record::Conflict(conflict) => {
                 let items = self.items(position, conflict.service, conflict.items)?;
                 items.map(|left| record::encode(&Conflict { items: &left, ..conflict }))
@@ -92,6 +96,7 @@ impl<'s> Redaction<'s> {
             | Record::Leased(_)
             | Record::Released(_)
             | Record::Urgent(_)
+            | Record::Level(_)
             | Record::Snapshot(_)
             | Record::Past(_) => return Ok(Some(Cow::Borrowed(body))),
         };
@@ -301,7 +306,7 @@ mod tests {
             let items = record::decode::<Reported<'_>>("reported", &body).unwrap().items;
             record::list::<Item<'_>>("item", items).count() - 1
         };
-        for kind in [7, 9] {
+        for kind in [7, 9, 17] {
             for (position, key, rank, stays) in [
                 (200, &b"back"[..], 49, 0),
                 (200, b"back", 50, 1),

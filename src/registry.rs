@@ -12,6 +12,7 @@ use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
 use crate::json::Plugin;
 use crate::link::Link;
+use crate::measures::Measures;
 use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
@@ -92,6 +93,7 @@ pub(crate) struct ServiceCore {
     pub(crate) counts: ServiceCounts,
     /// What was urgent when the hub was opened, for the steward to take.
     pub(crate) urgent_before: ArcSwapOption<UrgentBefore>,
+    pub(crate) measures: Measures,
     /// Ranks leased when the hub was opened, for the steward to take: they do not wait, though the store owes them.
     pub(crate) leased_before: ArcSwapOption<HashSet<u64>>,
     /// The slowest finished leases, slowest first.
@@ -120,6 +122,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) deleted: Counter,
     pub(crate) withdrawn: Counter,
     pub(crate) discarded: Counter,
+    pub(crate) late: Counter,
     /// Subjects that wait and are in no pool yet, or in one not yet claimed from.
     pub(crate) waiting: Counter,
     /// Hub time, ms, of the earliest moment at which a lease's subjects may be offered again; 0: no lease.
@@ -140,6 +143,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) abandoned_slots: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unknown_tokens: Counter,
+    pub(crate) activations_refused: Counter,
     /// Claims that found nothing since the last pool was formed.
     pub(crate) starved: Counter,
     /// How long those wait who find no bucket.
@@ -164,6 +168,7 @@ impl ServiceCounts {
         self.deleted.set(tally.deleted);
         self.withdrawn.set(tally.withdrawn);
         self.discarded.set(tally.discarded);
+        self.late.set(tally.late);
         self.visible.raise_to(tally.next_rank);
     }
 }
@@ -211,6 +216,7 @@ impl ServiceCore {
             active_seats: AtomicU32::new(0),
             panics: AtomicU32::new(0),
             counts: ServiceCounts::new(),
+            measures: Measures::default(),
             urgent_before: ArcSwapOption::empty(),
             leased_before: ArcSwapOption::empty(),
             slow: ArcSwap::from_pointee(Vec::new()),

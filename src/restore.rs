@@ -10,11 +10,13 @@ use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, k
 use crate::registry::{ServiceCore, UrgentBefore};
 use crate::slot::Mask;
 use crate::store::Store;
+use crate::store::counted::Role;
 use crate::sync::{Arc, Ordering};
 
 /// Brings a service's counts, seats and leases back from the store.
 pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), RegisterServiceError> {
-    let store = house.store.as_ref();
+    let store = house.disk.store(Role::Opening);
+    let store = store.as_ref();
     let tally = store.get(&key::of(core.id, key::TALLY, &[]))?;
     let tally: Option<ServiceTally> = tally.map(|bytes| stored(record::decode("tally", &bytes))).transpose()?;
     core.counts.publish(tally.unwrap_or_default());
@@ -97,7 +99,8 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
         lease.subjects.iter().enumerate().filter(move |(place, _)| open.has(*place)).map(|(_, subject)| subject.rank)
     });
     core.leased_before.store(Some(Arc::new(owed.collect())));
-    let marks: HashMap<u64, u64> = apply::urgent(house.store.as_ref(), core.id)?.into_iter().collect();
+    let marks: HashMap<u64, u64> =
+        apply::urgent(house.disk.store(Role::Opening).as_ref(), core.id)?.into_iter().collect();
     let wanted: HashSet<u64> = marks.keys().copied().collect();
     // Leased after it was marked, it need not be offered again.
     let (served, waiting) = marks

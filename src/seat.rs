@@ -12,6 +12,7 @@ use crate::error::{ClaimError, LeaseError};
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
+use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::pace::spread;
 use crate::people::SeatCore;
@@ -21,6 +22,7 @@ use crate::registry::Found;
 use crate::service::{OverAsk, Service, ServiceState, Subject};
 use crate::slot::{Cause, Phase};
 use crate::sync::{Arc, Ordering};
+use crate::watch::Level;
 
 /// A client's activation for one service: what it claims from. Cloning clones the handle.
 ///
@@ -45,6 +47,13 @@ impl<S: Service> fmt::Debug for Seat<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.core.fmt(f)
     }
+}
+
+/// Who passed the checks before a claim.
+struct Admitted {
+    /// The client's word.
+    word: u32,
+    level: Level,
 }
 
 /// What applies to one claim.
@@ -90,21 +99,25 @@ impl<S: Service> Seat<S> {
     /// back: its token is then answered [`LeaseError::Over`] and nothing of it is stored.
     pub fn claim(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
         let seat = &self.core;
-        let refused = |error| {
-            seat.counts.claims_refused.add(1);
-            error
-        };
-        let word = self.admit().map_err(refused)?;
-        seat.service.link.admit_claim().map_err(|busy| refused(busy.into()))?;
+        let timing = seat.timing(&seat.counts.claims);
+        let claimed = self.claim_now(ask);
+        seat.timed(Call::Claim, &timing);
+        claimed.inspect_err(|error| seat.count_claim(error))
+    }
+
+    fn claim_now(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
+        let seat = &self.core;
+        let admitted = self.admit()?;
+        seat.service.link.admit_claim()?;
         let now = seat.service.link.clock.now();
         let current = seat.service.current();
-        let allowance = allow(seat, ask, &current.terms, now).map_err(refused)?;
+        let allowance = allow(seat, ask, &current.terms, admitted.level, now)?;
         seat.touch(now);
+        let turn = seat.counts.claims.next();
         let room = seat.reserve(allowance.granted, allowance.quota, now);
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull)));
         }
-        let turn = seat.counts.claims.next();
         let mut leases = SmallVec::new();
         let mut subjects = 0;
         let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
@@ -120,34 +133,36 @@ impl<S: Service> Seat<S> {
             return Ok(Claim::Empty(self.empty(self.why_empty(now))));
         }
         seat.service.link.writer.raise();
-        self.still_admitted(word, &mut leases).map_err(refused)?;
+        self.still_admitted(admitted.word, &mut leases)?;
         let Allowance { asked, limit, .. } = allowance;
         Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
     }
 
-    /// The checks before a claim; returns the client's word.
-    fn admit(&self) -> Result<u32, ClaimError> {
+    /// The checks before a claim.
+    fn admit(&self) -> Result<Admitted, ClaimError> {
         let seat = &self.core;
         seat.service.link.check()?;
         let word = seat.client.word();
         if word & 1 == 0 {
-            self.house.people.refused.not_registered.add(1);
             return Err(ClaimError::NotRegistered);
         }
-        match seat.state() {
-            SeatState::Active => {}
-            SeatState::Inactive => return Err(ClaimError::Inactive),
-            SeatState::Suspended => return Err(ClaimError::Suspended),
-        }
+        let level = match seat.standing() {
+            (SeatState::Active, Level::Quarantined) => {
+                return Err(ClaimError::Quarantined { why: seat.why().unwrap_or_default() });
+            }
+            (SeatState::Active, level) => level,
+            (SeatState::Inactive, _) => return Err(ClaimError::Inactive),
+            (SeatState::Suspended, _) => return Err(ClaimError::Suspended),
+        };
         let state = seat.service.state();
-        if state.is_ready() { Ok(word) } else { Err(ClaimError::NotReady { state }) }
+        if state.is_ready() { Ok(Admitted { word, level }) } else { Err(ClaimError::NotReady { state }) }
     }
 
-    /// Looks again after slots were taken: a deregistration, suspension or revocation in between undoes the claim, so that
-    /// it is wholly before them or never was.
+    /// Looks again after slots were taken: a deregistration, suspension, quarantine or revocation in between undoes the
+    /// claim, so that it is wholly before them or never was.
     fn still_admitted(&self, word: u32, leases: &mut SmallVec<[Lease<S>; 2]>) -> Result<(), ClaimError> {
         let undone = match self.admit() {
-            Ok(now) if now == word => return Ok(()),
+            Ok(now) if now.word == word => return Ok(()),
             Ok(_) => ClaimError::Inactive,
             // A poisoned or closed hub keeps the lease: it is taken back, or goes on, when it is reopened.
             Err(ClaimError::Hub(_)) => return Ok(()),
@@ -242,11 +257,7 @@ impl<S: Service> Seat<S> {
     /// Reads the slots one after the other; what is claimed or ended meanwhile may be there or not.
     pub fn leases(&self) -> Result<Vec<LeaseView<S>>, LeaseError> {
         let seat = &self.core;
-        seat.service.link.check()?;
-        if !seat.client.is_registered() {
-            self.house.people.refused.not_registered.add(1);
-            return Err(LeaseError::NotRegistered);
-        }
+        self.identify().inspect_err(|error| seat.count_call(error))?;
         let mut views = Vec::new();
         let now = seat.service.link.clock.now();
         seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now)));
@@ -261,7 +272,7 @@ impl<S: Service> Seat<S> {
     pub fn resume(&self, token: &LeaseToken) -> Result<Lease<S>, LeaseError> {
         let (pool, index) = self.find(token)?;
         let held = pool.slot(index).is_some_and(|slot| slot.snapshot().is_held());
-        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(LeaseError::Over) }
+        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(self.counted(LeaseError::Over)) }
     }
 
     /// Reports on subjects of a lease and gives the rest back. As [`Lease::submit`], by token.
@@ -309,25 +320,35 @@ impl<S: Service> Seat<S> {
     /// [`LeaseError`]; [`LeaseError::Over`] if it was over already.
     pub fn release(&self, token: &LeaseToken) -> Result<u32, LeaseError> {
         let (pool, index) = self.find(token)?;
-        let ended = Hold::end_slot(&self.core, &pool, index, Some(self.core.index), Cause::Client);
-        ended.map(|ended| ended.left.count()).ok_or(LeaseError::Over)
+        let ended = Hold::release_slot(&self.core, &pool, index);
+        ended.map(|ended| ended.left.count()).ok_or_else(|| self.counted(LeaseError::Over))
+    }
+
+    fn counted(&self, error: LeaseError) -> LeaseError {
+        self.core.count_call(&error);
+        error
+    }
+
+    /// May the client make a call on a lease at all?
+    fn identify(&self) -> Result<(), LeaseError> {
+        self.core.service.link.check()?;
+        if self.core.client.is_registered() { Ok(()) } else { Err(LeaseError::NotRegistered) }
     }
 
     /// The slot a token names, if it is this client's; in the order of identity, service, then token, so that a refusal
-    /// says nothing of what is further down.
+    /// says nothing of what is further down. A refusal is counted.
     fn find(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
+        self.find_uncounted(token).inspect_err(|error| self.core.count_call(error))
+    }
+
+    fn find_uncounted(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
         let seat = &self.core;
-        seat.service.link.check()?;
-        if !seat.client.is_registered() {
-            self.house.people.refused.not_registered.add(1);
-            return Err(LeaseError::NotRegistered);
-        }
+        self.identify()?;
         let state = seat.service.state();
         if state == ServiceState::Revoked {
             return Err(LeaseError::NotReady { state });
         }
         let not_owner = |kind| {
-            seat.counts.not_owner.add(1);
             seat.notice(kind);
             tracing::warn!(client = %seat.client.id, service = %seat.service.name, ?token, "token of another's lease");
             LeaseError::NotOwner
@@ -356,7 +377,7 @@ impl<S: Service> Seat<S> {
 }
 
 /// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.
-fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, now: u64) -> Result<Allowance, ClaimError> {
+fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, level: Level, now: u64) -> Result<Allowance, ClaimError> {
     if ask.buckets == 0 || ask.subjects == Some(0) {
         return Err(ClaimError::Nothing);
     }
@@ -370,6 +391,8 @@ fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, now: u64) -> Result<Allowance
             return Err(ClaimError::TooMany { asked: ask.buckets, limit });
         }
     }
+    // Not counted as asking for too much: the client cannot know.
+    let limit = if level == Level::Suspect && terms.suspect_one_bucket { 1 } else { limit };
     let most = ask.buckets.min(limit);
     if most == 1 {
         // Neither what it wants nor what its history lets expect is less than one bucket.

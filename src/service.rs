@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ClientId;
 use crate::limits::Limits;
+use crate::watch::Watch;
 
 /// One kind of work: what its subjects and reports are, and what makes a report acceptable.
 ///
@@ -69,6 +70,17 @@ pub trait Service: Send + Sync + 'static {
         let encoded = |report| postcard::to_extend(report, Vec::new()).ok();
         let old = encoded(old);
         old.is_some() && old == encoded(new)
+    }
+
+    /// Puts an accepted report into one of 16 categories, 0 to 15, by which a client is compared with its peers
+    /// ([`Watch::distribution`]). The default, `None`, compares nobody.
+    ///
+    /// Called on the submitting client's thread, after an accepting [`judge`](Self::judge). Name categories only if honest
+    /// clients with different buckets get about the same share of each. A panic counts as a rejection of the report; a
+    /// number above 15 as no category.
+    fn category(&self, report: &Self::Report) -> Option<u8> {
+        let _ = report;
+        None
     }
 }
 
@@ -273,6 +285,21 @@ pub enum Urgent {
     Keep,
 }
 
+/// What becomes of a report that comes when its lease has expired, the grace included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Late {
+    /// It is refused: [`Outcome::Stale`](crate::Outcome::Stale).
+    Refuse,
+    /// It is taken if its subject is offered again, or held by another client, and was not reported yet. That client is
+    /// answered [`Outcome::AlreadyDone`](crate::Outcome::AlreadyDone) (or, if its report differs,
+    /// [`Outcome::Conflict`](crate::Outcome::Conflict)). Refused while the subject stands in no bucket, or in two.
+    ///
+    /// Such a report looks for its subject in all buckets of the service: it takes time in proportion to what is ready and
+    /// leased. One atomic step on the other bucket decides who reported first.
+    AcceptIfOpen,
+}
+
 /// A service's settings. A change takes effect with the next pool; buckets formed before keep theirs.
 ///
 /// Name the fields that differ and take the rest from the default: new fields may be added.
@@ -318,6 +345,8 @@ pub struct Policy {
     pub max_wait: Duration,
     /// What becomes of a subject that is made urgent while it stands in a bucket. Default: moved, or offered again.
     pub urgent: Urgent,
+    /// What becomes of reports that come when their lease has expired. Default: refused.
+    pub late: Late,
     /// One claim in so many is served from the lower class even when the higher one has work, so that neither starves: 2 or
     /// more. Default 4.
     pub ordinary_share: u32,
@@ -329,6 +358,8 @@ pub struct Policy {
     pub max_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.
     pub panics_tolerated: u32,
+    /// How clients are watched for malfunction. A change takes effect with the next sample.
+    pub watch: Watch,
 }
 
 impl Default for Policy {
@@ -348,11 +379,13 @@ impl Default for Policy {
             max_pool_age: Duration::from_secs(3_600),
             max_wait: Duration::from_secs(4 * 3_600),
             urgent: Urgent::Again,
+            late: Late::Refuse,
             ordinary_share: 4,
             max_depth: 0,
             keep_unmarked: true,
             max_subjects: u64::MAX,
             panics_tolerated: 3,
+            watch: Watch::default(),
         }
     }
 }
@@ -380,7 +413,7 @@ impl Policy {
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, field, range)) => Err((field, range)),
-            None => Ok(()),
+            None => self.watch.check(),
         }
     }
 }

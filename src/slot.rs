@@ -463,6 +463,9 @@ fn put(mask: &mut Mask, chunk: usize, bits: u64) {
 mod tests {
     use super::*;
 
+    /// Slots that two threads race through.
+    const BATCH: usize = 1_000;
+
     #[test]
     fn a_slot_is_one_cache_line() {
         assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (64, 64));
@@ -488,5 +491,38 @@ mod tests {
         let slot = Slot::new(0, 1, 0);
         assert!(slot.claim(3, 77, 99));
         assert_eq!((slot.claimed(), slot.snapshot().time()), (77, 99));
+    }
+
+    /// R100: of an update and the end of its lease one atomic step picks the winner, subject by subject: what is accepted
+    /// and what is put back are disjoint and are all, and one caller ends the lease. `RACES` sets how many are run.
+    #[test]
+    fn an_update_and_the_end_of_its_lease_share_the_bucket_exactly() {
+        let races: usize = std::env::var("RACES").map_or(100_000, |races| races.parse().unwrap());
+        for batch in 0..races.div_ceil(BATCH) {
+            let lens = (0..BATCH).map(|at| [1, 4, CHUNK_BITS, CHUNK_BITS + 1][(batch + at) % 4]);
+            let slots: Vec<Slot> = lens.map(|len| Slot::leased(0, len, 1, 7, (0, 10), Mask::first(len))).collect();
+            let start = std::sync::Barrier::new(2);
+            let (reports, ends): (Vec<_>, Vec<_>) = std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    start.wait();
+                    slots.iter().map(|slot| (slot.mark_dead(10), slot.end(None, Cause::Expired))).collect()
+                });
+                start.wait();
+                let reports = slots.iter().map(|slot| {
+                    let taken = slot.report(Mask::first(slot.len()));
+                    (taken, if taken.emptied { slot.finish() } else { None })
+                });
+                (reports.collect(), other.join().unwrap())
+            });
+            for ((slot, (taken, finished)), (dead, ended)) in slots.iter().zip(reports).zip(ends) {
+                let all = Mask::first(slot.len());
+                let done = finished.or(ended).expect("one of them ended it");
+                assert!(finished.is_none() || ended.is_none(), "both ended it");
+                assert_eq!((taken.accepted.with(done.left), taken.accepted.without(done.left)), (all, taken.accepted));
+                assert_eq!((taken.stale, taken.done), (done.left, Mask::default()));
+                assert_eq!((done.was_dead, done.owner), (dead, 7));
+                assert_eq!(slot.snapshot().phase(), if done.left.is_empty() { Phase::Done } else { Phase::Released });
+            }
+        }
     }
 }

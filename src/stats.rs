@@ -8,19 +8,26 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::clock::utc;
+use crate::histogram::Distribution;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::link::Precedence;
+use crate::measures::Times;
 use crate::people::{ClientCore, SeatCore};
 use crate::record::SeatState;
+use crate::refused::Refused;
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
+use crate::slot::Phase;
+use crate::storage::StorageStats;
 use crate::sync::{Arc, Ordering};
+use crate::watch::Level;
 
 /// Work handed out and taken back. At any quiet moment `assigned = processed + put_back + held`, for buckets and for
 /// subjects, for each seat and so for every sum over seats.
 ///
-/// All but `*_held` are running counts that survive a restart; `*_held` is counted in the slots when the snapshot is taken.
+/// All but `*_held` and `buckets_dead` are running counts that survive a restart; those are counted in the slots when the
+/// snapshot is taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Work {
@@ -34,6 +41,8 @@ pub struct Work {
     pub buckets_expired: u64,
     /// Buckets held now, dead ones within their grace included.
     pub buckets_held: u64,
+    /// Of those held: not reported in time, and within their grace: reports are still taken.
+    pub buckets_dead: u64,
     /// Subjects leased.
     pub subjects_assigned: u64,
     /// Subjects reported and accepted.
@@ -60,6 +69,7 @@ impl AddAssign for Work {
         self.buckets_put_back += other.buckets_put_back;
         self.buckets_expired += other.buckets_expired;
         self.buckets_held += other.buckets_held;
+        self.buckets_dead += other.buckets_dead;
         self.subjects_assigned += other.subjects_assigned;
         self.subjects_reported += other.subjects_reported;
         self.subjects_put_back += other.subjects_put_back;
@@ -89,7 +99,7 @@ pub struct Faults {
     pub over_ask: u64,
     /// Renewals of leases that had lasted as long as a lease may.
     pub renewals_capped: u64,
-    /// Claims refused: not registered, inactive, suspended, service not ready, hub busy.
+    /// Claims refused: not registered, inactive, suspended, quarantined, service not ready, hub busy.
     pub claims_refused: u64,
 }
 
@@ -118,20 +128,41 @@ pub struct SeatStats {
     pub service: String,
     /// What the seat is.
     pub state: SeatState,
+    /// How far the client is trusted for this service.
+    pub level: Level,
+    /// Why it has this level; `None` if it never had another.
+    pub why: Option<String>,
     /// Work handed out and taken back.
     pub work: Work,
-    /// What was refused to it.
+    /// What was wrong with what it sent.
     pub faults: Faults,
-    /// Claims made since the hub was opened.
+    /// Calls that were refused as a whole.
+    pub refused: Refused,
+    /// When it was first activated, by the wall clock; `None` if never.
+    pub first_activated: Option<DateTime<Utc>>,
+    /// When it was last activated, by the wall clock.
+    pub last_activated: Option<DateTime<Utc>>,
+    /// When it was last used with success (activated, claimed, reported, renewed, gave back), by the wall clock. From before
+    /// a restart, all but renewals.
+    pub last_access: Option<DateTime<Utc>>,
+    /// Claims made since the hub was opened that were not refused.
     pub claims: u64,
     /// Of those, answered with nothing.
     pub empty_claims: u64,
+    /// Submits that were answered report by report, final or not, since the hub was opened.
+    pub submits: u64,
+    /// Renewals that succeeded, since the hub was opened.
+    pub renewals: u64,
+    /// Leases released or dropped before they were over, since the hub was opened.
+    pub releases: u64,
     /// Repeated reports, answered `AlreadyDone`: no fault.
     pub already_done: u64,
     /// Its results that another client's later report, in a re-run, did not confirm.
     pub disagreements: u64,
     /// Time since the last successful call.
     pub idle: Duration,
+    /// From a claim to a report that was accepted, since the hub was opened; one value a submit.
+    pub turnaround_ms: Distribution,
 }
 
 /// One client.
@@ -164,10 +195,18 @@ pub struct ServiceStats {
     pub state: ServiceState,
     /// Seats that are active.
     pub active_seats: u32,
+    /// Seats that are suspect.
+    pub suspect_seats: u32,
+    /// Seats that are quarantined.
+    pub quarantined_seats: u32,
     /// The sum over its seats.
     pub work: Work,
     /// The sum over its seats.
     pub faults: Faults,
+    /// The sum over its seats.
+    pub refused: Refused,
+    /// Activations refused, for any reason, since the hub was opened.
+    pub activations_refused: u64,
     /// Subjects to be worked on, or done: taken in, and neither deleted nor withdrawn since.
     pub subjects_known: u64,
     /// Of these, those that wait for no report.
@@ -189,6 +228,9 @@ pub struct ServiceStats {
     /// Reports for subjects that were owed no more (deleted, withdrawn, or done by another lease): answered as accepted
     /// and dropped.
     pub discarded: u64,
+    /// Reports taken after their lease had expired ([`Late::AcceptIfOpen`](crate::Late::AcceptIfOpen)); each is counted as
+    /// assigned once more.
+    pub late: u64,
     /// Stored subjects that the plugin's type does not read.
     pub unreadable: u64,
     /// Pools formed since the hub was opened.
@@ -211,6 +253,8 @@ pub struct ServiceStats {
     pub moved: u64,
     /// Extra work: urgent subjects handed out while another lease held them, since the hub was opened.
     pub extra_work: u64,
+    /// How long things take.
+    pub times: Times,
 }
 
 impl ServiceStats {
@@ -243,41 +287,55 @@ pub struct HubStats {
     pub busy_claims: u64,
     /// Submits and administrators' decisions turned away since the queue was full.
     pub busy_submits: u64,
+    /// How long registrations took, refused ones included, since the hub was opened.
+    pub register_ns: Distribution,
     /// Bytes that wait for the writer.
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
     pub store_bytes: u64,
+    /// What was asked of the disk since the hub was opened.
+    pub storage: StorageStats,
 }
 
-/// Buckets and subjects held, by seat, counted in the slots.
-fn held(service: &ServiceCore) -> HashMap<u32, (u64, u64)> {
-    let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
+/// What a seat holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    buckets: u64,
+    dead: u64,
+    subjects: u64,
+}
+
+/// What is held, by seat, counted in the slots.
+fn held(service: &ServiceCore) -> HashMap<u32, Held> {
+    let mut held: HashMap<u32, Held> = HashMap::new();
     for pool in service.live().iter() {
         for slot in pool.slots().iter().take(pool.passed()) {
             let seen = slot.snapshot();
             if seen.is_held() {
-                let (buckets, subjects) = held.entry(seen.owner()).or_default();
-                *buckets += 1;
-                *subjects += u64::from(slot.open().count());
+                let of = held.entry(seen.owner()).or_default();
+                of.buckets += 1;
+                of.dead += u64::from(seen.phase() == Phase::Dead);
+                of.subjects += u64::from(slot.open().count());
             }
         }
     }
     held
 }
 
-fn work(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> Work {
+fn work(seat: &SeatCore, held: &HashMap<u32, Held>) -> Work {
     let counts = &seat.counts;
-    let (buckets_held, subjects_held) = held.get(&seat.index).copied().unwrap_or_default();
+    let held = held.get(&seat.index).copied().unwrap_or_default();
     Work {
         buckets_assigned: counts.buckets_assigned.value(),
         buckets_processed: counts.buckets_processed.value(),
         buckets_put_back: counts.buckets_put_back.value(),
         buckets_expired: counts.buckets_expired.value(),
-        buckets_held,
+        buckets_held: held.buckets,
+        buckets_dead: held.dead,
         subjects_assigned: counts.subjects_assigned.value(),
         subjects_reported: counts.subjects_reported.value(),
         subjects_put_back: counts.subjects_put_back.value(),
-        subjects_held,
+        subjects_held: held.subjects,
     }
 }
 
@@ -297,24 +355,41 @@ fn faults(seat: &SeatCore) -> Faults {
     }
 }
 
-fn seat(seat: &SeatCore, held: &HashMap<u32, (u64, u64)>) -> SeatStats {
+fn seat(seat: &SeatCore, held: &HashMap<u32, Held>) -> SeatStats {
     let now = seat.service.link.clock.now();
+    let [first_activated, last_activated] = seat.activated();
     SeatStats {
         client: seat.client.id,
         service: seat.service.name.to_string(),
         state: seat.state(),
+        level: seat.level(),
+        why: seat.why(),
         work: work(seat, held),
         faults: faults(seat),
+        refused: seat.refused.read(),
+        first_activated: first_activated.map(utc),
+        last_activated: last_activated.map(utc),
+        last_access: seat.last_access().map(utc),
         claims: seat.counts.claims.value(),
         empty_claims: seat.counts.empty.value(),
+        submits: seat.counts.submits.value(),
+        renewals: seat.counts.renewals.value(),
+        releases: seat.counts.releases.value(),
         already_done: seat.counts.already_done.value(),
         disagreements: seat.counts.disagreements.value(),
         idle: crate::people::idle_for(seat, now),
+        turnaround_ms: seat.turnaround.snapshot(),
     }
 }
 
 pub(crate) fn of_seat(of: &SeatCore) -> SeatStats {
     seat(of, &held(&of.service))
+}
+
+pub(crate) fn of_unhealthy(house: &House, service: &Arc<ServiceCore>) -> Vec<SeatStats> {
+    let held = held(service);
+    let seats = house.people.seats.iter().map(|(_, of)| of);
+    seats.filter(|of| of.service.id == service.id && of.level() != Level::Healthy).map(|of| seat(of, &held)).collect()
 }
 
 pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
@@ -336,13 +411,39 @@ pub(crate) fn of_client(house: &House, client: &ClientCore) -> ClientStats {
     }
 }
 
-pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceStats {
-    let held = held(service);
-    let (mut total, mut refused) = (Work::default(), Faults::default());
-    for (_, seat) in house.people.seats.iter().filter(|(_, seat)| seat.service.id == service.id) {
-        total += work(seat, &held);
-        refused += faults(seat);
+/// What adds up over the seats of a service.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    work: Work,
+    faults: Faults,
+    refused: Refused,
+    suspect_seats: u32,
+    quarantined_seats: u32,
+}
+
+/// The sums of some services, by their numbers, in one walk over all seats.
+fn sums(house: &House, services: &[Arc<ServiceCore>]) -> HashMap<u32, Sums> {
+    let mut sums: HashMap<u32, (HashMap<u32, Held>, Sums)> =
+        services.iter().map(|service| (service.id, (held(service), Sums::default()))).collect();
+    for (_, seat) in &house.people.seats {
+        if let Some((held, sums)) = sums.get_mut(&seat.service.id) {
+            sums.work += work(seat, held);
+            sums.faults += faults(seat);
+            sums.refused += seat.refused.read();
+            sums.suspect_seats += u32::from(seat.level() == Level::Suspect);
+            sums.quarantined_seats += u32::from(seat.level() == Level::Quarantined);
+        }
     }
+    sums.into_iter().map(|(service, (_, sums))| (service, sums)).collect()
+}
+
+pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceStats {
+    let sums = sums(house, std::slice::from_ref(service)).remove(&service.id);
+    with_sums(service, &sums.unwrap_or_default())
+}
+
+fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
+    let Sums { work, faults, refused, suspect_seats, quarantined_seats } = *sums;
     let counts = &service.counts;
     let now = service.link.clock.now();
     let since = counts.oldest_wait_since.value();
@@ -351,8 +452,12 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         state: service.state(),
         // ordering: Relaxed; a statistic.
         active_seats: service.active_seats.load(Ordering::Relaxed),
-        work: total,
-        faults: refused,
+        suspect_seats,
+        quarantined_seats,
+        work,
+        faults,
+        refused,
+        activations_refused: counts.activations_refused.value(),
         subjects_known: counts.known.value(),
         subjects_done: counts.done.value(),
         duplicates: counts.duplicates.value(),
@@ -363,6 +468,7 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         deleted: counts.deleted.value(),
         withdrawn: counts.withdrawn.value(),
         discarded: counts.discarded.value(),
+        late: counts.late.value(),
         unreadable: counts.unreadable.value(),
         pools_formed: counts.pools_formed.value(),
         abandoned_slots: counts.abandoned_slots.value(),
@@ -374,27 +480,35 @@ pub(crate) fn of_service(house: &House, service: &Arc<ServiceCore>) -> ServiceSt
         pool_drain_time: Some(counts.drain_ms.value()).filter(|ms| *ms != u64::MAX).map(Duration::from_millis),
         moved: counts.moved.value(),
         extra_work: counts.offered_again.value(),
+        times: service.measures.times(),
     }
 }
 
 pub(crate) fn of_hub(house: &House) -> HubStats {
-    let services: Vec<ServiceStats> = house.registry.all().iter().map(|service| of_service(house, service)).collect();
+    let all = house.registry.all();
+    let mut sums = sums(house, &all);
+    let services: Vec<ServiceStats> =
+        all.iter().map(|service| with_sums(service, &sums.remove(&service.id).unwrap_or_default())).collect();
     let mut work = Work::default();
     for service in &services {
         work += service.work;
     }
     let refused = &house.people.refused;
+    let not_registered =
+        services.iter().map(|service| service.refused.not_registered).sum::<u64>() + refused.not_registered.value();
     HubStats {
         services,
         work,
-        clients: house.people.clients().len() as u64,
+        clients: house.people.clients.len() as u64,
         invalid_registrations: refused.invalid.value(),
         throttled_registrations: refused.throttled.value(),
-        not_registered: refused.not_registered.value(),
+        not_registered,
         busy_newcomers: house.link.turned_away(Precedence::Newcomer),
         busy_claims: house.link.turned_away(Precedence::Claim),
         busy_submits: house.link.turned_away(Precedence::Submit),
+        register_ns: house.people.registering.snapshot(),
         queued_bytes: house.link.queued_bytes(),
+        storage: house.disk.stats(),
         store_bytes: house.store.size_on_disk().unwrap_or(0),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 
+use crate::chart::Charts;
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
 use crate::due::Due;
@@ -96,6 +97,7 @@ pub(crate) struct Steward {
     generations: Arc<Generations>,
     rng: ChaCha12Rng,
     wards: HashMap<u32, Ward>,
+    charts: Charts,
     /// Hub time of the last look at leases and seats.
     swept_at: Option<u64>,
     /// Hub time of the beginning of the round of releases, and the releases in it.
@@ -125,6 +127,7 @@ impl Steward {
             generations,
             rng,
             wards: HashMap::new(),
+            charts: Charts::default(),
             swept_at: None,
             round_at: 0,
             released: 0,
@@ -161,6 +164,7 @@ impl Steward {
                 changed |= self.sweep(service, now, &mut due);
             }
             changed |= self.release(due, now);
+            changed |= self.charts.round(&self.link, &self.people, &services, now);
             changed |= self.retire_seats(now);
             for service in &services {
                 self.forget(service);

@@ -3,6 +3,7 @@
 //! The store is an index of the journal, never the acknowledgement: a write is acknowledged by the journal's own sync, and a store that
 //! cannot be opened is set aside and rebuilt from there. One writer, the commit thread, applies batches; any thread may read.
 
+pub(crate) mod counted;
 pub(crate) mod marker;
 mod memory;
 mod sled;
@@ -19,9 +20,6 @@ pub(crate) type Batch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// A key and its value.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
-
-/// The format version this build writes, and the only one it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
 
 /// The one key an engine keeps for itself: readers never see it, and no batch may hold it.
 pub(crate) const VERSION_KEY: &[u8] = b"\0version";

@@ -85,7 +85,7 @@ impl Search<'_> {
                 self.found.leased_at = Some(utc(at.time.wall_ms));
                 Ok(())
             }
-            Record::Reported(of) if of.service == self.service => {
+            Record::Reported(of) | Record::Late(of) if of.service == self.service => {
                 self.items(at, of.client, (of.generation, of.slot), of.items)
             }
             Record::Conflict(of) if of.service == self.service => {

@@ -2,6 +2,7 @@
 //! applies the group to the store, resolves their visible half.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -11,12 +12,13 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
+use crate::measures;
 use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
-    self, Added, Again, ClientRecord, Conflict, Item, Keys, Leased, Record, Released, Reported, Restored, SeatRecord,
-    ServiceRecord, Urgent, Withdrawn, key,
+    self, Added, Again, ClientRecord, Conflict, Item, Keys, Leased, LevelRecord, Record, Released, Reported, Restored,
+    SeatRecord, ServiceRecord, Urgent, Withdrawn, key,
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::retract::{RestoredPart, WithdrawnPart};
@@ -216,9 +218,14 @@ impl Writer {
         self.draft(time, &Record::Boot(record::Boot { number }));
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);
-        self.log.sync().map_err(|error| format!("journal sync: {error}"))?;
+        self.sync_rest().map_err(|error| format!("journal sync: {error}"))?;
         self.apply_all();
         if self.link.is_poisoned() { Err(self.link.cause()) } else { Ok(()) }
+    }
+
+    /// Syncs what is not synced yet; after a failed sync that fails again.
+    fn sync_rest(&mut self) -> io::Result<()> {
+        if self.log.synced() < self.log.end() { self.log.sync() } else { Ok(()) }
     }
 
     /// How long it may sleep if nothing wakes it; `None`: for as long as it likes.
@@ -235,7 +242,7 @@ impl Writer {
     /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         self.turn();
-        if let Err(error) = self.log.sync() {
+        if let Err(error) = self.sync_rest() {
             self.link.poison(format!("journal sync: {error}"));
         }
         self.apply_all();
@@ -366,6 +373,10 @@ impl Writer {
                 let record = SeatRecord { service: *service, client: *client, state: *state };
                 self.draft(time, &Record::Seat(record))
             }
+            Change::Level { service, client, level, why } => {
+                let record = LevelRecord { service: *service, client: *client, level: *level, why };
+                self.draft(time, &Record::Level(record))
+            }
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
             }
@@ -381,16 +392,27 @@ impl Writer {
                 if let Some(slot) = reports.pool.slot(reports.index) {
                     self.draft_lease(time, &reports.pool, reports.index, slot);
                 }
-                let kept = if reports.whole { None } else { Some(filter(&reports.items, reports.accepted)) };
-                let items = kept.as_deref().unwrap_or(&reports.items);
                 let is_evidence = matches!(node.change, Change::Conflict(_));
-                self.draft(time, &reported(reports, items, is_evidence))
+                self.draft_reports(time, reports, is_evidence)
             }
         };
         match (offset, self.drafts.last_mut()) {
             (Some(offset), Some(draft)) => draft.waiting.push((offset, node)),
             _ => self.link.fail(&node, TicketError::Refused),
         }
+    }
+
+    fn draft_reports(&mut self, time: GroupTime, reports: &Reports, is_evidence: bool) -> Option<u64> {
+        let kept = if reports.whole { None } else { Some(filter(&reports.items, reports.accepted)) };
+        let items = kept.as_deref().unwrap_or(&reports.items);
+        if reports.late.is_empty() {
+            return self.draft(time, &reported(reports, items, is_evidence));
+        }
+        if !items.is_empty() {
+            self.draft(time, &reported(reports, items, is_evidence))?;
+        }
+        let Record::Reported(late) = reported(reports, &[], false) else { return None };
+        self.draft(time, &Record::Late(Reported { items: &filter(&reports.items, reports.late), ..late }))
     }
 
     /// Adds a record to the last draft, or to a new one. None if it is too long for a frame.
@@ -500,9 +522,15 @@ impl Writer {
         let finished = self.applier.take_finished();
         for service in self.registry.all() {
             service.counts.publish(self.applier.tally(service.id));
+            for lease in finished.iter().filter(|lease| lease.service == service.id) {
+                service.measures.held(lease.ended_at.saturating_sub(lease.claimed_at));
+            }
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
         self.pass_on_effects();
+        for (journaled, _) in &applied {
+            self.measure(journaled);
+        }
         let mut bytes = 0;
         for (mut journaled, intakes) in applied {
             for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
@@ -560,6 +588,17 @@ impl Writer {
         let client = self.people.client(client);
         if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
             seat.counts.disagreements.add(1);
+        }
+    }
+
+    /// Notes how long the reports of a group took.
+    fn measure(&self, journaled: &Journaled) {
+        for (_, node) in &journaled.waiting {
+            let Change::Reported(reports) = &node.change else { continue };
+            let owner = reports.pool.slot(reports.index).map(|slot| slot.snapshot().owner());
+            if let Some(seat) = owner.and_then(|owner| self.people.seats.get(owner as usize)) {
+                measures::note_reported(seat, reports, journaled.group.time().hub_ms);
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use std::sync::{Barrier, Condvar, Mutex};
 use std::thread;
 
 use commissary::{
-    Ask, Claim, EmptyReason, Hub, Lease, MemoryDisk, Outcome, Policy, Registration, Reporter, Seat, Service, Subject,
-    Verdict,
+    Ask, Claim, EmptyReason, Hub, Lease, MemoryDisk, Outcome, Policy, Progress, Registration, Reporter, Seat, Service,
+    Subject, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use support::{Doubling, Rig, drain, keys, ms, none, one, policy, right, sorted};
@@ -211,8 +211,39 @@ impl Service for SlowToForm {
     }
 }
 
-/// R86: no claim waits for the forming of buckets: with the caretaker's thread stopped in the middle of it, all buckets
-/// of the older pool are handed out, and reports, renewals and releases go on.
+/// R15: nobody waits to register: with nothing written at all, a hundred register, activate and are served or told at once
+/// that no bucket is ready; their tickets tell the truth when the writing begins.
+#[test]
+fn registration_does_not_wait_for_the_disk() {
+    let rig = Rig::new(policy(|_| {}));
+    rig.add(0..80);
+    let (mut tickets, mut empty) = (Vec::new(), 0);
+    for id in 1..=100_u64 {
+        let wanted = Registration::new(id, format!("c{id}")).origin(id.to_be_bytes());
+        let registered = rig.hub.register_client(&wanted).unwrap();
+        tickets.push(registered.ticket);
+        let seat = registered.client.activate(&rig.service).unwrap();
+        match seat.claim(Ask::one()).unwrap() {
+            Claim::Leased(grant) => {
+                for lease in grant {
+                    let submitted = lease.submit(right(&keys(&lease))).unwrap();
+                    assert_eq!(submitted.accepted(), 4);
+                    tickets.push(submitted.ticket);
+                }
+            }
+            Claim::Empty(_) => empty += 1,
+        }
+    }
+    assert_eq!((tickets.len(), empty), (120, 80));
+    assert!(tickets.iter().all(|ticket| ticket.progress() == Ok(Progress::Pending)), "nothing was written yet");
+    rig.hub.tick();
+    assert!(tickets.iter().all(|ticket| ticket.progress() == Ok(Progress::Visible)));
+    assert_eq!(rig.service.stats().subjects_done, 80);
+    rig.assert_adds_up();
+}
+
+/// R15, R86: no claim and no registration waits for the forming of buckets: with the caretaker's thread stopped in the
+/// middle of it, all buckets of the older pool are handed out, clients come, and reports, renewals and releases go on.
 #[test]
 fn nothing_waits_for_a_formation_that_is_stopped_in_the_middle() {
     let hub = Hub::builder().seed(1).open_in_memory(&MemoryDisk::new()).unwrap();
@@ -232,6 +263,9 @@ fn nothing_waits_for_a_formation_that_is_stopped_in_the_middle() {
         assert_eq!(lease.len(), 4);
         let keys: Vec<u64> = lease.subjects().map(|subject| subject.0).collect();
         lease.renew().unwrap();
+        let newcomer = hub.register_client(&Registration::new(100 + turn, "b").origin([1])).unwrap();
+        newcomer.client.activate(&service).unwrap();
+        newcomer.ticket.wait_visible().unwrap();
         if turn % 2 == 0 {
             let submitted = lease.submit(keys.iter().map(|key| (*key, ()))).unwrap();
             assert_eq!(submitted.accepted(), 4);
@@ -259,7 +293,7 @@ fn nothing_waits_for_a_formation_that_is_stopped_in_the_middle() {
     assert!(hub.stats().work.adds_up());
 }
 
-/// R86: while subjects are added and pools formed on other threads, claims see only whole buckets, and all of each.
+/// R49, R86: while subjects are added and pools formed on other threads, claims see only whole buckets, and all of each.
 #[test]
 fn claims_see_only_whole_buckets_while_pools_are_formed() {
     const SUBJECTS: u64 = 20_000;

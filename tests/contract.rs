@@ -129,11 +129,12 @@ struct Broken<T> {
     change: fn(&mut Policy),
     judge: fn(u64) -> Verdict,
     discover: fn(&mut Vec<T>),
+    category: fn(u64) -> Option<u8>,
 }
 
 impl<T> Broken<T> {
     fn with(judge: fn(u64) -> Verdict) -> Self {
-        Self { id: "broken".to_owned(), change: |_| (), judge, discover: |_| () }
+        Self { id: "broken".to_owned(), change: |_| (), judge, discover: |_| (), category: |_| None }
     }
 
     fn sound() -> Self {
@@ -150,6 +151,10 @@ impl<T> Broken<T> {
 
     fn finding(discover: fn(&mut Vec<T>)) -> Self {
         Self { discover, ..Self::sound() }
+    }
+
+    fn categorizing(category: fn(u64) -> Option<u8>) -> Self {
+        Self { category, ..Self::sound() }
     }
 }
 
@@ -173,6 +178,10 @@ impl<T: Subject> Service for Broken<T> {
 
     fn discover(&self, _: &T, _: &u64, found: &mut Vec<T>) {
         (self.discover)(found);
+    }
+
+    fn category(&self, report: &u64) -> Option<u8> {
+        (self.category)(*report)
     }
 }
 
@@ -253,6 +262,17 @@ fn a_judge_that_gives_no_reason_is_caught() {
 fn a_judge_that_panics_is_caught() {
     let make = || Broken::with(|_| panic!("broken judge"));
     expect_complaint("sample 0 (1): judge must not panic, but: broken judge", make, [1_u64]);
+}
+
+#[test]
+fn categories_out_of_order_are_caught() {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let make = || Broken::categorizing(|_| u8::try_from(ASKED.fetch_add(1, Ordering::Relaxed) % 2).ok());
+    expect_complaint("category must say the same of the same report every time", make, [1_u64]);
+    expect_complaint("category must be less than 16, but is Some(16)", || Broken::categorizing(|_| Some(16)), [1_u64]);
+    let make = || Broken::categorizing(|_| panic!("no category"));
+    expect_complaint("sample 0 (1): category must not panic, but: no category", make, [1_u64]);
+    contract::conforms(|| Broken::categorizing(|_| Some(15)), &samples([1_u64]));
 }
 
 #[test]

@@ -59,7 +59,8 @@ fn open(disk: &MemoryDisk, clock: &ManualClock) -> (Hub, ServiceHandle<Probe>) {
     (hub, service)
 }
 
-/// R55, I1, I2, I6: however much of the last group a crash left, nobody holds what another finished, and every count adds up.
+/// R49, R55, I1, I2, I6: however much of the last group a crash left, buckets are handed out whole or not at all, nobody
+/// holds what another finished, and every count adds up.
 #[test]
 fn journal_cut_anywhere_leaves_no_half_of_anything() {
     let journal = journal();

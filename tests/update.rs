@@ -188,8 +188,8 @@ fn deregistered_owner_has_lost_its_bucket() {
     assert_adds_up(&shop.hub);
 }
 
-/// R77: partial information is taken; a final submit gives the rest back, a report keeps it. What is done is never handed
-/// out again.
+/// R54, R77: partial information is taken; a final submit gives the rest back, a report keeps it. What is left unprocessed
+/// is offered to others, what is done is never handed out again.
 #[test]
 fn partial_reports_are_taken() {
     let (shop, service) = shop_with(Limits::default(), 8);
@@ -445,6 +445,36 @@ fn dead_lease_still_takes_reports() {
     assert_adds_up(&shop.hub);
 }
 
+/// R100: the token decides. The live one wins even in the grace; once the bucket went to another client, the old one is
+/// refused and the new one wins, in either order of their reports.
+#[test]
+fn the_live_token_decides_who_updates() {
+    for old_first in [true, false] {
+        let (shop, service) = shop_with(Limits::default(), 4);
+        let seats = shop.seats(&service, 2);
+        let old = claim_one(&seats[0]);
+        let mine = users(&old);
+        shop.pass(Policy::default().lease);
+        assert_eq!(old.report([ok(mine[0])]).unwrap().outcomes, [Outcome::Accepted], "dead, and within the grace");
+        shop.pass(Policy::default().grace);
+        let new = claim_one(&seats[1]);
+        assert_eq!(users(&new).into_iter().collect::<BTreeSet<u64>>(), mine[1..].iter().copied().collect());
+        let late = || assert_eq!(old.report([ok(mine[1])]).unwrap().outcomes, [Outcome::Stale]);
+        if old_first {
+            late();
+        }
+        assert_eq!(new.report([ok(mine[1])]).unwrap().outcomes, [Outcome::Accepted]);
+        late();
+        shop.tick();
+        let finding = service.result(&mine[1]).unwrap().unwrap();
+        assert_eq!(finding.client, seat_stats(&service, 2).client, "the new holder's");
+        assert_eq!(new.submit([ok(mine[2]), ok(mine[3])]).unwrap().accepted(), 2);
+        shop.tick();
+        assert_eq!(service.stats().subjects_done, 4);
+        assert_adds_up(&shop.hub);
+    }
+}
+
 /// Rejected reports stay with the lease: a final submit then gives nothing back, and the report can be mended.
 #[test]
 fn rejected_reports_stay_with_the_lease() {
@@ -519,9 +549,10 @@ fn too_large_submits_are_refused_whole() {
     let (shop, service) = shop_with(limits, 4);
     let seat = shop.seat(&service, 1);
     let lease = claim_one(&seat);
-    let before = seat_stats(&service, 1);
+    let mut before = seat_stats(&service, 1);
     let error = lease.submit(reports(&lease, &"x".repeat(900))).unwrap_err();
     assert!(matches!(error, LeaseError::TooLarge { bytes: 2_001.., limit: 2_000 }), "{error:?}");
+    before.refused.too_large += 1;
     assert_eq!(seat_stats(&service, 1), before);
     assert_eq!(seat.leases().unwrap()[0].subjects.len(), 4);
     for half in reports(&lease, &"x".repeat(900)).chunks(2) {
@@ -545,7 +576,7 @@ fn full_queue_refuses_submits_before_anything_is_applied() {
     while service.add(&user).is_ok() {
         user += 1;
     }
-    let before = seat_stats(&service, 1);
+    let mut before = seat_stats(&service, 1);
     assert!((3_800..=4_096).contains(&shop.hub.stats().queued_bytes));
     for _ in 0..3 {
         for refused in [lease.submit(reports(&lease, "ok")), lease.report(reports(&lease, "ok"))] {
@@ -556,7 +587,8 @@ fn full_queue_refuses_submits_before_anything_is_applied() {
             assert!(retry_after > Duration::ZERO);
         }
     }
-    assert_eq!(seat_stats(&service, 1), before, "nothing was applied");
+    before.refused.busy += 6;
+    assert_eq!(seat_stats(&service, 1), before, "nothing was applied, but each refusal counted");
     assert_eq!(seat.leases().unwrap()[0].subjects.len(), 4);
     lease.renew().unwrap();
     let second = claim_one(&seat);

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use commissary::Hub;
+use commissary::{FORMAT_VERSION, Hub};
 
 use crowd::Crowd;
 use graph::Graph;
@@ -114,8 +114,9 @@ impl Options {
     }
 }
 
+/// Never one that another version of the crate left.
 fn default_directory(graph: &Graph) -> PathBuf {
-    std::env::temp_dir().join(format!("commissary-social-graph-{:016x}", graph.fingerprint()))
+    std::env::temp_dir().join(format!("commissary-social-graph-{FORMAT_VERSION}-{:016x}", graph.fingerprint()))
 }
 
 fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {

@@ -8,8 +8,9 @@ use crate::error::ReadError;
 use crate::events::each_record;
 use crate::house::House;
 use crate::record::{self, Item, Record, SeatState};
-use crate::stats::{self, ClientStats};
+use crate::stats::{self, ClientStats, SeatStats};
 use crate::sync::Arc;
+use crate::watch::Level;
 
 /// Explains a client.
 pub(crate) fn of_client(house: &House, id: u64) -> Result<Explanation, ReadError> {
@@ -43,6 +44,9 @@ impl OfClient<'_> {
         let text = match record {
             Record::Client(of) if of.client == self.id => self.registered(of.registered, of.name),
             Record::Seat(of) if of.client == self.id => self.seat(of.service, of.state),
+            Record::Level(of) if of.client == self.id => {
+                format!("{}: {}", level_text(of.level, &self.name(of.service)), of.why)
+            }
             Record::Leased(of) if of.client == self.id => {
                 let bucket = self.bucket(of.service, of.generation, of.slot);
                 format!("leased {bucket}: {}", count(of.ranks.len(), "subject"))
@@ -95,6 +99,23 @@ impl OfClient<'_> {
     }
 }
 
+fn level_text(level: Level, service: &str) -> String {
+    match level {
+        Level::Healthy => format!("trusted again for {service}"),
+        Level::Suspect => format!("suspected for {service}"),
+        Level::Quarantined => format!("quarantined for {service}, its claims are refused"),
+    }
+}
+
+/// The services for which it is suspect or quarantined, and why.
+fn levels_now(stats: &ClientStats) -> String {
+    let unhealthy = stats.seats.iter().filter(|seat| seat.level != Level::Healthy);
+    let text = |seat: &SeatStats| {
+        format!("; {}: {}", level_text(seat.level, &seat.service), seat.why.as_deref().unwrap_or_default())
+    };
+    unhealthy.map(text).collect()
+}
+
 fn client_now(stats: &ClientStats) -> String {
     let mut faults = stats::Faults::default();
     for seat in &stats.seats {
@@ -124,9 +145,10 @@ fn client_now(stats: &ClientStats) -> String {
     .collect();
     let refused = if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") };
     format!(
-        "{state}; {held}; in all {} assigned, {} reported, {} put back; refused: {refused}",
+        "{state}; {held}; in all {} assigned, {} reported, {} put back; refused: {refused}{}",
         count_u64(work.subjects_assigned, "subject"),
         work.subjects_reported,
-        work.subjects_put_back
+        work.subjects_put_back,
+        levels_now(stats)
     )
 }

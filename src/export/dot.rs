@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use chrono::SecondsFormat;
 
 use super::{ClientNode, HubNode, LeaseNode, PoolNode, ServiceNode, Sink, SubjectsNode};
+use crate::watch::Level;
 
 pub(super) struct Dot<'w> {
     out: &'w mut dyn Write,
@@ -101,7 +102,9 @@ impl Sink for Dot<'_> {
         let state = if client.registered { "registered" } else { "deregistered" };
         self.node(&name, "ellipse", &[format!("{} ({})", client.name, client.id), state.to_owned()])?;
         for seat in &client.seats {
-            let label = escape(&format!("{}, {} leases", word(seat.state), seat.leases));
+            // What nearly all are is not worth the ink.
+            let level = if seat.level == Level::Healthy { String::new() } else { format!("{}, ", seat.level) };
+            let label = escape(&format!("{}, {level}{} leases", word(seat.state), seat.leases));
             writeln!(self.out, "  \"{name}\" -> \"s{}\" [style=dashed, label=\"{label}\"];", seat.number)?;
         }
         Ok(())

@@ -23,7 +23,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::marker::Marker;
-use super::{Batch, FORMAT_VERSION, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
+use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
+use crate::FORMAT_VERSION;
 use crate::device::lock_patiently;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -49,6 +50,9 @@ const UNSYNCED_BYTES_MAX: u64 = 64 << 10;
 
 /// What sled writes about a record besides its bytes, rounded up.
 const RECORD_OVERHEAD_BYTES: u64 = 32;
+
+/// What stands under the version's key.
+const SUPPORTED: u32 = FORMAT_VERSION as u32;
 
 /// The file sled keeps its log in, and locks.
 const LOG_FILE: &str = "db";
@@ -135,15 +139,15 @@ impl SledStore {
             if self.call(|db| db.first())?.is_some() {
                 return Err(StoreError::Corrupted { what: "it holds pairs but no format version".to_owned() });
             }
-            let version = FORMAT_VERSION.to_be_bytes();
+            let version = SUPPORTED.to_be_bytes();
             return self.write(|db| db.insert(VERSION_KEY, &version[..]).map(|_| ()));
         };
         let Ok(found) = <[u8; 4]>::try_from(&*found) else {
             return Err(StoreError::Corrupted { what: format!("its format version has {} bytes, not 4", found.len()) });
         };
         match u32::from_be_bytes(found) {
-            FORMAT_VERSION => Ok(()),
-            found => Err(StoreError::Version { found, supported: FORMAT_VERSION }),
+            SUPPORTED => Ok(()),
+            found => Err(StoreError::Version { found, supported: SUPPORTED }),
         }
     }
 
@@ -615,7 +619,7 @@ mod tests {
         store.write(|db| db.insert(VERSION_KEY, &[0, 0, 0, 7])).unwrap();
         drop(store);
         let refusal = open_or_set_aside(&dir, CACHE).unwrap_err();
-        assert!(matches!(refusal, StoreError::Version { found: 7, supported: FORMAT_VERSION }));
+        assert!(matches!(refusal, StoreError::Version { found: 7, supported: SUPPORTED }));
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
     }
 
