@@ -1,6 +1,8 @@
 //! Makes the store from the journal: one record after the other, the same way when they are written and when they are
 //! replayed. So replaying always gives the state that was.
 
+mod erase;
+mod retract;
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -10,13 +12,15 @@ use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
     self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released, Reported,
-    SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Standing, key,
+    SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Store};
 use crate::sync::Arc;
 use crate::ticket::Intake;
 
+/// Changes that are a batch by themselves: a part of a snapshot is about as large as a batch may be.
+const FULL: usize = 1 << 20;
 /// Blocks' bitmaps kept in memory between batches.
 const BLOCKS_CACHED: usize = 4_096;
 /// Seats' tallies kept in memory between batches.
@@ -98,7 +102,10 @@ pub(crate) struct Applier {
     twice: HashSet<u32>,
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
+    erasures: erase::Erasures,
     changes: usize,
+    /// The store holds what was not read into memory.
+    stale: bool,
 }
 
 impl Applier {
@@ -124,7 +131,9 @@ impl Applier {
             twice: HashSet::new(),
             finished: Vec::new(),
             effects: Vec::new(),
+            erasures: erase::Erasures::default(),
             changes: 0,
+            stale: false,
         };
         applier.standing = standing(applier.store.as_ref())?.unwrap_or_default();
         for (service, value) in services(applier.store.as_ref())? {
@@ -162,6 +171,22 @@ impl Applier {
         self.again.retain(|_, leases| leases.len() > 1);
         // Of those offered twice some may still be on their way to the journal.
         self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
+    }
+
+    /// Takes a part of a store over, pair by pair. The standing is where this store stands; of the other's, only the boot
+    /// goes on. What is read from the store into memory is read again once the last part is written.
+    fn snapshot(&mut self, record: &Snapshot<'_>) -> Result<(), DecodeError> {
+        for pair in record::list::<StoredPair<'_>>("stored pair", record.pairs) {
+            let pair = pair?;
+            if pair.key == key::of(0, key::STANDING, &[]) {
+                self.standing.boot = record::decode::<Standing>("standing", pair.value)?.boot;
+            } else {
+                self.batch.insert(pair.key.to_vec(), Some(pair.value.to_vec()));
+            }
+        }
+        self.stale = record.last;
+        self.changes = self.changes.max(FULL);
+        Ok(())
     }
 
     /// Goes on with the same store, as it is counted for the writer.
@@ -229,8 +254,12 @@ impl Applier {
             Record::Marked(keys) => intake = self.mark(at, &keys)?,
             Record::Withdrawn(withdrawn) => intake = self.withdraw(at, &withdrawn)?,
             Record::Restored(restored) => intake = self.restore(at, &restored)?,
+            Record::Snapshot(snapshot) => self.snapshot(&snapshot).map_err(frame)?,
+            // What it did is in the snapshot.
+            Record::Past(_) => {}
             Record::Level(level) => self.level(at, &level)?,
         }
+        self.erase_for_record();
         Ok(intake)
     }
 
@@ -253,9 +282,13 @@ impl Applier {
             let value = self.leases.get(&lease).map(record::encode);
             self.batch.insert(key::lease(lease.0, lease.1, lease.2), value);
         }
+        self.erase_from_blocks()?;
         self.flush_blocks();
         self.changes = 0;
         self.store.apply(std::mem::take(&mut self.batch))?;
+        if self.stale {
+            *self = Self::load(Arc::clone(&self.store))?;
+        }
         if self.blocks.len() > BLOCKS_CACHED {
             self.blocks.clear();
         }
@@ -588,7 +621,8 @@ pub(crate) fn urgent(store: &dyn Store, service: u32) -> Result<Vec<(u64, u64)>,
     Ok(found)
 }
 
-fn services(store: &dyn Store) -> Result<Vec<(u32, ServiceValue)>, StoreError> {
+/// Every service that a store knows.
+pub(crate) fn services(store: &dyn Store) -> Result<Vec<(u32, ServiceValue)>, StoreError> {
     let mut found = Vec::new();
     each(store, 0, key::SERVICE, |rest, value| {
         if let Some(service) = key::small_number(rest) {

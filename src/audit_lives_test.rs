@@ -45,7 +45,8 @@ struct Shop {
     hub: Hub,
     service: ServiceHandle<Small>,
     given: Vec<(u64, LeaseToken, Vec<u64>)>,
-    retractions: u64,
+    /// What each took away: versions, subjects.
+    retractions: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Shop {
@@ -53,7 +54,7 @@ impl Shop {
         let hub = Hub::builder().manual().clock(clock.clone()).seed(1).open_in_memory(&disk).unwrap();
         let service = hub.register(Small(FollowingCheck::default())).unwrap();
         hub.tick();
-        Self { disk, clock, hub, service, given: Vec::new(), retractions: 0 }
+        Self { disk, clock, hub, service, given: Vec::new(), retractions: Vec::new() }
     }
 
     fn fresh() -> Self {
@@ -95,17 +96,32 @@ impl Shop {
 
     /// Withdraws subjects, and the first versions of results.
     fn withdraw(&mut self, subjects: &[u64], results: &[u64]) {
-        self.retractions += 1;
         let (mut versions, subjects) = (Vec::new(), keys(subjects));
         for user in results {
             record::append(&mut versions, &VersionName { key: &user.to_be_bytes(), number: 1 });
         }
-        let (service, id) = (self.id(), self.retractions);
-        self.write(&Record::Withdrawn(Withdrawn { service, id, client: 1, versions: &versions, subjects: &subjects }));
+        let (service, id) = (self.id(), self.retractions.len() as u64 + 1);
+        let withdrawn = Withdrawn {
+            service,
+            id,
+            client: 1,
+            from_ms: i64::MIN,
+            to_ms: i64::MAX,
+            versions: &versions,
+            subjects: &subjects,
+            found: &[],
+        };
+        self.write(&Record::Withdrawn(withdrawn));
+        self.retractions.push((versions, subjects));
     }
 
     fn restore(&self, id: u64) {
-        self.write(&Record::Restored(Restored { service: self.id(), id }));
+        let Some((versions, subjects)) =
+            usize::try_from(id).ok().and_then(|id| self.retractions.get(id.checked_sub(1)?))
+        else {
+            return;
+        };
+        self.write(&Record::Restored(Restored { service: self.id(), id, last: true, versions, subjects }));
     }
 
     fn id(&self) -> u32 {

@@ -12,12 +12,13 @@ use serde::Serialize;
 
 use crate::apply::{self, Applier, ApplyError, At};
 use crate::clock::{Clock, HubClock, SystemClock};
+use crate::compact::{self, Compact, Compacted};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice};
 use crate::error::{OpenError, StoreError, TicketError};
 use crate::house::{Caretakers, House, Shelf};
 use crate::hub::{Hub, Threads};
 use crate::id::{ClientId, Secret};
-use crate::journal::{Entry, GroupTime, Journal, JournalError, ReplayError, Scan};
+use crate::journal::{Entry, GroupTime, Header, Journal, JournalError, Log, ReplayError, Scan};
 use crate::limits::Limits;
 use crate::link::Link;
 use crate::people::{ClientCore, People};
@@ -48,6 +49,7 @@ pub struct Builder {
     cache_bytes: u64,
     accept_missing_journal: bool,
     rebuild_store: bool,
+    compact: Option<Compact>,
 }
 
 impl Default for Builder {
@@ -61,6 +63,7 @@ impl Default for Builder {
             cache_bytes: 32 << 20,
             accept_missing_journal: false,
             rebuild_store: false,
+            compact: None,
         }
     }
 }
@@ -87,6 +90,8 @@ pub struct OpenReport {
     pub damaged: Option<PathBuf>,
     /// The secret was missing: tokens given out before are void, `Seat::leases` gives new ones.
     pub secret_renewed: bool,
+    /// What the compaction did, if one was asked for and the journal held anything.
+    pub compacted: Option<Compacted>,
 }
 
 /// A torn tail.
@@ -107,6 +112,8 @@ pub struct CutTail {
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk {
     journal: MemoryDevice,
+    /// The journal that a compaction writes.
+    fresh: MemoryDevice,
     store: MemoryStore,
     /// A named exception to "no lock": taken when a hub is opened.
     secret: Arc<Mutex<Option<[u8; Secret::BYTES]>>>,
@@ -141,6 +148,7 @@ impl MemoryDisk {
         let secret = *self.secret.lock().unwrap_or_else(PoisonError::into_inner);
         Self {
             journal: self.journal.copy(crash == Crash::Power),
+            fresh: self.fresh.copy(crash == Crash::Power),
             store: self.store.copy(crash == Crash::Power),
             secret: Arc::new(Mutex::new(secret)),
         }
@@ -157,13 +165,13 @@ impl MemoryDisk {
     pub fn journal_bytes(&self) -> u64 {
         self.journal.size()
     }
-}
 
-/// For accidents.
-#[cfg(test)]
-impl MemoryDisk {
     pub(crate) fn journal(&self) -> &MemoryDevice {
         &self.journal
+    }
+
+    pub(crate) fn fresh(&self) -> &MemoryDevice {
+        &self.fresh
     }
 
     pub(crate) fn store(&self) -> &MemoryStore {
@@ -172,7 +180,7 @@ impl MemoryDisk {
 }
 
 /// Where a hub lives.
-enum Place {
+pub(crate) enum Place {
     Directory(PathBuf),
     Memory(MemoryDisk),
 }
@@ -225,6 +233,14 @@ impl Builder {
     /// Sets the store aside and rebuilds it from the journal. Default: only when it cannot be opened.
     pub fn rebuild_store(mut self) -> Self {
         self.rebuild_store = true;
+        self
+    }
+
+    /// Writes the journal anew while the hub is opened, without what was erased and what is too old, and makes the store
+    /// anew from it. It takes time in proportion to the journal and the store, and room for a second journal. Default: the
+    /// journal is left as it is.
+    pub fn compact(mut self, compact: Compact) -> Self {
+        self.compact = Some(compact);
         self
     }
 
@@ -283,6 +299,7 @@ impl Builder {
         };
         let mut report = OpenReport::default();
         let state = self.open_state(place, &mut report)?;
+        let state = self.compacted(place, state, &mut report)?;
         let secret = place.secret(&mut rng, &mut report)?;
         self.start(state, secret, rng, report)
     }
@@ -291,8 +308,9 @@ impl Builder {
     fn open_state(&self, place: &Place, report: &mut OpenReport) -> Result<State, OpenError> {
         // The journal's lock is the hub's lock: before anything is touched.
         let mut device = place.journal()?;
+        place.sweep()?;
         // Only a journal that is all there can take the store's place.
-        let whole = Journal::is_whole(device.as_mut()).map_err(JournalError::Io)?;
+        let whole = Journal::header(device.as_mut()).map_err(JournalError::Io)?.is_some_and(Header::is_whole);
         let not_rebuildable = |damaged| OpenError::NotRebuildable { damaged };
         if self.rebuild_store && place.has_store() {
             if !whole {
@@ -306,7 +324,7 @@ impl Builder {
                 tracing::warn!(reason, "the store is kept: without the journal's beginning it cannot be rebuilt");
             }
         }
-        let store = place.store(self.cache_bytes, report)?;
+        let mut store = place.store(self.cache_bytes, report)?;
         if report.damaged.is_some() && !whole {
             return Err(not_rebuildable(report.damaged.take()));
         }
@@ -316,6 +334,13 @@ impl Builder {
             let mut device = place.journal()?;
             device.truncate(0).map_err(JournalError::Io)?;
             tried = self.replay(device, &store, report);
+        }
+        if matches!(tried, Err(Failure::Superseded)) {
+            drop(store);
+            place.discard_store()?;
+            report.rebuilt = Some("it is from before the journal was compacted".to_owned());
+            store = place.store(self.cache_bytes, report)?;
+            tried = self.replay(place.journal()?, &store, report);
         }
         let cause = match tried {
             Ok(state) => return Ok(state),
@@ -339,7 +364,15 @@ impl Builder {
     ) -> Result<State, Failure> {
         let disk = DiskMeter::over(Arc::clone(store));
         let store = disk.store(Role::Opening);
-        let standing = apply::standing(store.as_ref())?.unwrap_or_default();
+        let stands = apply::standing(store.as_ref())?;
+        let header = Journal::header(device.as_mut()).map_err(JournalError::Io)?;
+        let refounded = header.filter(|header| header.refounded);
+        if let (Some(header), Some(standing)) = (refounded, stands)
+            && standing.position <= header.base
+        {
+            return Err(Failure::Superseded);
+        }
+        let standing = stands.unwrap_or_default();
         report.store_position = standing.position;
         let mut applier = Applier::load(store)?;
         let bytes = device.len().map_err(JournalError::Io)?;
@@ -364,6 +397,9 @@ impl Builder {
             Err(ReplayError::Visit(error)) => return Err(error.into()),
         };
         let (last, class, records) = (replayed.last, replayed.class, replayed.records);
+        if refounded.is_none() {
+            Self::reaches_back(standing, &scan)?;
+        }
         Self::agree(standing, &scan)?;
         report.replayed = records;
         (report.journal_base, report.journal_end) = (scan.base, scan.end);
@@ -380,8 +416,8 @@ impl Builder {
         Ok(State { journal, applier, disk, resume_at })
     }
 
-    /// Does the journal begin and end where the store says?
-    fn agree(standing: Standing, scan: &Scan) -> Result<(), Failure> {
+    /// Does the journal begin where the store ends, or before?
+    fn reaches_back(standing: Standing, scan: &Scan) -> Result<(), Failure> {
         if standing.position < scan.base {
             let what = format!(
                 "the journal begins here, but the store reflects it only up to {}: what lies between is missing",
@@ -389,6 +425,11 @@ impl Builder {
             );
             return Err(OpenError::Frame { position: scan.base, what }.into());
         }
+        Ok(())
+    }
+
+    /// Does the journal reach as far as the store says?
+    fn agree(standing: Standing, scan: &Scan) -> Result<(), Failure> {
         if standing.position > scan.end {
             // Not synced, and lost with the machine's power: the journal is the truth.
             return Err(Failure::Store(format!(
@@ -397,6 +438,38 @@ impl Builder {
             )));
         }
         Ok(())
+    }
+
+    /// Compacts what was opened, if that was asked for.
+    fn compacted(&self, place: &Place, state: State, report: &mut OpenReport) -> Result<State, OpenError> {
+        let Some(terms) = &self.compact else { return Ok(state) };
+        let State { journal: mut old, applier, disk, resume_at } = state;
+        if old.end() == 0 {
+            return Ok(State { journal: old, applier, disk, resume_at });
+        }
+        let store = disk.store(Role::Opening);
+        let now = GroupTime { hub_ms: resume_at, wall_ms: self.clock.wall_ms() };
+        let written =
+            place.fresh_journal().and_then(|fresh| compact::rewrite(&mut old, store.as_ref(), fresh, terms, now));
+        let (fresh, mut done) = written.map_err(|error| {
+            // It may be what fills the disk. If it stays now, the next opening removes it.
+            let swept = place.sweep();
+            tracing::warn!(%error, ?swept, "compaction failed");
+            OpenError::Compact(Box::new(error))
+        })?;
+        done.store_bytes_before = store.size_on_disk()?;
+        drop((applier, disk, store));
+        let device = place.replace_journal(fresh.into_device())?;
+        // Until the new one has its name, the old one's lock is the hub's.
+        drop(old);
+        let store = place.store(self.cache_bytes, report)?;
+        let mut again = OpenReport::default();
+        let state = self.replay(device, &store, &mut again).map_err(Failure::into_error)?;
+        (report.journal_base, report.journal_end) = (again.journal_base, again.journal_end);
+        done.store_bytes_after = state.disk.store(Role::Opening).size_on_disk()?;
+        tracing::info!(?done, "journal compacted");
+        report.compacted = Some(done);
+        Ok(state)
     }
 
     fn start(self, state: State, secret: Secret, rng: ChaCha12Rng, mut report: OpenReport) -> Result<Hub, OpenError> {
@@ -537,6 +610,8 @@ enum Failure {
     Open(OpenError),
     /// The store is no use; the journal may be.
     Store(String),
+    /// The store is from before the journal was compacted.
+    Superseded,
     /// The journal has no header.
     Headless,
 }
@@ -546,6 +621,9 @@ impl Failure {
         match self {
             Self::Open(error) => error,
             Self::Store(what) => OpenError::Store(StoreError::Corrupted { what }),
+            Self::Superseded => {
+                OpenError::Store(StoreError::Corrupted { what: "it is older than the journal".to_owned() })
+            }
             Self::Headless => OpenError::Journal(JournalError::Headless),
         }
     }

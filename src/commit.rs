@@ -1,7 +1,8 @@
 //! What waits for the writer.
 
 use crate::pool::Pool;
-use crate::record::SeatState;
+use crate::record::{Keys, Record, SeatState};
+use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::service::ServiceState;
 use crate::slot::Mask;
 use crate::sync::Arc;
@@ -38,12 +39,38 @@ pub(crate) enum Change {
         service: u32,
         subjects: Vec<u8>,
     },
+    /// A list of `KeyRecord`; of service 0: a decision for every service.
+    Keys {
+        service: u32,
+        decision: Decision,
+        keys: Vec<u8>,
+    },
+    Withdrawn(WithdrawnPart),
+    Restored(RestoredPart),
     Urgent {
         service: u32,
         ranks: Vec<u64>,
     },
     Reported(Reports),
     Conflict(Reports),
+}
+
+/// What is to be done to subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Rerun,
+    Mark,
+    Delete,
+}
+
+impl Decision {
+    pub(crate) fn record(self, keys: Keys<'_>) -> Record<'_> {
+        match self {
+            Self::Rerun => Record::Rerun(keys),
+            Self::Mark => Record::Marked(keys),
+            Self::Delete => Record::Deleted(keys),
+        }
+    }
 }
 
 /// Reports on one lease: a list of `Item`, of which those in `accepted` took effect.

@@ -120,6 +120,7 @@ pub fn conforms<S: Service>(make: impl Fn() -> S, samples: &[Sample<S>]) {
         judging(&plugin, &make(), sample);
         categorizing(&plugin, &make(), sample);
         discovering(&plugin, &make(), sample, &mut keys);
+        comparing(&plugin, sample);
     }
     for sample in &named(samples) {
         cycle(&make, sample);
@@ -197,6 +198,15 @@ impl<'a, S: Service> Named<'a, S> {
         let bytes = self.encoded("report", report);
         let decoded = rule(self, "the decoding of its report", || postcard::from_bytes(&bytes));
         ok(decoded, &format!("{self}: an encoded report must decode; postcard needs no self-describing formats"))
+    }
+}
+
+/// A report that comes a second time confirms the first.
+fn comparing<S: Service>(plugin: &S, sample: &Named<'_, S>) {
+    for report in sample.all_reports() {
+        let again = sample.copy(report);
+        let is_same = rule(sample, "same", || plugin.same(report, &again));
+        assert!(is_same, "{sample}: a report is not the same as itself: it could never be confirmed");
     }
 }
 

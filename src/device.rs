@@ -42,6 +42,9 @@ pub(crate) trait Device: ReadAt {
 
     /// Drops everything from `len` on, and syncs.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+
+    /// It has this name now.
+    fn renamed(&mut self, _path: &Path) {}
 }
 
 /// Why a file could not be had.
@@ -112,6 +115,18 @@ pub(crate) fn lock_patiently(file: &File) -> Result<(), TryLockError> {
 impl FileDevice {
     /// Opens the file, and creates it if it is not there.
     pub(crate) fn open(path: &Path) -> Result<FileDevice, FileDeviceError> {
+        loop {
+            let device = Self::open_once(path)?;
+            // While the lock was waited for, a compaction may have put another file in this one's place.
+            match is_named(&device.file, path) {
+                Ok(true) => return Ok(device),
+                Ok(false) => {}
+                Err(source) => return Err(FileDeviceError::Io { path: path.to_path_buf(), source }),
+            }
+        }
+    }
+
+    fn open_once(path: &Path) -> Result<FileDevice, FileDeviceError> {
         let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
         // Append mode: even a writer that lost track of the end could not overwrite what is there.
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
@@ -129,6 +144,30 @@ impl FileDevice {
         }
         Ok(FileDevice { file, path: path.to_path_buf() })
     }
+}
+
+/// Whether `path` is the name of `file`.
+#[cfg(unix)]
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let here = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Elsewhere there is no stable way to tell.
+#[cfg(not(unix))]
+fn is_named(_file: &File, _path: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// Gives the file `from` the name `to`, in the place of a file that had it, and returns when that would survive a power cut.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    sync_parent(to)
 }
 
 #[cfg(unix)]
@@ -173,6 +212,10 @@ impl Device for FileDevice {
         self.file.set_len(len)?;
         self.file.sync_all()
     }
+
+    fn renamed(&mut self, path: &Path) {
+        self.path = path.to_path_buf();
+    }
 }
 
 /// A file in memory.
@@ -195,6 +238,8 @@ struct Memory {
     room: Option<usize>,
     /// Syncs that still succeed; without it there is no limit.
     syncs: Option<u64>,
+    /// What a power cut would leave as long as the file that took this one's name has it only in memory.
+    replaced: Option<Vec<u8>>,
 }
 
 impl MemoryDevice {
@@ -212,14 +257,38 @@ impl MemoryDevice {
     pub(crate) fn copy(&self, synced_only: bool) -> MemoryDevice {
         let memory = self.memory();
         let kept = if synced_only { memory.synced } else { memory.bytes.len() };
-        let bytes = memory.bytes.get(..kept).unwrap_or_default().to_vec();
-        let copy = Memory { synced: bytes.len(), bytes, room: None, syncs: None };
-        MemoryDevice { memory: Arc::new(Mutex::new(copy)) }
+        let bytes = memory.bytes.get(..kept).unwrap_or_default();
+        let bytes = memory.replaced.as_deref().filter(|_| synced_only).unwrap_or(bytes);
+        Self::holding(bytes)
+    }
+
+    /// What renaming the file `fresh` to this one's name does: the bytes are that one's. Durable after `sync_name`.
+    pub(crate) fn take_over(&self, fresh: &MemoryDevice) {
+        let (bytes, synced) = {
+            let mut fresh = fresh.memory();
+            (std::mem::take(&mut fresh.bytes), std::mem::take(&mut fresh.synced))
+        };
+        let mut memory = self.memory();
+        let before = std::mem::replace(&mut memory.bytes, bytes);
+        memory.replaced = Some(before.get(..memory.synced).unwrap_or_default().to_vec());
+        memory.synced = synced;
+    }
+
+    /// What syncing the directory does: the name is durable.
+    pub(crate) fn sync_name(&self) {
+        self.memory().replaced = None;
+    }
+
+    /// Drops everything, as removing the file does.
+    pub(crate) fn clear(&self) {
+        let mut memory = self.memory();
+        memory.bytes.clear();
+        memory.synced = 0;
     }
 
     /// A device of its own that holds `bytes`, all of it synced.
     pub(crate) fn holding(bytes: &[u8]) -> MemoryDevice {
-        let memory = Memory { bytes: bytes.to_vec(), synced: bytes.len(), room: None, syncs: None };
+        let memory = Memory { bytes: bytes.to_vec(), synced: bytes.len(), ..Memory::default() };
         MemoryDevice { memory: Arc::new(Mutex::new(memory)) }
     }
 
@@ -372,6 +441,44 @@ mod tests {
         device.append(b"lost").unwrap();
         device.lose_power();
         assert_eq!(device.bytes(), b"kept");
+    }
+
+    /// Between the waiter's opening and its lock another file took the name.
+    #[test]
+    #[cfg(unix)]
+    fn file_that_lost_its_name_while_its_lock_was_waited_for_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, fresh) = (directory.path().join("journal"), directory.path().join("journal.new"));
+        let mut old = FileDevice::open(&path).unwrap();
+        old.append(b"old").unwrap();
+        let mut new = FileDevice::open(&fresh).unwrap();
+        new.append(b"new").unwrap();
+        assert!(is_named(&old.file, &path).unwrap());
+        let waiters = path.clone();
+        let waiter = thread::spawn(move || FileDevice::open(&waiters).unwrap());
+        rename(&fresh, &path).unwrap();
+        assert!(!is_named(&old.file, &path).unwrap() && is_named(&new.file, &path).unwrap());
+        // Whether the waiter opened the file before it lost its name or after, it ends with the one that has it now.
+        drop((old, new));
+        let mut buf = [0; 3];
+        waiter.join().unwrap().read_at(0, &mut buf).unwrap();
+        assert_eq!(&buf, b"new");
+    }
+
+    #[test]
+    fn power_cut_between_a_renaming_and_its_sync_leaves_the_file_before() {
+        let (mut old, mut new) = (MemoryDevice::new(), MemoryDevice::new());
+        old.append(b"old").unwrap();
+        old.sync().unwrap();
+        old.append(b"er").unwrap();
+        new.append(b"new").unwrap();
+        new.sync().unwrap();
+        old.take_over(&new);
+        assert_eq!((old.bytes().as_slice(), new.size()), (&b"new"[..], 0));
+        assert_eq!(old.copy(true).bytes(), b"old");
+        assert_eq!(old.copy(false).bytes(), b"new");
+        old.sync_name();
+        assert_eq!(old.copy(true).bytes(), b"new");
     }
 
     #[test]

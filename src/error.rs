@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::journal::{JournalError, SeekError};
 use crate::service::ServiceState;
 pub use crate::store::StoreError;
@@ -95,6 +97,10 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// The compaction that was asked for failed before it took effect. The journal and its store are as they were, and
+    /// opening without compacting goes on from there.
+    #[error("compaction failed, the journal is as it was: {0}")]
+    Compact(#[source] Box<OpenError>),
     /// The system gave no random bytes for the hub's secret.
     #[error("no entropy: {0}")]
     Entropy(String),
@@ -425,6 +431,93 @@ pub enum AddError {
     },
 }
 
+/// Why a decision on subjects, by their keys, was refused. It holds for none of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeysError {
+    /// A key is empty or too long.
+    #[error("key {place} has {bytes} bytes, allowed are 1 to {limit} (key_bytes)")]
+    Key {
+        /// Which key of the call, from 0.
+        place: usize,
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::key_bytes`.
+        limit: usize,
+    },
+    /// A key could not be encoded.
+    #[error("key {place}: {what}")]
+    Encode {
+        /// Which key of the call, from 0.
+        place: usize,
+        /// What its encoding said.
+        what: String,
+    },
+    /// The keys of one call are too large together.
+    #[error("the keys up to key {place} take more than {limit} bytes (submit_bytes)")]
+    TooLarge {
+        /// The first key, from 0, that is too many.
+        place: usize,
+        /// `Limits::submit_bytes`.
+        limit: usize,
+    },
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Why a retraction, or its undoing, was refused or stopped. What was withdrawn or restored before it stopped stays so; the
+/// same call again goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetractError {
+    /// The client is not known. Nothing was changed.
+    #[error("client {id} is not known")]
+    UnknownClient {
+        /// The id given.
+        id: u64,
+    },
+    /// The window is empty. Nothing was changed.
+    #[error("the window from {from} to {to} is empty")]
+    Window {
+        /// Its beginning.
+        from: DateTime<Utc>,
+        /// Its end.
+        to: DateTime<Utc>,
+    },
+    /// There is no such retraction, or it was undone. Nothing was changed.
+    #[error("no retraction {id} is in force")]
+    UnknownRetraction {
+        /// The id given.
+        id: u64,
+    },
+    /// The plugin could not say what a stored report reveals: it panicked, or its types do not fit what was stored.
+    #[error("the report on {key} does not tell what it reveals: {what}")]
+    Plugin {
+        /// The subject's key, as bytes in hexadecimal.
+        key: String,
+        /// What the decoder or the panic said.
+        what: String,
+    },
+    /// There was more to be done each time: the client goes on reporting.
+    #[error("retraction {id} found something new {rounds} times; suspend the client first")]
+    Unsettled {
+        /// Names the retraction.
+        id: u64,
+        /// How often the service was looked at.
+        rounds: u32,
+    },
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The hub takes no new work.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A part was not journaled, or did not become visible.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+}
+
 /// Why a ticket will not resolve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -504,6 +597,12 @@ pub enum ReadError {
         /// What the decoder said.
         what: String,
     },
+    /// The subject's history changed each of the many times it was looked at. Try again.
+    #[error("the history of {key} changes faster than it can be read; try again")]
+    Unsettled {
+        /// The subject's key, as bytes in hexadecimal.
+        key: String,
+    },
     /// The journal does not reach back so far: what stood between is gone.
     #[error("the journal begins at position {resume_at}; what stood before is gone")]
     Lagged {
@@ -578,6 +677,9 @@ pub enum JsonError {
     /// Subjects were not taken in.
     #[error(transparent)]
     Add(#[from] AddError),
+    /// The decision on subjects was refused.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The claim was refused.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -621,6 +723,10 @@ pub enum Error {
     Add(#[from] AddError),
     #[error(transparent)]
     Urgent(#[from] UrgentError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Retract(#[from] RetractError),
     #[error(transparent)]
     Ticket(#[from] TicketError),
     #[error(transparent)]

@@ -8,12 +8,13 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
 use crate::apply::At;
+use crate::archive::Records;
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::house::House;
 use crate::id::ClientId;
-use crate::journal::{Entry, Frames};
-use crate::record::{self, DecodeError, Item, KeyRecord, Record, SeatState, SubjectRecord, VersionName};
+use crate::journal::Entry;
+use crate::record::{self, DecodeError, FoundRecord, Item, KeyRecord, Record, SeatState, SubjectRecord, VersionName};
 use crate::service::{Key, Service, ServiceState, contain};
 use crate::slot::Cause;
 use crate::sync::Arc;
@@ -185,13 +186,21 @@ pub enum EventKind {
         versions: Vec<(KeyBytes, u32)>,
         /// The subjects.
         subjects: Vec<KeyBytes>,
+        /// Subjects that it had withdrawn before, and that a report that holds revealed meanwhile: taken in anew.
+        found: Vec<AddedSubject>,
     },
-    /// A retraction was undone.
+    /// A part of the undoing of a retraction.
     Restored {
         /// Of which service.
         service: ServiceRef,
         /// Which retraction.
         retraction: u64,
+        /// It is the last part.
+        last: bool,
+        /// Results that hold again: subject and version.
+        versions: Vec<(KeyBytes, u32)>,
+        /// Subjects that are known again.
+        subjects: Vec<KeyBytes>,
     },
     /// A record that has no kind of its own here.
     Other {
@@ -341,7 +350,8 @@ impl EventKind {
             Self::Rerun { subjects, .. } | Self::Deleted { subjects, .. } | Self::Marked { subjects, .. } => {
                 (&[], &[], &[], subjects)
             }
-            Self::Withdrawn { versions, subjects, .. } => (&[], &[], versions, subjects),
+            Self::Withdrawn { versions, subjects, found, .. } => (found, &[], versions, subjects),
+            Self::Restored { versions, subjects, .. } => (&[], &[], versions, subjects),
             _ => (&[], &[], &[], &[]),
         };
         let added = added.iter().map(|subject| &subject.key).chain(reports.iter().map(|report| &report.key));
@@ -375,23 +385,20 @@ impl EventKind {
 #[derive(Debug)]
 pub struct Events {
     /// None after an error.
-    frames: Option<Frames>,
+    records: Option<Records>,
     names: Names,
 }
 
 impl Events {
     pub(crate) fn open(house: &House, from: u64) -> Result<Self, ReadError> {
         // In this order: who is named in what can be read is known by then.
-        let frames = house.tail.frames(from)?;
-        Ok(Self { frames: Some(frames), names: Names(house.service_names()) })
+        let records = Records::open(&house.tail, from)?;
+        Ok(Self { records: Some(records), names: Names(house.service_names()) })
     }
 
     fn advance(&mut self) -> Result<Option<Event>, ReadError> {
-        let Some(frames) = &mut self.frames else { return Ok(None) };
-        match frames.next()? {
-            Some(entry) => self.names.event(&entry).map(Some),
-            None => Ok(None),
-        }
+        let Some(records) = &mut self.records else { return Ok(None) };
+        records.next(|entry| self.names.event(&entry))
     }
 }
 
@@ -401,7 +408,7 @@ impl Iterator for Events {
     fn next(&mut self) -> Option<Self::Item> {
         let event = self.advance().transpose();
         if !matches!(event, Some(Ok(_))) {
-            self.frames = None;
+            self.records = None;
         }
         event
     }
@@ -414,13 +421,15 @@ pub(crate) fn each_record(
     house: &House,
     mut visit: impl FnMut(At, Record<'_>) -> Result<(), DecodeError>,
 ) -> Result<(), ReadError> {
-    let mut frames = house.tail.frames(house.tail.base())?;
-    while let Some(Entry { position, time, kind, body, .. }) = frames.next()? {
-        if Record::is_known(kind) {
-            let visited = Record::decode(kind, body).and_then(|record| visit(At { position, time }, record));
-            visited.map_err(|error| ReadError::Record { position, what: error.to_string() })?;
+    let mut records = Records::all(&house.tail)?;
+    let mut read = |Entry { position, time, kind, body, .. }: Entry<'_>| {
+        if !Record::is_known(kind) {
+            return Ok(());
         }
-    }
+        let visited = Record::decode(kind, body).and_then(|record| visit(At { position, time }, record));
+        visited.map_err(|error| ReadError::Record { position, what: error.to_string() })
+    };
+    while records.next(&mut read)?.is_some() {}
     Ok(())
 }
 
@@ -437,14 +446,14 @@ impl Names {
         let Entry { position, next, time, kind, body, .. } = *entry;
         let undecodable = |error: DecodeError| ReadError::Record { position, what: error.to_string() };
         let kind = if Record::is_known(kind) {
-            Record::decode(kind, body).and_then(|record| self.kind(record)).map_err(undecodable)?
+            Record::decode(kind, body).and_then(|record| self.kind(position, record)).map_err(undecodable)?
         } else {
             EventKind::Other { kind, body: body.to_vec() }
         };
         Ok(Event { position, next, at: utc(time.wall_ms), hub_ms: time.hub_ms, kind })
     }
 
-    fn kind(&self, record: Record<'_>) -> Result<EventKind, DecodeError> {
+    fn kind(&self, position: u64, record: Record<'_>) -> Result<EventKind, DecodeError> {
         Ok(match record {
             Record::Boot(of) => EventKind::Opened { boot: of.number },
             Record::Service(of) => EventKind::ServiceChanged {
@@ -494,12 +503,12 @@ impl Names {
                 level: of.level,
                 why: of.why.to_owned(),
             },
-            record => return self.decision(record),
+            record => return self.decision(position, record),
         })
     }
 
     /// What an operator decided about subjects.
-    fn decision(&self, record: Record<'_>) -> Result<EventKind, DecodeError> {
+    fn decision(&self, position: u64, record: Record<'_>) -> Result<EventKind, DecodeError> {
         Ok(match record {
             Record::Rerun(of) => EventKind::Rerun { service: self.service(of.service), subjects: keys(of.keys)? },
             Record::Deleted(of) => EventKind::Deleted { service: self.service(of.service), subjects: keys(of.keys)? },
@@ -507,12 +516,19 @@ impl Names {
             Record::Urgent(of) => EventKind::MadeUrgent { service: self.service(of.service), ranks: of.ranks },
             Record::Withdrawn(of) => EventKind::Withdrawn {
                 service: self.service(of.service),
-                retraction: of.id,
+                retraction: of.id_at(position),
                 client: ClientId::known(of.client),
                 versions: versions(of.versions)?,
                 subjects: keys(of.subjects)?,
+                found: found(of.found)?,
             },
-            Record::Restored(of) => EventKind::Restored { service: self.service(of.service), retraction: of.id },
+            Record::Restored(of) => EventKind::Restored {
+                service: self.service(of.service),
+                retraction: of.id,
+                last: of.last,
+                versions: versions(of.versions)?,
+                subjects: keys(of.subjects)?,
+            },
             record => {
                 let mut body = Vec::new();
                 record.append_to(&mut body);
@@ -549,6 +565,12 @@ fn subjects(list: &[u8]) -> Result<Vec<AddedSubject>, DecodeError> {
     let subject =
         |subject: SubjectRecord<'_>| AddedSubject { key: KeyBytes(subject.key.to_vec()), body: subject.body.to_vec() };
     record::list("subject", list).map(|found| found.map(subject)).collect()
+}
+
+fn found(list: &[u8]) -> Result<Vec<AddedSubject>, DecodeError> {
+    let subject =
+        |found: FoundRecord<'_>| AddedSubject { key: KeyBytes(found.key.to_vec()), body: found.body.to_vec() };
+    record::list("found subject", list).map(|found| found.map(subject)).collect()
 }
 
 fn reports(list: &[u8]) -> Result<Vec<SubjectReport>, DecodeError> {

@@ -132,14 +132,24 @@ fn a_story_of_a_retraction_undone() {
     shop.work();
     let mut versions = Vec::new();
     record::append(&mut versions, &VersionName { key: &34_u64.to_be_bytes(), number: 1 });
-    let part = Withdrawn { service: 1, id: 9, client: 1, versions: &versions, subjects: b"" };
+    let part = Withdrawn {
+        service: 1,
+        id: 9,
+        client: 1,
+        from_ms: 0,
+        to_ms: 1,
+        versions: &versions,
+        subjects: b"",
+        found: b"",
+    };
     let shop = shop.with(&[Record::Withdrawn(part)]);
     let told = shop.told(34);
     assert_eq!(told[3], "version 1 of its result, client 1 (ann)'s, withdrawn by retraction 9");
     assert!(shop.service.trace(&34).unwrap().is_none(), "it has no result now");
-    let shop = shop.with(&[Record::Restored(Restored { service: 1, id: 9 })]);
+    let shop =
+        shop.with(&[Record::Restored(Restored { service: 1, id: 9, last: true, versions: &versions, subjects: b"" })]);
     let told = shop.told(34);
-    assert_eq!(told[4], "retraction 9 undone");
+    assert_eq!(told[4], "retraction 9 undone: its results hold again");
     assert!(told[5].starts_with("done: version 1 of its result"), "{told:?}");
     assert_eq!(shop.service.trace(&34).unwrap().unwrap().version, 1);
 }
@@ -153,17 +163,26 @@ fn decisions_on_subjects_are_events() {
     let named = Keys { service: 1, keys: &list };
     let mut versions = Vec::new();
     record::append(&mut versions, &VersionName { key: &12_u64.to_be_bytes(), number: 1 });
-    let part = Withdrawn { service: 1, id: 9, client: 1, versions: &versions, subjects: &list };
+    let part = Withdrawn {
+        service: 1,
+        id: 9,
+        client: 1,
+        from_ms: 0,
+        to_ms: 1,
+        versions: &versions,
+        subjects: &list,
+        found: b"",
+    };
     let from = shop.hub.events(0).unwrap().last().unwrap().unwrap().next;
     let shop = shop.with(&[
         Record::Rerun(named.clone()),
         Record::Marked(named.clone()),
         Record::Withdrawn(part),
-        Record::Restored(Restored { service: 1, id: 9 }),
+        Record::Restored(Restored { service: 1, id: 9, last: true, versions: &versions, subjects: &list }),
         Record::Deleted(named),
     ]);
     let seen: Vec<EventKind> = shop.hub.events(from).unwrap().map(|event| event.unwrap().kind).take(5).collect();
-    for (kind, named) in seen.iter().zip([1, 1, 2, 0, 1]) {
+    for (kind, named) in seen.iter().zip([1, 1, 2, 2, 1]) {
         assert_eq!(kind.service().map(|service| service.id.as_str()), Some(shop.service.id()));
         assert!(kind.keys().map(KeyBytes::read).eq(vec![Some(12_u64); named]), "{kind:?}");
     }

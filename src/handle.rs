@@ -2,23 +2,29 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::apply::FinishedLease;
-use crate::commit::{Change, Pending};
-use crate::error::{AddError, AdminError, ReadError, UrgentError};
+use crate::commit::{Change, Decision, Pending};
+use crate::error::{AddError, AdminError, KeysError, ReadError, RetractError, UrgentError};
 use crate::explain::{self, Explanation};
+use crate::history::{self, Version};
 use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
+use crate::keys;
 use crate::limits::Limits;
 use crate::link::Precedence;
+use crate::lists::{self, PendingCursor, PendingSubject};
 use crate::people::SeatCore;
 use crate::record::{SeatState, SeatValue};
 use crate::registry::ServiceCore;
 use crate::results::{self, Finding, Marked, SubjectState, bytes_of};
+use crate::retract::{self, Retraction};
 use crate::service::{Key, Policy, Service, ServiceState, Subject, contain};
 use crate::slot::Cause;
 use crate::stats::{self, SeatStats, ServiceStats};
@@ -115,6 +121,123 @@ impl<S: Service> ServiceHandle<S> {
         intake::send_all(&self.house, &self.core, subjects)
     }
 
+    /// Opens a new round of work on subjects that are done; their results stay in force until new ones come.
+    ///
+    /// The ticket's [`Intake`]: `added` rounds were opened; `duplicates` keys changed nothing, since a round of theirs is
+    /// open already or they are not known, not marked or withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; no round was opened.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Takes effect where it stands in the journal; the subjects wait as the youngest.
+    pub fn rerun(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
+        keys::send(&self.core.link, self.core.id, Decision::Rerun, keys)
+    }
+
+    /// Puts subjects to work that were discovered too deep for it. Their depth stays: what they reveal lies deeper still. A
+    /// marked subject counts as added by hand, also if it was to be worked on before: no retraction takes it away.
+    ///
+    /// The ticket's [`Intake`]: `added` are marked now; `duplicates` were marked before, are withdrawn or not known.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; none was marked.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`rerun`](Self::rerun).
+    pub fn mark(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
+        keys::send(&self.core.link, self.core.id, Decision::Mark, keys)
+    }
+
+    /// Deletes subjects, in whatever state: their results, history and pending work are unreadable once the ticket is
+    /// visible. What stays is a tombstone: a hash of the key, and when.
+    ///
+    /// A client that holds one of them is not told: its report is answered as accepted and dropped
+    /// ([`ServiceStats::discarded`]). A subject added again begins a new life, on which reports from the old one never
+    /// land. [`Hub::delete_everywhere`](crate::Hub::delete_everywhere) deletes in every service.
+    ///
+    /// The ticket's [`Intake`]: `added` were deleted; `duplicates` are not known.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; none was deleted.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`rerun`](Self::rerun).
+    pub fn delete(&self, keys: &[KeyOf<S>]) -> Result<Ticket, KeysError> {
+        keys::send(&self.core.link, self.core.id, Decision::Delete, keys)
+    }
+
+    /// Withdraws what a client reported from `from` on and before `to`, by the wall clock of the journal. Where an earlier
+    /// result holds, it is in force again; without one the subject is put to work again. Subjects that would not be known
+    /// without the withdrawn results are taken away with all that was reported on them, also through others and in
+    /// circles; a subject added by hand, or revealed by a report that holds, stays. One that is taken away is as unknown as
+    /// one never seen, and is taken in anew when it is added or discovered again.
+    ///
+    /// [`suspend`](Self::suspend) the client first. What it reports while this runs is withdrawn too, if it is in the
+    /// window, and searched for again, a bounded number of times; what it reports afterwards holds.
+    ///
+    /// See [`docs::protocol`](crate::docs::protocol), "Retraction", for what is exact and what is not.
+    ///
+    /// # Errors
+    ///
+    /// [`RetractError`] says whether anything was changed.
+    ///
+    /// # Panics
+    ///
+    /// Never; [`Service::discover`] is called for stored reports, on this thread, and its panics are caught.
+    ///
+    /// # Concurrency
+    ///
+    /// Blocks the caller: an operator's call, which reads every result of the service, at least twice, and asks the plugin
+    /// what each reveals. Memory is bounded by the keys of the client's results and of what they led to. It holds nobody up;
+    /// two at a time are right, too. In a manual hub it does the writer's work itself.
+    ///
+    /// # Durability
+    ///
+    /// Durable and visible when it returns. Journaled in parts: after a crash in the middle some of it holds, and the same
+    /// call again does the rest.
+    pub fn retract(&self, client: u64, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Retraction, RetractError> {
+        retract::retract::<S>(&self.house, &self.core, client, (from, to))
+    }
+
+    /// [`retract`](Self::retract)s everything that a client ever reported.
+    ///
+    /// # Errors
+    ///
+    /// As [`retract`](Self::retract).
+    pub fn retract_all(&self, client: u64) -> Result<Retraction, RetractError> {
+        self.retract(client, DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC)
+    }
+
+    /// Undoes a retraction: its results and subjects hold again. If nothing happened in between, reads are as before it. A
+    /// result that came in since stays in force, and so does a subject that was taken in anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`retract`](Self::retract).
+    ///
+    /// # Concurrency
+    ///
+    /// As [`retract`](Self::retract), without the plugin.
+    pub fn restore(&self, id: u64) -> Result<Retraction, RetractError> {
+        retract::restore(&self.house, &self.core, id)
+    }
+
+    /// The retractions that are in force, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn retractions(&self) -> Result<Vec<Retraction>, ReadError> {
+        retract::all(self.house.store.as_ref(), self.core.id)
+    }
+
     /// Marks subjects urgent: they are offered before all others, at once. What becomes of one that stands in a bucket, or is
     /// being worked on, is the policy's to say ([`Policy::urgent`]). Marking again changes nothing. The marks survive a restart,
     /// and end with the subject's report.
@@ -155,13 +278,13 @@ impl<S: Service> ServiceHandle<S> {
         Ok((marked, ticket))
     }
 
-    /// The result of a subject, if it has one.
+    /// The result of a subject, if it has one. For a subject with more than one version its history is read.
     ///
     /// # Errors
     ///
     /// [`ReadError`].
     pub fn result(&self, key: &KeyOf<S>) -> Result<Option<Finding<S>>, ReadError> {
-        results::one(self.house.store.as_ref(), self.core.id, key)
+        results::one(self.house.store.as_ref(), &self.core, key)
     }
 
     /// The stored bytes of a subject's report (postcard), for when the plugin's type has changed.
@@ -185,7 +308,84 @@ impl<S: Service> ServiceHandle<S> {
         after: Option<&KeyOf<S>>,
         limit: usize,
     ) -> Result<(Vec<Finding<S>>, Option<KeyOf<S>>), ReadError> {
-        results::page(self.house.store.as_ref(), self.core.id, after, limit)
+        results::page(self.house.store.as_ref(), &self.core, after, limit)
+    }
+
+    /// Every report that was accepted on a subject since it was taken in, in the order of the journal, and what became of
+    /// each. What the plugin calls the same ([`Service::same`]) is found out now.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// As a whole from one moment; it is read again if it changed meanwhile.
+    pub fn history(&self, key: &KeyOf<S>) -> Result<Vec<Version<S>>, ReadError> {
+        history::history(self.house.store.as_ref(), &self.core, key)
+    }
+
+    /// What held on a subject at a moment of the wall clock: of the versions journaled at or before it, and not withdrawn,
+    /// the last one in the journal.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn as_of(&self, key: &KeyOf<S>, moment: DateTime<Utc>) -> Result<Option<Version<S>>, ReadError> {
+        history::as_of(self.house.store.as_ref(), &self.core, key, moment)
+    }
+
+    /// Versions that a client reported within a window of the wall clock (its end not included), withdrawn ones too; subject
+    /// by subject after `after`, in key order, and the key to go on from; `None` at the end.
+    ///
+    /// All versions of a subject are on one page, so a page may hold more than `limit`. A scan: it reads every subject of
+    /// the service on its way. Weakly consistent.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    #[expect(clippy::type_complexity, reason = "a page and its cursor")]
+    pub fn results_by(
+        &self,
+        client: u64,
+        window: &Range<DateTime<Utc>>,
+        after: Option<&KeyOf<S>>,
+        limit: usize,
+    ) -> Result<(Vec<Version<S>>, Option<KeyOf<S>>), ReadError> {
+        history::by_client(self.house.store.as_ref(), &self.core, client, window, after, limit)
+    }
+
+    /// Up to `limit` subjects that are known and not marked for work, after `after` (from the start, if `None`), in key
+    /// order, and the key to go on from; `None` at the end.
+    ///
+    /// Every subject that is unmarked during a whole walk is met exactly once, none that was marked before it began; in
+    /// between it is weakly consistent. It holds no writer up.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    #[expect(clippy::type_complexity, reason = "a page and its cursor")]
+    pub fn unmarked(
+        &self,
+        after: Option<&KeyOf<S>>,
+        limit: usize,
+    ) -> Result<(Vec<S::Subject>, Option<KeyOf<S>>), ReadError> {
+        lists::unmarked::<S>(self.house.store.as_ref(), &self.core, after, limit)
+    }
+
+    /// Up to `limit` subjects that wait or are being worked on for longer than `least`, oldest first, and where to go on;
+    /// `None` at the end. Weakly consistent: one that is reported during a walk may be there or not.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn pending_longer_than(
+        &self,
+        least: Duration,
+        after: Option<PendingCursor>,
+        limit: usize,
+    ) -> Result<(Vec<PendingSubject<S>>, Option<PendingCursor>), ReadError> {
+        lists::pending_longer_than(self.house.store.as_ref(), &self.core, least, after, limit)
     }
 
     /// What is known of a subject.

@@ -9,9 +9,10 @@ use std::thread::JoinHandle;
 use crate::audit::{self, Audit, Depth};
 use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
+use crate::commit::Decision;
 use crate::error::{
-    AuditError, DeregisterError, DetailError, ExportError, HubError, OpenError, ReadError, RegisterClientError,
-    RegisterServiceError,
+    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, ReadError,
+    RegisterClientError, RegisterServiceError,
 };
 use crate::events::Events;
 use crate::explain::{self, Explanation};
@@ -20,11 +21,12 @@ use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
 use crate::json::{NamedService, Plugin};
+use crate::keys;
 use crate::limits::Limits;
 use crate::notices::Notice;
 use crate::registry::ServiceCore;
 use crate::restore::restore;
-use crate::service::{Service, ServiceState, contain};
+use crate::service::{Key, Service, ServiceState, contain};
 use crate::stats::{self, ClientStats, HubStats};
 use crate::sync::Arc;
 use crate::ticket::Ticket;
@@ -241,6 +243,16 @@ impl Hub {
         client.deregister()
     }
 
+    /// Deletes the subject of these key bytes in every service that knows one, registered now or not, as
+    /// [`ServiceHandle::delete`] does, all at once. The ticket's `added` is the number of services that did.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`]; nothing was deleted.
+    pub fn delete_everywhere<K: Key>(&self, key: &K) -> Result<Ticket, KeysError> {
+        keys::send(&self.house().link, keys::EVERY_SERVICE, Decision::Delete, std::slice::from_ref(key))
+    }
+
     /// Every count of the hub.
     #[must_use]
     pub fn stats(&self) -> HubStats {
@@ -264,6 +276,10 @@ impl Hub {
 
     /// What happened, from a position of the journal on: 0, or where an earlier walk ended ([`Event::next`](crate::Event::next)),
     /// or where a ticket or a finding points to. It ends at the journal's end of this moment.
+    ///
+    /// Events from before a [compaction](crate::Compact) keep their positions; those about subjects that were deleted name
+    /// them no more, or are gone. Where older ones were dropped for their age, a walk that begins before says so
+    /// ([`ReadError::Lagged`]).
     ///
     /// # Errors
     ///

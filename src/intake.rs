@@ -265,7 +265,8 @@ impl Reader {
         for (place, item) in record::list::<BlockItem<'_>>("block", block).enumerate() {
             let item = stored(item)?;
             let rank = first + place as u64;
-            if !owed.has(place as u64) || self.leased.remove(&rank) {
+            // One that was deleted between the two reads is blank.
+            if !owed.has(place as u64) || self.leased.remove(&rank) || item.key.is_empty() {
                 continue;
             }
             if service.plugin.reads(item.key, item.body) {

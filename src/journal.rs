@@ -38,6 +38,9 @@ const GROUP_PAYLOAD: usize = PREFIX + 8 + 8 + 8 + 1;
 /// Where `synced_to` stands in a group frame.
 const GROUP_SYNCED_TO: std::ops::Range<usize> = HEAD + PREFIX..HEAD + PREFIX + 8;
 
+/// In the header's flags: the file was begun with everything that came before it, and sealed when that was whole.
+const FLAG_REFOUNDED: u16 = 1;
+
 /// Least that is read from the device at once.
 const READ_MIN: usize = 256 << 10;
 /// Most that the search behind a bad frame spends on frames that are only counted. Without it, bytes made for the
@@ -318,6 +321,23 @@ impl<E> From<io::Error> for ReplayError<E> {
     }
 }
 
+/// What a journal's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// Position of the first frame.
+    pub(crate) base: u64,
+    /// The file was begun with everything that came before `base`: see [`Journal::refound`].
+    pub(crate) refounded: bool,
+    crc: u32,
+}
+
+impl Header {
+    /// Whether everything can be made from this file alone.
+    pub(crate) fn is_whole(self) -> bool {
+        self.base == 0 || self.refounded
+    }
+}
+
 /// The journal over one device.
 ///
 /// # Durability
@@ -345,16 +365,65 @@ struct Failure {
 
 impl Journal {
     /// Makes a journal on an empty device, whose first frame will have the position `base`.
-    pub(crate) fn create(mut device: Box<dyn Device>, base: u64, wall_ms: i64) -> Result<Journal, JournalError> {
+    pub(crate) fn create(device: Box<dyn Device>, base: u64, wall_ms: i64) -> Result<Journal, JournalError> {
+        Self::found(device, base, wall_ms, 0)
+    }
+
+    /// As `create`, for a journal that is begun with everything that came before `base`, and then sealed. Until it is
+    /// sealed it counts as damaged, so it must not have the journal's name before.
+    pub(crate) fn refound(device: Box<dyn Device>, base: u64, wall_ms: i64) -> Result<Journal, JournalError> {
+        Self::found(device, base, wall_ms, FLAG_REFOUNDED)
+    }
+
+    fn found(mut device: Box<dyn Device>, base: u64, wall_ms: i64, flags: u16) -> Result<Journal, JournalError> {
         let bytes = device.len()?;
         if bytes != 0 {
             return Err(JournalError::NotEmpty { bytes });
         }
-        let (header, chain) = encode_header(base, wall_ms);
+        let (header, chain) = encode_header(base, wall_ms, flags);
         device.append(&header)?;
         device.sync()?;
         let published = Arc::new(Published::new(base, base, &[]));
         Ok(Journal { device, end: base, synced: base, chain, failed: None, published })
+    }
+
+    /// Makes durable what a refounded journal was begun with, and says so in an empty group, which is durable as well
+    /// when this returns. Nothing may have been synced before: the first group that was written after a sync is the seal.
+    pub(crate) fn seal(&mut self, time: GroupTime, class: u8) -> io::Result<()> {
+        self.sync()?;
+        let mut group = Group::new();
+        group.begin(time, class);
+        match self.append(&mut group) {
+            Outcome::Applied { .. } => self.sync(),
+            Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
+        }
+    }
+
+    /// Reads and verifies everything again, and calls `visit` for every entry.
+    pub(crate) fn reread<E>(
+        &mut self,
+        visit: &mut dyn FnMut(Entry<'_>) -> Result<(), E>,
+    ) -> Result<(), ReplayError<E>> {
+        let mut reader = Reader::open(self.device.as_mut(), self.synced)?;
+        let fault = reader.walk(0, visit)?;
+        let position = reader.position();
+        match fault {
+            None if position == self.end && reader.sealed => Ok(()),
+            fault => {
+                let what = fault.unwrap_or("the file does not end where it was written to");
+                Err(JournalError::Corrupt { position, what }.into())
+            }
+        }
+    }
+
+    /// The file's length.
+    pub(crate) fn bytes(&mut self) -> Result<u64, JournalError> {
+        Ok(self.device.len()?)
+    }
+
+    /// Gives back the device, locked as it is.
+    pub(crate) fn into_device(self) -> Box<dyn Device> {
+        self.device
     }
 
     /// Reads and verifies the whole file, calls `visit` for every entry whose position is `from` or later, and cuts a
@@ -388,17 +457,17 @@ impl Journal {
         Ok(Tail::new(self.device.reader()?, Arc::clone(&self.published), synced_only))
     }
 
-    /// Whether the device holds a journal from its first position on, as far as its header tells.
-    pub(crate) fn is_whole(device: &mut dyn Device) -> io::Result<bool> {
+    /// What the header says; `None` if there is no good one.
+    pub(crate) fn header(device: &mut dyn Device) -> io::Result<Option<Header>> {
         let mut header = [0; HEADER];
         let mut filled = 0;
         while let Some(rest) = header.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match device.read_at(filled as u64, rest)? {
-                0 => return Ok(false),
+                0 => return Ok(None),
                 read => filled = filled.saturating_add(read),
             }
         }
-        Ok(decode_header(&header).is_ok_and(|(base, _)| base == 0))
+        Ok(decode_header(&header).ok())
     }
 
     fn fail(&mut self, error: &io::Error) {
@@ -454,11 +523,11 @@ impl Log for Journal {
     }
 }
 
-fn encode_header(base: u64, wall_ms: i64) -> (Vec<u8>, u32) {
+fn encode_header(base: u64, wall_ms: i64, flags: u16) -> (Vec<u8>, u32) {
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
-    header.extend_from_slice(&0_u16.to_be_bytes());
+    header.extend_from_slice(&flags.to_be_bytes());
     header.extend_from_slice(&base.to_be_bytes());
     header.extend_from_slice(&wall_ms.to_be_bytes());
     let crc = crc32fast::hash(&header);
@@ -665,6 +734,8 @@ struct Reader<R> {
     base: u64,
     /// Checksum of the last good frame, or of the header; nothing where reading began in the middle.
     chain: Option<u32>,
+    /// What the file was begun with is whole: always so in one that was not refounded.
+    sealed: bool,
     /// Where the next frame begins on the device.
     offset: u64,
     stamp: Option<Stamp>,
@@ -691,19 +762,21 @@ impl<'d> Reader<&'d dyn Device> {
             return Err(headless(&mut window, proven)?);
         }
         let header = window.view(0, HEADER)?.unwrap_or_default();
-        let (base, chain) = decode_header(header)?;
+        let Header { base, refounded, crc: chain } = decode_header(header)?;
         // With this checked once, no position in the file overflows.
         if base.checked_add(window.len).is_none() {
             return Err(JournalError::Corrupt { position: 0, what: "the base leaves no room for the file" });
         }
-        Ok(Reader::at(window, base, Some(chain), HEADER as u64))
+        let reader = Reader::at(window, base, Some(chain), HEADER as u64);
+        Ok(Reader { sealed: !refounded, ..reader })
     }
 }
 
 impl<R: ReadAt> Reader<R> {
     /// Begins with the frame at `offset`.
     fn at(window: Window<R>, base: u64, chain: Option<u32>, offset: u64) -> Self {
-        Reader { window, base, chain, offset, stamp: None, entries: 0, groups: 0, marks: Vec::new() }
+        let marks = Vec::new();
+        Reader { window, base, chain, sealed: true, offset, stamp: None, entries: 0, groups: 0, marks }
     }
 
     /// Position of the next frame.
@@ -755,7 +828,9 @@ impl<R: ReadAt> Reader<R> {
         }
         let size = (HEAD + head.payload_len()) as u64;
         let step = if payload.kind == KIND_GROUP {
-            self.stamp = Some(check_stamp(position, payload.body)?);
+            let stamp = check_stamp(position, payload.body)?;
+            self.sealed |= stamp.synced_to > self.base;
+            self.stamp = Some(stamp);
             Step::Group
         } else {
             let Some(Stamp { time, class, .. }) = self.stamp else {
@@ -772,6 +847,11 @@ impl<R: ReadAt> Reader<R> {
     /// Decides whether the end, or the bad frame there, is what a crash leaves behind.
     fn judge(&mut self, fault: Option<&'static str>, proven: u64) -> Result<Option<Cut>, JournalError> {
         let position = self.position();
+        if !self.sealed {
+            // It got its name after the seal was durable, so no crash left this behind.
+            let what = fault.unwrap_or("the file ends within what it was begun with");
+            return Err(JournalError::Corrupt { position, what });
+        }
         let Some(what) = fault else {
             return if position < proven { Err(JournalError::Truncated { end: position, proven }) } else { Ok(None) };
         };
@@ -853,8 +933,7 @@ impl Search {
     }
 }
 
-/// Returns the base and the checksum.
-fn decode_header(header: &[u8]) -> Result<(u64, u32), JournalError> {
+fn decode_header(header: &[u8]) -> Result<Header, JournalError> {
     let corrupt = |what| JournalError::Corrupt { position: 0, what };
     let short = || corrupt("the header is short");
     if header.iter().all(|&byte| byte == 0) {
@@ -865,7 +944,7 @@ fn decode_header(header: &[u8]) -> Result<(u64, u32), JournalError> {
         return Err(JournalError::NotAJournal);
     }
     let version = fields.u16().ok_or_else(short)?;
-    let reserved = fields.u16().ok_or_else(short)?;
+    let flags = fields.u16().ok_or_else(short)?;
     let base = fields.u64().ok_or_else(short)?;
     let _created = fields.i64().ok_or_else(short)?;
     let crc = fields.u32().ok_or_else(short)?;
@@ -875,10 +954,10 @@ fn decode_header(header: &[u8]) -> Result<(u64, u32), JournalError> {
     if version != FORMAT_VERSION {
         return Err(JournalError::Version { found: version, supported: FORMAT_VERSION, position: 0 });
     }
-    if reserved != 0 {
-        return Err(corrupt("the header's reserved field is not 0"));
+    if flags & !FLAG_REFOUNDED != 0 {
+        return Err(corrupt("the header has a flag that is not known"));
     }
-    Ok((base, crc))
+    Ok(Header { base, refounded: flags & FLAG_REFOUNDED != 0, crc })
 }
 
 fn check_stamp(position: u64, body: &[u8]) -> Result<Stamp, JournalError> {

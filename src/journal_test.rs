@@ -525,6 +525,42 @@ fn positions_start_at_the_base() {
     assert_eq!(open(&bytes, sample.frames[4]).0.unwrap().end, sample.frames[4]);
 }
 
+/// What a file is begun anew with is whole up to its seal, or the file is refused; after the seal the usual rules hold.
+#[test]
+fn file_begun_anew_is_torn_only_after_its_seal() {
+    let device = MemoryDevice::new();
+    let mut journal = Journal::refound(Box::new(device.clone()), 1_000, 77).unwrap();
+    append(&mut journal, &mut one_entry(b"a"));
+    append(&mut journal, &mut one_entry(b"b"));
+    let sealed_from = journal.end();
+    journal.seal(time(1), 0).unwrap();
+    let sealed = journal.end();
+    append(&mut journal, &mut one_entry(b"c"));
+    assert_eq!((sealed - sealed_from, journal.synced()), (43, sealed));
+    let header = Journal::header(&mut device.clone()).unwrap().unwrap();
+    assert!(header.base == 1_000 && header.refounded && header.is_whole());
+    let bytes = device.bytes();
+    for len in HEADER..bytes.len() {
+        let end = 1_000 + (len - HEADER) as u64;
+        let (result, seen) = open(&bytes[..len], 0);
+        if end < sealed {
+            assert!(matches!(result, Err(JournalError::Corrupt { .. })), "{len}: {result:?}");
+        } else {
+            assert!((sealed..=end).contains(&result.unwrap().end), "{len}");
+            assert_eq!(seen.len(), 2, "{len}: the last entry is torn");
+        }
+    }
+}
+
+#[test]
+fn unknown_flag_is_corruption() {
+    let mut bytes = small().bytes;
+    bytes[11] |= 2;
+    let crc = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_be_bytes());
+    assert_corrupt_at(&open(&bytes, 0).0, 0);
+}
+
 #[test]
 fn base_without_room_for_the_file_is_corruption() {
     let sample = sample(u64::MAX - 10, &[], true);

@@ -4,16 +4,21 @@ use std::any::{Any, TypeId};
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::claim::{Ask, Claim, Empty, EmptyReason};
 use crate::client::{Capability, Client};
-use crate::error::{ActivateError, AddError, ClaimError, HubError, JsonError, LeaseError};
+use crate::commit::Decision;
+use crate::error::{ActivateError, AddError, ClaimError, HubError, JsonError, KeysError, LeaseError};
+use crate::history;
 use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
+use crate::keys;
 use crate::lease::{LeaseView, Submitted};
+use crate::lists;
 use crate::people::SeatCore;
 use crate::registry::ServiceCore;
 use crate::results;
@@ -22,6 +27,10 @@ use crate::service::{Service, ServiceState, Subject, contain};
 use crate::sync::Arc;
 use crate::ticket::Ticket;
 
+/// Elements of a page if nothing else is asked for, and at most.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
 /// What the hub can ask of a plugin without knowing its types. Implemented for every [`Service`].
 pub(crate) trait Plugin: Send + Sync {
     /// True if the stored subject decodes; those that do not are not handed out.
@@ -29,7 +38,12 @@ pub(crate) trait Plugin: Send + Sync {
     fn plugin_type(&self) -> TypeId;
     fn as_any(&self) -> &(dyn Any + Send + Sync);
     fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError>;
-    fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError>;
+    fn result_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn history_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Value, JsonError>;
+    fn as_of_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Option<Value>, JsonError>;
+    fn results_by_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError>;
+    fn unmarked_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError>;
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError>;
     fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError>;
     fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError>;
@@ -59,6 +73,38 @@ struct TokenBody {
     token: LeaseToken,
 }
 
+/// `{"key": key, "moment": "2024-01-31T12:00:00Z"}`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AsOfBody<K> {
+    key: K,
+    moment: DateTime<Utc>,
+}
+
+/// `{"client": 7, "from": "...", "to": "...", "after": key, "limit": 100}`; `after` and `limit` are optional
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResultsByBody<K> {
+    client: u64,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    after: Option<K>,
+    limit: Option<usize>,
+}
+
+/// `{"after": key, "limit": 100}`, both optional
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageBody<K> {
+    after: Option<K>,
+    limit: Option<usize>,
+}
+
+/// Elements of a page: what was asked for, at most.
+fn page_limit(limit: Option<usize>) -> usize {
+    limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
+}
+
 impl<S: Service> Plugin for S {
     fn reads(&self, key: &[u8], body: &[u8]) -> bool {
         contain(|| S::Subject::read(key, body).is_ok()).unwrap_or(false)
@@ -77,10 +123,41 @@ impl<S: Service> Plugin for S {
         Ok(intake::send(service, &subjects)?)
     }
 
-    fn result_json(&self, house: &House, service: u32, key: &[u8]) -> Result<Option<Value>, JsonError> {
+    fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError> {
+        let keys: Vec<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        Ok(keys::send(&service.link, service.id, decision, &keys)?)
+    }
+
+    fn result_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Option<Value>, JsonError> {
         let key: <S::Subject as Subject>::Key = serde_json::from_slice(key)?;
-        let finding = results::one::<S>(house.store.as_ref(), service, &key)?;
+        let finding = results::one::<S>(house.store.as_ref(), core, &key)?;
         Ok(finding.map(serde_json::to_value).transpose()?)
+    }
+
+    fn history_json(&self, house: &House, core: &ServiceCore, key: &[u8]) -> Result<Value, JsonError> {
+        let key: <S::Subject as Subject>::Key = serde_json::from_slice(key)?;
+        Ok(serde_json::to_value(history::history::<S>(house.store.as_ref(), core, &key)?)?)
+    }
+
+    fn as_of_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Option<Value>, JsonError> {
+        let body: AsOfBody<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        let version = history::as_of::<S>(house.store.as_ref(), core, &body.key, body.moment)?;
+        Ok(version.map(serde_json::to_value).transpose()?)
+    }
+
+    fn results_by_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError> {
+        let body: ResultsByBody<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        let (window, limit) = (body.from..body.to, page_limit(body.limit));
+        let (store, after) = (house.store.as_ref(), body.after.as_ref());
+        let (versions, next) = history::by_client::<S>(store, core, body.client, &window, after, limit)?;
+        Ok(json!({ "versions": serde_json::to_value(versions)?, "next": serde_json::to_value(next)? }))
+    }
+
+    fn unmarked_json(&self, house: &House, core: &ServiceCore, body: &[u8]) -> Result<Value, JsonError> {
+        let body: PageBody<<S::Subject as Subject>::Key> = serde_json::from_slice(body)?;
+        let (store, limit) = (house.store.as_ref(), page_limit(body.limit));
+        let (subjects, next) = lists::unmarked::<S>(store, core, body.after.as_ref(), limit)?;
+        Ok(json!({ "subjects": serde_json::to_value(subjects)?, "next": serde_json::to_value(next)? }))
     }
 
     fn claim_json(&self, seat: &NamedSeat, ask: Ask) -> Result<Value, JsonError> {
@@ -182,15 +259,95 @@ impl NamedService {
         self.core.plugin.add_json(&self.core, body)
     }
 
+    /// Opens a new round for subjects that are done: a JSON array of keys. See
+    /// [`ServiceHandle::rerun`](crate::ServiceHandle::rerun).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; no round was opened.
+    pub fn rerun(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.decide(Decision::Rerun, body)
+    }
+
+    /// Puts subjects to work that were discovered too deep for it: a JSON array of keys. See
+    /// [`ServiceHandle::mark`](crate::ServiceHandle::mark).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; none was marked.
+    pub fn mark(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.decide(Decision::Mark, body)
+    }
+
+    /// Deletes subjects: a JSON array of keys. See [`ServiceHandle::delete`](crate::ServiceHandle::delete).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]; none was deleted.
+    pub fn delete(&self, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.decide(Decision::Delete, body)
+    }
+
+    fn decide(&self, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.keys_json(&self.core, decision, body)
+    }
+
     /// The result of one subject, given its key as JSON:
-    /// `{"key", "report", "client", "at", "version", "depth", "position"}`.
+    /// `{"key", "report", "client", "at", "since", "confirmed_at", "version", "depth", "position"}`.
     ///
     /// # Errors
     ///
     /// [`JsonError`].
     pub fn result(&self, key: &[u8]) -> Result<Option<Value>, JsonError> {
         self.measure(key)?;
-        self.core.plugin.result_json(&self.house, self.core.id, key)
+        self.core.plugin.result_json(&self.house, &self.core, key)
+    }
+
+    /// Every version of one subject's result, given its key as JSON: an array of `{"key", "number", "round", "report",
+    /// "client", "at", "position", "bucket", "confirms", "confirmed_at", "superseded_at", "withdrawn"}`, in journal order.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn history(&self, key: &[u8]) -> Result<Value, JsonError> {
+        self.measure(key)?;
+        self.core.plugin.history_json(&self.house, &self.core, key)
+    }
+
+    /// What held on a subject at a moment: `{"key", "moment"}`, the moment as in RFC 3339. One version as in
+    /// [`history`](Self::history). See [`ServiceHandle::as_of`](crate::ServiceHandle::as_of).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn as_of(&self, body: &[u8]) -> Result<Option<Value>, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.as_of_json(&self.house, &self.core, body)
+    }
+
+    /// A page of what a client reported within a window: `{"client", "from", "to", "after", "limit"}`, the last two optional
+    /// (from the start; 100, and at most 1,000). Answers `{"versions", "next"}`: versions as in [`history`](Self::history),
+    /// and the key to go on from, null at the end. See [`ServiceHandle::results_by`](crate::ServiceHandle::results_by).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn results_by(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.results_by_json(&self.house, &self.core, body)
+    }
+
+    /// A page of subjects that are known and not marked for work: `{"after", "limit"}`, both optional (from the start; 100,
+    /// and at most 1,000). Answers `{"subjects", "next"}`: subjects, and the key to go on from, null at the end. See
+    /// [`ServiceHandle::unmarked`](crate::ServiceHandle::unmarked).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn unmarked(&self, body: &[u8]) -> Result<Value, JsonError> {
+        self.measure(body)?;
+        self.core.plugin.unmarked_json(&self.house, &self.core, body)
     }
 
     /// Activates a client for the service.
@@ -353,7 +510,8 @@ impl JsonError {
     pub fn is_transient(&self) -> bool {
         let hub = match self {
             Self::Add(AddError::Hub { source, .. }) => Some(source),
-            Self::Claim(ClaimError::Hub(hub))
+            Self::Keys(KeysError::Hub(hub))
+            | Self::Claim(ClaimError::Hub(hub))
             | Self::Lease(LeaseError::Hub(hub))
             | Self::Activate(ActivateError::Hub(hub)) => Some(hub),
             _ => None,

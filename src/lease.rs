@@ -290,7 +290,8 @@ impl<S: Service> LeaseView<S> {
     pub(crate) fn of(pool: &Pool, index: usize, now: u64) -> Option<Self> {
         let slot = pool.slot(index)?;
         let (seen, open) = (slot.snapshot(), slot.open());
-        let owed = pool.bucket(index).enumerate().filter(|(place, _)| open.has(*place));
+        let is_owed = |place: usize, subject: &SubjectRef<'_>| open.has(place) && !subject.is_nameless();
+        let owed = pool.bucket(index).enumerate().filter(|(place, subject)| is_owed(*place, subject));
         let subjects = owed.filter_map(|(_, subject)| S::Subject::read(subject.key, subject.body).ok()).collect();
         let dead = seen.phase() == Phase::Dead;
         let deadline = if dead { 0 } else { pool.born + seen.time() };
@@ -503,10 +504,10 @@ impl<'a> Reporting<'a> {
         }
         let mut nameless = false;
         for (place, subject) in self.pool.bucket(self.index).enumerate() {
-            if subject.key == key {
+            if subject.key == key || subject.was(key) {
                 return Ok(place);
             }
-            nameless |= subject.key.is_empty();
+            nameless |= subject.is_nameless();
         }
         // In a lease from before a restart, a subject that was reported may have lost its name with its finished block:
         // an honest retry must not count as a fault.
@@ -534,7 +535,8 @@ impl<'a> Reporting<'a> {
         let mut discovered = Discovered::default();
         let mut category = None;
         if !done_or_twice {
-            let encoded = self.judge(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
+            let encoded =
+                self.judge_named(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
             match encoded {
                 Ok(encoded) => discovered = encoded,
                 Err(reason) => return Outcome::Rejected { reason },
@@ -565,6 +567,20 @@ impl<'a> Reporting<'a> {
         self.wanted.insert(place);
         self.ready.push(Ready { outcome: self.outcomes.len(), place, print, category, start, end: self.items.len() });
         Outcome::Accepted
+    }
+
+    /// As [`judge`](Self::judge); what is owed no more is not judged, since it is not stored either.
+    fn judge_named<S: Service>(
+        &mut self,
+        plugin: &S,
+        stored: SubjectRef<'_>,
+        report: &S::Report,
+    ) -> Result<Vec<S::Subject>, String> {
+        if stored.is_nameless() {
+            self.encoded.clear();
+            return Ok(Vec::new());
+        }
+        self.judge(plugin, stored, report)
     }
 
     /// The subjects revealed, or the reason of a rejection.

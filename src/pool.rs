@@ -7,6 +7,7 @@ use crate::audit::Print;
 use crate::cooldown::{self, Cooldown, Cooldowns, Entry};
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
+use crate::record::subject_hash;
 use crate::service::{Late, OverAsk, Policy};
 use crate::slot::{Cause, Mask, Phase, Slot, Snapshot, TIME_MAX, ToRenewed};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Padded};
@@ -93,6 +94,18 @@ pub(crate) struct SubjectRef<'a> {
     pub(crate) body: &'a [u8],
 }
 
+impl SubjectRef<'_> {
+    /// In a lease from before a restart: what it was is not known any more. No subject has an empty key.
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.key.is_empty()
+    }
+
+    /// It is nameless, and this was its key.
+    pub(crate) fn was(&self, key: &[u8]) -> bool {
+        self.is_nameless() && !self.body.is_empty() && self.body == subject_hash(key)
+    }
+}
+
 /// One subject on its way into a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SubjectBuf {
@@ -123,6 +136,11 @@ impl SubjectBuf {
     /// Seats that may not have it for now.
     pub(crate) fn cooldowns(&self) -> usize {
         self.cooldowns.len()
+    }
+
+    /// One that was deleted or withdrawn while a lease held it: no key, and its hash in place of a body.
+    pub(crate) fn gone(rank: u64, hash: &[u8; 16]) -> Self {
+        Self::new(SubjectRef { rank, depth: 0, round: 0, since: 0, key: &[], body: hash })
     }
 
     /// Bytes of key and body.

@@ -2,7 +2,10 @@
 //!
 //! The layouts are described in `docs/format.md`; values are postcard.
 
+use std::hash::Hasher;
+
 use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::audit::Print;
 use crate::service::ServiceState;
@@ -21,6 +24,13 @@ fn undecodable(what: &'static str) -> impl FnOnce(postcard::Error) -> DecodeErro
     move |why| DecodeError { what, why: why.to_string() }
 }
 
+/// The kind of a [`Snapshot`].
+pub(crate) const SNAPSHOT: u8 = 20;
+/// The kind of a [`Past`].
+pub(crate) const PAST: u8 = 21;
+/// Stands for a kind in a [`Past`]: records up to its position were dropped for their age.
+pub(crate) const GAP: u8 = 0;
+
 /// One change, as the journal holds it. The truth: the store is what applying these, in order, makes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Record<'a> {
@@ -38,7 +48,9 @@ pub(crate) enum Record<'a> {
     Deleted(Keys<'a>),
     Marked(Keys<'a>),
     Withdrawn(Withdrawn<'a>),
-    Restored(Restored),
+    Restored(Restored<'a>),
+    Snapshot(Snapshot<'a>),
+    Past(Past<'a>),
     Level(LevelRecord<'a>),
     /// Reports on subjects that had been put back: the lease is over, and others held or offered them.
     Late(Reported<'a>),
@@ -192,26 +204,59 @@ pub(crate) struct KeyRecord<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Withdrawn<'a> {
     pub(crate) service: u32,
-    /// Names the retraction: all its parts carry the same, no two retractions do; never 0.
+    /// Names the retraction: the position of its first part, in which it is 0.
     pub(crate) id: u64,
     pub(crate) client: u64,
+    /// Of the reports, by the wall clock: from here on, and before.
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
     /// A list of [`VersionName`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) versions: &'a [u8],
     /// A list of [`KeyRecord`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) subjects: &'a [u8],
+    /// A list of [`FoundRecord`]: withdrawn in an earlier part, and known by other reports all the same.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) found: &'a [u8],
 }
 
-/// A part of a retraction, as the store keeps it to undo it.
+impl Withdrawn<'_> {
+    /// The retraction's id, given where the record stands.
+    pub(crate) fn id_at(&self, position: u64) -> u64 {
+        if self.id == 0 { position } else { self.id }
+    }
+}
+
+/// A subject that reports in force reveal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct RetractionValue<'a> {
+pub(crate) struct FoundRecord<'a> {
+    pub(crate) depth: u16,
+    /// It lies too deep to be worked on.
+    pub(crate) unmarked: bool,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
+}
+
+/// A retraction, as the store knows it: no keys, so that nothing of a deleted subject is left here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetractionValue {
     pub(crate) client: u64,
     pub(crate) wall_ms: i64,
-    #[serde(borrow, with = "serde_bytes")]
-    pub(crate) versions: &'a [u8],
-    #[serde(borrow, with = "serde_bytes")]
-    pub(crate) subjects: &'a [u8],
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
+    /// Results withdrawn.
+    pub(crate) versions: u64,
+    /// Of these, in force, and an earlier one took their place.
+    pub(crate) fell_back: u64,
+    /// Of these, in force, and their subject was put to work again.
+    pub(crate) reopened: u64,
+    /// Subjects taken away.
+    pub(crate) subjects: u64,
+    /// Of these, taken in again.
+    pub(crate) returned: u64,
 }
 
 /// That a subject was deleted, and where in the journal.
@@ -220,12 +265,12 @@ pub(crate) struct Tombstone {
     pub(crate) wall_ms: i64,
     /// Of the frame that deleted it: what stands before it about the subject is to be erased.
     pub(crate) position: u64,
+    /// The service's next rank then: reports on ranks before it are on a life of the subject that is over.
+    pub(crate) next_rank: u64,
 }
 
 /// What a tombstone knows of a key: SipHash-2-4-128 under a fixed key, so that two hubs agree and no key can be read from it.
 pub(crate) fn subject_hash(subject: &[u8]) -> [u8; 16] {
-    use siphasher::sip128::{Hasher128, SipHasher24};
-    use std::hash::Hasher;
     let mut hasher = SipHasher24::new_with_key(b"commissary/grave");
     hasher.write(subject);
     hasher.finish128().as_bytes()
@@ -239,11 +284,52 @@ pub(crate) struct VersionName<'a> {
     pub(crate) number: u32,
 }
 
-/// A retraction was undone.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Restored {
+/// A part of the undoing of a retraction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Restored<'a> {
     pub(crate) service: u32,
     pub(crate) id: u64,
+    /// The retraction is forgotten.
+    pub(crate) last: bool,
+    /// A list of [`VersionName`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) versions: &'a [u8],
+    /// A list of [`KeyRecord`].
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) subjects: &'a [u8],
+}
+
+/// A part of the store as it was when the journal was compacted; all parts together are the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Snapshot<'a> {
+    /// It is the first part.
+    pub(crate) first: bool,
+    /// It is the last part.
+    pub(crate) last: bool,
+    /// A list of [`StoredPair`], in key order.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) pairs: &'a [u8],
+}
+
+/// A record from before the journal was compacted, less what was erased. It is there to be read and changes nothing: what
+/// it did is in the snapshot. Its group's time is the time of its first group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Past<'a> {
+    /// Where its frame was.
+    pub(crate) position: u64,
+    /// Its kind; never this one, nor a snapshot's.
+    pub(crate) kind: u8,
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
+}
+
+/// A key and its value, as the store holds them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredPair<'a> {
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) key: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) value: &'a [u8],
 }
 
 /// A subject as it came in.
@@ -402,6 +488,8 @@ impl<'a> Record<'a> {
             Self::Marked(_) => 13,
             Self::Withdrawn(_) => 14,
             Self::Restored(_) => 15,
+            Self::Snapshot(_) => SNAPSHOT,
+            Self::Past(_) => PAST,
             Self::Level(_) => 16,
             Self::Late(_) => 17,
         }
@@ -409,7 +497,7 @@ impl<'a> Record<'a> {
 
     /// Whether records of this kind are decoded here.
     pub(crate) fn is_known(kind: u8) -> bool {
-        (1..=17).contains(&kind)
+        matches!(kind, 1..=17 | SNAPSHOT | PAST)
     }
 
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -427,6 +515,8 @@ impl<'a> Record<'a> {
             Self::Rerun(record) | Self::Deleted(record) | Self::Marked(record) => append(out, record),
             Self::Withdrawn(record) => append(out, record),
             Self::Restored(record) => append(out, record),
+            Self::Snapshot(record) => append(out, record),
+            Self::Past(record) => append(out, record),
             Self::Level(record) => append(out, record),
         }
     }
@@ -448,6 +538,8 @@ impl<'a> Record<'a> {
             13 => Self::Marked(decode("marked record", bytes)?),
             14 => Self::Withdrawn(decode("withdrawn record", bytes)?),
             15 => Self::Restored(decode("restored record", bytes)?),
+            SNAPSHOT => Self::Snapshot(decode("snapshot record", bytes)?),
+            PAST => Self::Past(decode("past record", bytes)?),
             16 => Self::Level(decode("level record", bytes)?),
             17 => Self::Late(decode("late record", bytes)?),
             other => {
@@ -586,12 +678,23 @@ pub(crate) struct LeaseValue {
     pub(crate) lost: bool,
     /// A record said that it is over; only reports on their way are awaited.
     pub(crate) ended: bool,
+    /// Subjects deleted or withdrawn since: nothing is owed of them, but their places stay open.
+    pub(crate) gone: Vec<Gone>,
+}
+
+/// A subject in a lease that is owed no more, and known by a hash alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    /// Its place in the bucket.
+    pub(crate) place: u16,
+    /// [`subject_hash`] of its key.
+    pub(crate) hash: [u8; 16],
 }
 
 impl LeaseValue {
     pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>) -> Self {
         let open = Mask::first(ranks.len()).0;
-        Self { client, at, ranks, open, put_back: None, lost: false, ended: false }
+        Self { client, at, ranks, open, put_back: None, lost: false, ended: false, gone: Vec::new() }
     }
 
     /// True if nothing more can come of it.
@@ -623,8 +726,10 @@ pub(crate) struct SubjectValue<'a> {
     pub(crate) depth: u16,
     /// Rounds opened so far; 0: it is known but not to be worked on.
     pub(crate) round: u32,
-    /// The last round is open: it waits, or is being worked on.
+    /// The last round is open: it waits, or is being worked on. Of a withdrawn subject: it was when it was withdrawn.
     pub(crate) open: bool,
+    /// The open round was opened because a retraction left no result in force: it ends when one comes back.
+    pub(crate) reopened: bool,
     /// The retraction that took the subject away; 0: none did.
     pub(crate) withdrawn: u64,
     /// Versions of its result so far; the next one's number less one.
@@ -637,7 +742,7 @@ pub(crate) struct SubjectValue<'a> {
 impl SubjectValue<'_> {
     /// A subject that was never worked on.
     pub(crate) fn new(depth: u16) -> Self {
-        Self { rank: 0, depth, round: 0, open: false, withdrawn: 0, versions: 0, current: None }
+        Self { rank: 0, depth, round: 0, open: false, reopened: false, withdrawn: 0, versions: 0, current: None }
     }
 }
 
@@ -737,7 +842,7 @@ pub(crate) mod key {
     pub(crate) const BY_HAND: u8 = b'H';
     /// Subjects that are known but not to be worked on, with their bodies.
     pub(crate) const UNMARKED: u8 = b'N';
-    /// Parts of retractions.
+    /// Retractions that are in force.
     pub(crate) const RETRACTION: u8 = b'R';
 
     /// Length of what every key starts with.
@@ -778,9 +883,21 @@ pub(crate) mod key {
         of(service, VERSION, &[&len.to_be_bytes(), subject].concat())
     }
 
-    /// One part of a retraction, by the position of its record.
-    pub(crate) fn retraction(service: u32, id: u64, position: u64) -> Vec<u8> {
-        of(service, RETRACTION, &[id.to_be_bytes(), position.to_be_bytes()].concat())
+    pub(crate) fn retraction(service: u32, id: u64) -> Vec<u8> {
+        of(service, RETRACTION, &id.to_be_bytes())
+    }
+
+    /// The subject and the number in what follows the prefix of a version's key; the inverse of [`version`].
+    pub(crate) fn of_version(rest: &[u8]) -> Option<(&[u8], u32)> {
+        let (len, rest) = rest.split_at_checked(2)?;
+        let len = u16::from_be_bytes(len.try_into().ok()?);
+        let (subject, number) = rest.split_at_checked(usize::from(len))?;
+        Some((subject, small_number(number)?))
+    }
+
+    /// What kind of value the key names.
+    pub(crate) fn tag(key: &[u8]) -> Option<u8> {
+        key.get(PREFIX - 1).copied()
     }
 
     /// What follows the prefix.
@@ -847,8 +964,19 @@ mod tests {
             Record::Rerun(Keys { service: 1, keys: b"a" }),
             Record::Deleted(Keys { service: 1, keys: b"b" }),
             Record::Marked(Keys { service: 1, keys: b"c" }),
-            Record::Withdrawn(Withdrawn { service: 1, id: 2, client: 3, versions: b"v", subjects: b"s" }),
-            Record::Restored(Restored { service: 1, id: 2 }),
+            Record::Withdrawn(Withdrawn {
+                service: 1,
+                id: 2,
+                client: 3,
+                from_ms: i64::MIN,
+                to_ms: 4,
+                versions: b"v",
+                subjects: b"s",
+                found: b"f",
+            }),
+            Record::Restored(Restored { service: 1, id: 2, last: true, versions: b"v", subjects: b"s" }),
+            Record::Snapshot(Snapshot { first: true, last: false, pairs: b"pairs" }),
+            Record::Past(Past { position: u64::MAX, kind: 7, body: &items }),
             Record::Level(LevelRecord { service: 1, client: 2, level: Level::Quarantined, why: "forged" }),
         ];
         for record in records {
@@ -860,6 +988,13 @@ mod tests {
             assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");
         }
         assert_eq!(list::<Item<'_>>("item", &items).collect::<Vec<_>>(), [Ok(item)]);
+    }
+
+    #[test]
+    fn subject_hash_is_what_the_format_says() {
+        let hex = |key: &[u8]| subject_hash(key).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        assert_eq!(hex(b""), "6c9d2a1f35610e8cbc7e57c0c73bfcc7");
+        assert_eq!(hex(b"123456789"), "19d87c3505b350c892aec24c9488aa0e");
     }
 
     #[test]

@@ -88,7 +88,12 @@ fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreErro
     let mut leases = Vec::new();
     for (generation, slot, lease) in apply::leases(store, service)? {
         let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, service, *rank));
-        let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
+        let mut subjects = subjects.collect::<Result<Vec<_>, _>>()?;
+        for gone in &lease.gone {
+            if let Some(subject) = subjects.get_mut(usize::from(gone.place)) {
+                *subject = SubjectBuf::gone(subject.rank, &gone.hash);
+            }
+        }
         let (client, claimed_at, open) = (lease.client, lease.at, lease.open());
         leases.push(Stored { generation, slot, client, claimed_at, open, subjects });
     }

@@ -8,9 +8,11 @@ use serde::Serialize;
 use crate::apply::stored;
 use crate::clock::utc;
 use crate::error::ReadError;
+use crate::history::{Past, report_of, says_the_same};
 use crate::id::ClientId;
-use crate::record::{self, SubjectValue, VersionValue, key};
-use crate::service::{Key, Service, Subject, contain};
+use crate::record::{self, SubjectValue, key};
+use crate::registry::ServiceCore;
+use crate::service::{Key, Service, Subject};
 use crate::store::Store;
 
 /// The result of one subject, and where it came from.
@@ -26,6 +28,10 @@ pub struct Finding<S: Service> {
     pub client: ClientId,
     /// When it was journaled, by the wall clock.
     pub at: DateTime<Utc>,
+    /// When what it says was first reported: earlier than `at` if this report confirmed that ([`Service::same`]).
+    pub since: DateTime<Utc>,
+    /// When what it says was last confirmed by a later report; `None` if none did.
+    pub confirmed_at: Option<DateTime<Utc>>,
     /// 1 for the first result of a subject.
     pub version: u32,
     /// Hops from a subject added by hand.
@@ -102,7 +108,7 @@ pub(crate) fn bytes_of<S: Service>(subject: &<S::Subject as Subject>::Key) -> Ve
     bytes
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
@@ -124,12 +130,12 @@ pub(crate) fn state<S: Service>(
 
 pub(crate) fn one<S: Service>(
     store: &dyn Store,
-    service: u32,
+    core: &ServiceCore,
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<Option<Finding<S>>, ReadError> {
     let bytes = bytes_of::<S>(subject);
-    match store.get(&key::of(service, key::SUBJECT, &bytes))? {
-        Some(value) => decode(&bytes, &value),
+    match store.get(&key::of(core.id, key::SUBJECT, &bytes))? {
+        Some(value) => decode(store, core, &bytes, &value),
         None => Ok(None),
     }
 }
@@ -138,12 +144,12 @@ pub(crate) fn one<S: Service>(
 #[expect(clippy::type_complexity, reason = "a page and its cursor; the public caller names both")]
 pub(crate) fn page<S: Service>(
     store: &dyn Store,
-    service: u32,
+    core: &ServiceCore,
     after: Option<&<S::Subject as Subject>::Key>,
     limit: usize,
 ) -> Result<(Vec<Finding<S>>, Option<<S::Subject as Subject>::Key>), ReadError> {
     let from = after.map(|after| [bytes_of::<S>(after).as_slice(), &[0]].concat()).unwrap_or_default();
-    let (mut start, end) = key::range(service, key::SUBJECT, &from);
+    let (mut start, end) = key::range(core.id, key::SUBJECT, &from);
     let mut findings = Vec::new();
     loop {
         let pairs = store.scan(&start, Some(&end), limit.clamp(1, 1_024))?;
@@ -151,7 +157,7 @@ pub(crate) fn page<S: Service>(
         start = [last.as_slice(), &[0]].concat();
         for (name, value) in &pairs {
             let bytes = key::rest(name);
-            findings.extend(decode(bytes, value)?);
+            findings.extend(decode(store, core, bytes, value)?);
             if findings.len() >= limit {
                 return Ok((findings, Some(key_of::<S>(bytes)?)));
             }
@@ -159,21 +165,40 @@ pub(crate) fn page<S: Service>(
     }
 }
 
-fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, ReadError> {
+pub(crate) fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, ReadError> {
     let undecodable = || ReadError::Decode { key: hex(bytes), what: "not a key of this service".to_owned() };
     Key::read(bytes).ok_or_else(undecodable)
 }
 
-fn decode<S: Service>(bytes: &[u8], value: &[u8]) -> Result<Option<Finding<S>>, ReadError> {
+/// The result in force. One with a past is read again with all of it.
+fn decode<S: Service>(
+    store: &dyn Store,
+    core: &ServiceCore,
+    bytes: &[u8],
+    value: &[u8],
+) -> Result<Option<Finding<S>>, ReadError> {
     let value: SubjectValue<'_> = stored(record::decode("subject", value))?;
-    let SubjectValue { depth, withdrawn: 0, current: Some(version), .. } = value else { return Ok(None) };
-    let undecodable = |what: String| ReadError::Decode { key: hex(bytes), what };
-    let report = contain(|| postcard::from_bytes(version.report).map_err(|error| error.to_string()))
-        .unwrap_or_else(Err)
-        .map_err(undecodable)?;
-    let (at, client) = (utc(version.wall_ms), ClientId::known(version.client));
-    let VersionValue { number, position, .. } = version;
-    Ok(Some(Finding { key: key_of::<S>(bytes)?, report, client, at, version: number, depth, position }))
+    let SubjectValue { depth, withdrawn: 0, current: Some(version), versions, .. } = value else { return Ok(None) };
+    let mut finding = Finding {
+        key: key_of::<S>(bytes)?,
+        report: report_of::<S>(bytes, version.report)?,
+        client: ClientId::known(version.client),
+        at: utc(version.wall_ms),
+        since: utc(version.wall_ms),
+        confirmed_at: None,
+        version: version.number,
+        depth,
+        position: version.position,
+    };
+    if versions > 1 {
+        let past = Past::read(store, core.id, bytes)?;
+        let past = past.up_to(version.number).fold(|old, new| says_the_same::<S>(core, old, new));
+        if let Some((_, first)) = past.in_force().filter(|(last, _)| last.number == version.number) {
+            finding.since = utc(first.wall_ms);
+            finding.confirmed_at = first.confirmed_ms.last().copied().map(utc);
+        }
+    }
+    Ok(Some(finding))
 }
 
 /// The bytes of a subject's report, as they were stored, whatever the plugin's type is now.

@@ -60,6 +60,18 @@ pub trait Service: Send + Sync + 'static {
         let _ = (subject, report, found);
     }
 
+    /// Says whether a later report on a subject tells the same as an earlier one: then it confirms it, otherwise it
+    /// supersedes it. The default: their encodings are equal.
+    ///
+    /// Called on the thread that reads a history or a result with one, for each two reports whose encodings differ; never
+    /// when reports come in, so a change of its answers changes how the past is told, and no more. `same(x, x)` must be
+    /// true. A panic counts as false.
+    fn same(&self, old: &Self::Report, new: &Self::Report) -> bool {
+        let encoded = |report| postcard::to_extend(report, Vec::new()).ok();
+        let old = encoded(old);
+        old.is_some() && old == encoded(new)
+    }
+
     /// Puts an accepted report into one of 16 categories, 0 to 15, by which a client is compared with its peers
     /// ([`Watch::distribution`]). The default, `None`, compares nobody.
     ///

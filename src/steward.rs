@@ -504,7 +504,10 @@ impl Ward {
         let news = !pool.was_recalled(*index);
         self.ledger.flowed(Flow::Returned, pool.print(*index, *left));
         for subject in pool.put_back(*index, *left, now) {
-            match self.rush.take_back(&subject, pool, *index) {
+            // What was deleted while a lease from before a restart held it has no name, and is owed to nobody.
+            let back =
+                if subject.key().is_empty() { Back::Elsewhere } else { self.rush.take_back(&subject, pool, *index) };
+            match back {
                 Back::Ordinary => {
                     self.returned.push_back(subject);
                     self.news |= news;

@@ -9,7 +9,7 @@ mod memory;
 mod sled;
 
 pub(crate) use self::memory::MemoryStore;
-pub(crate) use self::sled::{open_or_set_aside, set_aside};
+pub(crate) use self::sled::{open_or_set_aside, retire, set_aside};
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -136,13 +136,13 @@ impl Resolution {
     }
 }
 
-/// What became of subjects offered to a service.
+/// What became of subjects offered to a service, or of those that a decision names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Intake {
-    /// New: they wait to be handed out.
+    /// New: they wait to be handed out. Of a deletion: deleted.
     pub added: u64,
-    /// Known already: nothing changed.
+    /// Nothing changed: known already; of a decision: not in a state in which it changes anything, or not known.
     pub duplicates: u64,
     /// Cut by the policy's depth or budget.
     pub cut: u64,

@@ -19,10 +19,11 @@ use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
-    self, Added, Again, ClientRecord, Conflict, Item, Leased, LevelRecord, Record, Released, Reported, SeatRecord,
-    ServiceRecord, Urgent, key,
+    self, Added, Again, ClientRecord, Conflict, Item, Keys, Leased, LevelRecord, Record, Released, Reported, Restored,
+    SeatRecord, ServiceRecord, Urgent, Withdrawn, key,
 };
 use crate::registry::{Registry, ServiceCore};
+use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::steward::{Errand, Fate, PutBack};
@@ -396,6 +397,11 @@ impl Writer {
             Change::Added { service, subjects } => {
                 self.draft(time, &Record::Added(Added { service: *service, subjects }))
             }
+            Change::Keys { service, decision, keys } => {
+                self.draft(time, &decision.record(Keys { service: *service, keys }))
+            }
+            Change::Withdrawn(part) => self.draft(time, &Record::Withdrawn(withdrawn(part))),
+            Change::Restored(part) => self.draft(time, &Record::Restored(restored(part))),
             Change::Urgent { service, ranks } => {
                 self.draft(time, &Record::Urgent(Urgent { service: *service, ranks: ranks.clone() }))
             }
@@ -630,6 +636,17 @@ impl Writer {
             self.link.poison(format!("store checkpoint: {error}"));
         }
     }
+}
+
+fn withdrawn(part: &WithdrawnPart) -> Withdrawn<'_> {
+    let WithdrawnPart { service, id, client, from_ms, to_ms, versions, subjects, found } = part;
+    let (service, id, client, from_ms, to_ms) = (*service, *id, *client, *from_ms, *to_ms);
+    Withdrawn { service, id, client, from_ms, to_ms, versions, subjects, found }
+}
+
+fn restored(part: &RestoredPart) -> Restored<'_> {
+    let RestoredPart { service, id, last, versions, subjects } = part;
+    Restored { service: *service, id: *id, last: *last, versions, subjects }
 }
 
 fn again((place, origin): (usize, &Spot)) -> Again {

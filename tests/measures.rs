@@ -100,7 +100,7 @@ fn add_claim_and_report_all(subjects: u64, bucket: usize) {
         ("reads", whole.store_reads, 1_003.0, 0.0),
         ("bytes read", whole.store_bytes_read, 12_500.0, 0.0),
         ("pairs written", whole.store_pairs_written, 2_010.0, 1.5),
-        ("bytes written", whole.store_bytes_written, 86_000.0, 40.0),
+        ("bytes written", whole.store_bytes_written, 88_000.0, 42.0),
         ("records", whole.journal_records, 2.0, 2.0),
         ("bytes journaled", whole.journal_bytes, 36_500.0, 60.0),
         ("batches", whole.store_batches, whole.journal_groups, 0.0),

@@ -405,3 +405,58 @@ fn tokens_and_repeats_are_judged_as_in_the_typed_calls() {
     assert_eq!(service.seat_stats(1).unwrap().faults.not_owner, 1);
     assert_adds_up(&shop.hub);
 }
+
+/// R30 and R45: what was known when, what a client reported, and what is not marked for work, page by page.
+#[test]
+fn pages_of_the_past_and_of_what_is_unmarked_run_through_json() {
+    let shop = Shop::open();
+    let typed = shop.hub.register(common::Web(Policy { max_depth: 0, ..exact() })).unwrap();
+    let named = shop.hub.service("web").unwrap();
+    let seat = shop.seat(&typed, 1);
+    typed.add_all([1, 2]).unwrap();
+    shop.settle();
+    for lease in common::claim(&seat, 1) {
+        drop(lease.submit([(1, vec![11, 12, 13]), (2, vec![12, 14])]).unwrap());
+    }
+    shop.pass(Duration::from_secs(10));
+    drop(typed.rerun(&[1]).unwrap());
+    shop.settle();
+    for lease in common::claim(&seat, 1) {
+        drop(lease.submit([(1, vec![15])]).unwrap());
+    }
+    shop.settle();
+
+    let ask = |call: fn(&NamedService, &[u8]) -> Result<Value, JsonError>, body: Value| call(&named, &bytes(&body));
+    let page = ask(NamedService::unmarked, json!({ "limit": 2 })).unwrap();
+    assert_eq!(page, json!({ "subjects": [11, 12], "next": 12 }));
+    let page = ask(NamedService::unmarked, json!({ "after": 12 })).unwrap();
+    assert_eq!(page, json!({ "subjects": [13, 14, 15], "next": null }));
+    assert_eq!(ask(NamedService::unmarked, json!({ "limit": 0 })).unwrap()["next"], 11, "one at least");
+
+    let versions = typed.history(&1).unwrap();
+    let (first, last) = (versions[0].at.to_rfc3339(), versions[1].at.to_rfc3339());
+    let as_of = |moment: &str| named.as_of(&bytes(&json!({ "key": 1, "moment": moment }))).unwrap();
+    assert_eq!(as_of("1969-12-31T23:59:59Z"), None);
+    let then = as_of(&first).unwrap();
+    assert_eq!((&then["report"], &then["number"], &then["client"]), (&json!([11, 12, 13]), &json!(1), &json!(1)));
+    assert_eq!(as_of(&last).unwrap()["report"], json!([15]));
+
+    let window = |from: &str, to: &str| json!({ "client": 1, "from": from, "to": to, "limit": 1 });
+    let page = ask(NamedService::results_by, window("1970-01-01T00:00:00Z", "1980-01-01T00:00:00Z")).unwrap();
+    assert_eq!((page["versions"].as_array().unwrap().len(), &page["next"]), (2, &json!(1)));
+    let page = ask(NamedService::results_by, window(&last, "1980-01-01T00:00:00Z")).unwrap();
+    assert_eq!((&page["versions"][0]["report"], page["versions"].as_array().unwrap().len()), (&json!([15]), 1));
+    let mut other = window("1970-01-01T00:00:00Z", "1980-01-01T00:00:00Z");
+    other["client"] = json!(2);
+    assert_eq!(ask(NamedService::results_by, other).unwrap(), json!({ "versions": [], "next": null }));
+
+    for (call, body) in [
+        (NamedService::unmarked as fn(&NamedService, &[u8]) -> _, json!({ "after": "x" })),
+        (NamedService::unmarked, json!({ "from": 1 })),
+        (NamedService::results_by, json!({ "client": 1, "from": "yesterday", "to": "1980-01-01T00:00:00Z" })),
+        (NamedService::results_by, json!({ "client": 1 })),
+    ] {
+        assert!(matches!(ask(call, body.clone()), Err(JsonError::Malformed(_))), "{body}");
+    }
+    assert!(named.as_of(br#"{"key": 1}"#).is_err());
+}

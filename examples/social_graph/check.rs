@@ -7,6 +7,7 @@ use commissary::services::UserList;
 use commissary::{Finding, ServiceHandle, ServiceStats};
 
 use crate::Failure;
+use crate::crowd::Crowd;
 use crate::graph::Graph;
 use crate::shop::{Asked, Shop};
 
@@ -20,7 +21,7 @@ pub(crate) struct Flaws {
     pub(crate) lost: u64,
     /// Results on users that are not in the input.
     pub(crate) unknown: u64,
-    /// Users with two results, or reported twice.
+    /// Reports that were taken twice, or are not there.
     pub(crate) duplicates: u64,
     pub(crate) edges_missing: u64,
     pub(crate) edges_invented: u64,
@@ -48,35 +49,40 @@ impl fmt::Display for Flaws {
 }
 
 /// Compares every result of both services with the input. `None` if Ctrl-C came first.
-pub(crate) fn check(shop: &Shop<'_>) -> Result<Option<Flaws>, Failure> {
+pub(crate) fn check(shop: &Shop<'_>, crowd: &Crowd) -> Result<Option<Flaws>, Failure> {
     let mut flaws = Flaws::default();
     let graph = shop.graph;
-    compare(shop, &shop.following, &mut flaws, |finding, flaws| {
+    let following = compare(shop, &shop.following, &mut flaws, |finding, flaws| {
         compare_edges(graph.followed_by(finding.key), &finding.report, flaws)
     })?;
-    compare(shop, &shop.dm, &mut flaws, |finding, _| finding.report == Graph::dm_state(finding.key))?;
-    for stats in [shop.following.stats(), shop.dm.stats()] {
+    let dm = compare(shop, &shop.dm, &mut flaws, |finding, _| finding.report == Graph::dm_state(finding.key))?;
+    for (stats, versions) in [(shop.following.stats(), following), (shop.dm.stats(), dm)] {
         count(&stats, graph.users().len() as u64, &mut flaws);
+        // Each report that was taken is a version of something. Those of users that only lies led to are not read here.
+        let stored = stats.work.subjects_reported - stats.discarded;
+        let hidden = if crowd.liar().is_some() { stored.saturating_sub(versions) } else { 0 };
+        flaws.duplicates += stored.abs_diff(versions + hidden);
     }
     Ok((!shop.is_interrupted()).then_some(flaws))
 }
 
-/// Walks the input's users and a service's results side by side; both are in ascending order.
+/// Walks the input's users and a service's results side by side; both are in ascending order. Returns how many versions
+/// the results have had.
 fn compare<S: Asked>(
     shop: &Shop<'_>,
     service: &ServiceHandle<S>,
     flaws: &mut Flaws,
     is_right: impl Fn(&Finding<S>, &mut Flaws) -> bool,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let mut users = shop.graph.users().iter().peekable();
-    let mut after = None;
+    let (mut after, mut versions) = (None, 0);
     while !shop.is_interrupted() {
         let (page, next) = service.results(after.as_ref(), PAGE)?;
         for finding in &page {
             while users.next_if(|user| **user < finding.key).is_some() {
                 flaws.lost += 1;
             }
-            flaws.duplicates += u64::from(finding.version != 1);
+            versions += u64::from(finding.version);
             match users.next_if(|user| **user == finding.key) {
                 Some(_) => flaws.wrong += u64::from(!is_right(finding, flaws)),
                 None => flaws.unknown += 1,
@@ -88,7 +94,7 @@ fn compare<S: Asked>(
         }
         after = next;
     }
-    Ok(())
+    Ok(versions)
 }
 
 /// Counts the edges that are in only one of the two; the order in a report does not matter.
@@ -124,5 +130,4 @@ fn count(stats: &ServiceStats, users: u64, flaws: &mut Flaws) {
         stats.faults.conflicts == 0,
     ];
     flaws.miscounted += adds_up.into_iter().filter(|right| !right).count() as u64;
-    flaws.duplicates += stats.work.subjects_reported.abs_diff(stats.subjects_done);
 }

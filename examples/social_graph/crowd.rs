@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use commissary::services::FollowingCheck;
 use commissary::{
-    ActivateError, Ask, Claim, Client, Error, HubError, Lease, LeaseError, LeaseToken, Outcome, RegisterClientError,
-    Registration, Seat, Submitted, Ticket,
+    ActivateError, Ask, Claim, ClaimError, Client, Error, HubError, Lease, LeaseError, LeaseToken, Outcome,
+    RegisterClientError, Registration, Seat, Submitted, Ticket,
 };
 
 use crate::Failure;
 use crate::dice::Dice;
+use crate::graph::Graph;
 use crate::shop::{Asked, BriefDmCheck, GRACE, LEASE, Shop};
 
 /// Buckets that a worker asks for at a time.
@@ -19,18 +20,47 @@ const BUCKETS: u32 = 4;
 /// Most users that the feeder adds at a time.
 const FEED: usize = 8_192;
 
-/// Lets `workers` work until `watch` returns, then waits for all of them to be home. Returns what `watch` did.
+/// The place of the worker that lies, in a crowd large enough to find it out.
+const LIAR: usize = 8;
+/// One in so many of its reports is a lie.
+const LIES: u64 = 4;
+/// It is slower than others: it checks few of their results, which would then seem wrong.
+const NAP: Duration = Duration::from_millis(30);
+
+/// Who works: their ids, by place.
+pub(crate) struct Crowd {
+    ids: Vec<u64>,
+    lies: bool,
+}
+
+impl Crowd {
+    pub(crate) fn new(graph: &Graph, workers: usize, lies: bool) -> Self {
+        Self { ids: graph.unused_ids().take(workers).collect(), lies }
+    }
+
+    pub(crate) fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    /// What nobody in the shop knows.
+    pub(crate) fn liar(&self) -> Option<u64> {
+        self.ids.get(LIAR).copied().filter(|_| self.lies)
+    }
+}
+
+/// Lets the crowd work until `watch` returns, then waits for all of them to be home. Returns what `watch` did.
 pub(crate) fn work<T>(
     shop: &Shop<'_>,
-    workers: usize,
+    workers: &Crowd,
     seed: u64,
     watch: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     thread::scope(|scope| {
         let (sender, inbox) = sync_channel(1_024);
         let mut crowd = vec![scope.spawn(move || feed(shop, &inbox))];
-        for (place, id) in shop.graph.unused_ids().take(workers).enumerate() {
-            let worker = Worker::new(shop, place, id, seed, sender.clone());
+        for (place, id) in workers.ids.iter().enumerate() {
+            let habit = Habit::of(place, workers.lies);
+            let worker = Worker { shop, id: *id, habit, dice: Dice::new(seed ^ id), listed: sender.clone() };
             crowd.push(scope.spawn(move || worker.run()));
         }
         drop(sender);
@@ -96,11 +126,14 @@ enum Habit {
     Dawdles,
     /// Reports on users it was never given, under tokens it never got, and nonsense.
     Meddles,
+    /// Hands in, now and then, what is not true, until it is barred.
+    Lies,
 }
 
 impl Habit {
-    fn of(place: usize) -> Self {
+    fn of(place: usize, lies: bool) -> Self {
         match place {
+            LIAR if lies => Self::Lies,
             4 => Self::Dawdles,
             5 => Self::Meddles,
             _ => [Self::Steady, Self::Vanishes, Self::Crashes, Self::Leaves][place % 4],
@@ -125,12 +158,16 @@ enum Round {
     Gone,
 }
 
-impl<'a> Worker<'a> {
-    fn new(shop: &'a Shop<'a>, place: usize, id: u64, seed: u64, listed: SyncSender<Listed>) -> Self {
-        Self { shop, id, habit: Habit::of(place), dice: Dice::new(seed ^ id), listed }
+impl Worker<'_> {
+    fn run(mut self) -> Result<(), Failure> {
+        match self.come_and_go() {
+            // Found out. Nobody else is barred, ever.
+            Err(error) if self.habit == Habit::Lies && is_barred(&error) => Ok(()),
+            ended => ended,
+        }
     }
 
-    fn run(mut self) -> Result<(), Failure> {
+    fn come_and_go(&mut self) -> Result<(), Failure> {
         while !self.shop.is_closing() {
             let details = Registration::new(self.id, format!("worker_{}", self.id % 100_000_000));
             let client = patiently(|| self.shop.hub.register_client(&details))?.client;
@@ -172,7 +209,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Finishes what an earlier life of this worker, or of the whole process, held.
-    fn take_up<S: Asked>(&self, seat: &Seat<S>) -> Result<(), Failure> {
+    fn take_up<S: Asked>(&mut self, seat: &Seat<S>) -> Result<(), Failure> {
         for lease in seat.leases()? {
             self.hand_in(seat, &lease.token, &lease.subjects)?;
         }
@@ -199,6 +236,9 @@ impl<'a> Worker<'a> {
         for lease in grant {
             self.work_on(seat, &lease)?;
         }
+        if self.habit == Habit::Lies {
+            self.shop.pause(NAP);
+        }
         Ok(Round::Worked)
     }
 
@@ -216,10 +256,16 @@ impl<'a> Worker<'a> {
     }
 
     /// Reports on the users of a lease, and tells the feeder whose lists were taken.
-    fn hand_in<S: Asked>(&self, seat: &Seat<S>, token: &LeaseToken, users: &[u64]) -> Result<(), Failure> {
+    fn hand_in<S: Asked>(&mut self, seat: &Seat<S>, token: &LeaseToken, users: &[u64]) -> Result<(), Failure> {
         let graph = self.shop.graph;
-        let answers = || users.iter().map(|user| (*user, S::answer(graph, *user)));
-        let Submitted { outcomes, ticket, .. } = match patiently(|| seat.submit(token, answers())) {
+        let lies: Vec<bool> = users.iter().map(|_| self.habit == Habit::Lies && self.dice.once_in(LIES)).collect();
+        let dice = &mut self.dice;
+        let mut answer = |user, lies| if lies { S::lie(graph, user, dice) } else { S::answer(graph, user) };
+        let mut submit = || {
+            let answers = users.iter().zip(&lies).map(|(user, lies)| (*user, answer(*user, *lies)));
+            seat.submit(token, answers)
+        };
+        let Submitted { outcomes, ticket, .. } = match patiently(&mut submit) {
             Ok(submitted) => submitted,
             // Too late: the bucket is somebody else's now.
             Err(Error::Lease(LeaseError::Over)) => return Ok(()),
@@ -250,6 +296,11 @@ impl<'a> Worker<'a> {
     }
 }
 
+fn is_barred(error: &Failure) -> bool {
+    let by_claim = matches!(error.downcast_ref(), Some(ClaimError::Suspended));
+    by_claim || matches!(error.downcast_ref(), Some(Error::Activate(ActivateError::Suspended)))
+}
+
 /// What a crash does to a lease: the guard is gone, but nothing is given back.
 fn forget<S: Asked>(lease: Lease<S>) {
     let _lost = lease.into_token();
@@ -273,7 +324,7 @@ fn expect_refusal(answer: Result<Submitted, Error>, is_refusal: impl Fn(&Outcome
 }
 
 /// Calls again for as long as the hub asks to come back later.
-fn patiently<T, E: Into<Error>>(call: impl Fn() -> Result<T, E>) -> Result<T, Error> {
+fn patiently<T, E: Into<Error>>(mut call: impl FnMut() -> Result<T, E>) -> Result<T, Error> {
     loop {
         match call().map_err(Into::into) {
             Ok(done) => return Ok(done),

@@ -168,6 +168,16 @@ impl Graph {
         (1..).filter(|id| self.place(*id).is_none())
     }
 
+    /// A number that names no user.
+    pub(crate) fn nobody(&self, dice: &mut Dice) -> u64 {
+        loop {
+            let id = dice.below(u64::MAX);
+            if self.place(id).is_none() {
+                return id;
+            }
+        }
+    }
+
     /// Tells this graph from others.
     pub(crate) fn fingerprint(&self) -> u64 {
         let numbers = self.users.iter().chain(&self.targets).copied();

@@ -1,7 +1,7 @@
 //! A crowd of unreliable workers explores a social network: whom does everyone follow, and who takes messages?
 //!
 //! ```text
-//! cargo run --release --example social_graph [EDGE_LIST [DIRECTORY]] [--workers N] [--seed N] [--quiet]
+//! cargo run --release --example social_graph [EDGE_LIST [DIRECTORY]] [--workers N] [--seed N] [--honest] [--quiet]
 //! ```
 //!
 //! `EDGE_LIST` has a line `a b` for each user `a` who follows a user `b`; it may be compressed by gzip. Without one, a
@@ -10,14 +10,18 @@
 //! it was.
 //!
 //! Only the users whom nobody follows are added by hand. All others are discovered: a following list that was taken
-//! names them. The workers crash with leases in hand, come back or do not, dawdle and cheat (`crowd.rs`). In the end every
-//! edge is compared with the input, and the status is 0 only if all is as it should be.
+//! names them. The workers crash with leases in hand, come back or do not, dawdle and cheat (`crowd.rs`). One of them lies:
+//! it leaves out and makes up followings and message states. The operator has samples checked again, finds it out by what
+//! others do not confirm, bars it, and withdraws all it reported, with the users that only lies led to (`operator.rs`); the
+//! others do that work again. With `--honest`, or with less than nine workers, nobody lies. In the end every edge is
+//! compared with the input, and the status is 0 only if all is as it should be.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its user")]
 
 mod check;
 mod crowd;
 mod dice;
 mod graph;
+mod operator;
 mod progress;
 mod shop;
 mod summary;
@@ -32,13 +36,15 @@ use std::time::{Duration, Instant};
 
 use commissary::{FORMAT_VERSION, Hub};
 
+use crowd::Crowd;
 use graph::Graph;
+use operator::Operator;
 use progress::Progress;
 use shop::Shop;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str = "usage: social_graph [EDGE_LIST [DIRECTORY]] [--workers N] [--seed N] [--quiet]";
+const USAGE: &str = "usage: social_graph [EDGE_LIST [DIRECTORY]] [--workers N] [--seed N] [--honest] [--quiet]";
 /// Users of the graph that is made up.
 const USERS: u64 = 20_000;
 /// How often the foreman looks around.
@@ -82,18 +88,20 @@ struct Options {
     directory: Option<PathBuf>,
     workers: usize,
     seed: u64,
+    honest: bool,
     quiet: bool,
 }
 
 impl Options {
     fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
-        let mut options = Self { edges: None, directory: None, workers: 12, seed: 1, quiet: false };
+        let mut options = Self { edges: None, directory: None, workers: 12, seed: 1, honest: false, quiet: false };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let mut number = || arguments.next().ok_or(USAGE)?.parse::<u64>().map_err(|_| Failure::from(USAGE));
             match argument.as_str() {
                 "--workers" => options.workers = usize::try_from(number()?)?,
                 "--seed" => options.seed = number()?,
+                "--honest" => options.honest = true,
                 "--quiet" => options.quiet = true,
                 path if path.starts_with('-') => return Err(USAGE.into()),
                 path if options.edges.is_none() => options.edges = Some(path.into()),
@@ -149,36 +157,33 @@ fn explore(
     // All of this was done before, perhaps, by a run that was killed: nobody is taken in twice.
     shop.following.add_all(graph.roots())?;
     crowd::reconcile(&shop)?;
-    let watched = crowd::work(&shop, options.workers, options.seed, || watch(&shop, &mut progress));
+    let crowd = Crowd::new(graph, options.workers, !options.honest);
+    let mut operator = Operator::new(&shop, &crowd, options.seed);
+    let watched = crowd::work(&shop, &crowd, options.seed, || watch(&shop, &mut operator, &mut progress));
     progress.finish();
     watched?;
     let worked = progress.elapsed();
     let rate = progress.rate(&shop);
-    let flaws = check::check(&shop)?;
+    let flaws = check::check(&shop, &crowd)?;
     hub.close()?;
     let Some(flaws) = flaws else {
         println!("interrupted; start it again to go on (what is known is in {})", directory.display());
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    summary::print(&shop, directory, worked, rate, &flaws);
+    summary::print(&shop, &operator, directory, worked, rate, &flaws);
     Ok(if flaws.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Waits until everyone's following list is known, then until everyone's messages are.
-fn watch(shop: &Shop<'_>, progress: &mut Progress) -> Result<(), Failure> {
-    wait_until(shop, progress, || shop.following.stats().subjects_done)?;
-    crowd::reconcile(shop)?;
-    wait_until(shop, progress, || shop.dm.stats().subjects_done)
-}
-
-/// Waits until the count reaches the number of users, or the shop is closing.
-fn wait_until(shop: &Shop<'_>, progress: &mut Progress, count: impl Fn() -> u64) -> Result<(), Failure> {
-    let (mut last, mut since) = (count(), Instant::now());
-    while last < shop.graph.users().len() as u64 && !shop.is_closing() {
+/// Waits until everything is known and checked, or the shop is closing.
+fn watch(shop: &Shop<'_>, operator: &mut Operator<'_>, progress: &mut Progress) -> Result<(), Failure> {
+    operator.resume()?;
+    let (mut last, mut since) = (shop.reported(), Instant::now());
+    while !shop.is_closing() && !operator.is_done()? {
         shop.hub.health()?;
         progress.update(shop);
         shop.pause(LOOK);
-        let now = count();
+        operator.look()?;
+        let now = shop.reported();
         if now != last {
             (last, since) = (now, Instant::now());
         }

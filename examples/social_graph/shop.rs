@@ -8,7 +8,8 @@ use commissary::services::{DmCheck, DmState, FollowingCheck, UserList};
 use commissary::{Hub, Policy, Reporter, Service, ServiceHandle, Verdict};
 
 use crate::Failure;
-use crate::graph::Graph;
+use crate::dice::Dice;
+use crate::graph::{Graph, LIST_MAX};
 
 /// How long a worker may be silent before its lease is dead, and then until its bucket goes to others. Much shorter
 /// than in real life, so that what crashed workers held comes back while the example runs.
@@ -34,6 +35,11 @@ impl<'a> Shop<'a> {
         let following = hub.register(FollowingCheck::with(policy))?;
         let dm = hub.register(BriefDmCheck(DmCheck::default()))?;
         Ok(Self { hub, graph, following, dm, interrupted, finished: AtomicBool::new(false) })
+    }
+
+    /// Reports taken so far.
+    pub(crate) fn reported(&self) -> u64 {
+        self.following.stats().work.subjects_reported + self.dm.stats().work.subjects_reported
     }
 
     /// Sends the workers home.
@@ -96,6 +102,8 @@ pub(crate) trait Asked: Service<Subject = u64> {
     fn answer(graph: &Graph, user: u64) -> Self::Report;
     /// Something that the service must reject, if there is such a thing.
     fn absurd(user: u64) -> Option<Self::Report>;
+    /// Something that is not true, and that the service cannot know to be false.
+    fn lie(graph: &Graph, user: u64, dice: &mut Dice) -> Self::Report;
 }
 
 impl Asked for FollowingCheck {
@@ -108,6 +116,17 @@ impl Asked for FollowingCheck {
     fn absurd(user: u64) -> Option<UserList> {
         Some(UserList { users: vec![user], complete: true })
     }
+
+    /// Leaves out half of those whom the user follows; names others instead, one of whom does not exist.
+    fn lie(graph: &Graph, user: u64, dice: &mut Dice) -> UserList {
+        let mut users: Vec<u64> = graph.followed_by(user).iter().copied().filter(|_| dice.once_in(2)).collect();
+        users.extend([dice.pick(graph.users()), graph.nobody(dice)]);
+        users.retain(|other| *other != user);
+        users.sort_unstable();
+        users.dedup();
+        users.truncate(LIST_MAX);
+        UserList { users, complete: true }
+    }
 }
 
 impl Asked for BriefDmCheck {
@@ -119,5 +138,12 @@ impl Asked for BriefDmCheck {
 
     fn absurd(_user: u64) -> Option<DmState> {
         None
+    }
+
+    fn lie(_graph: &Graph, user: u64, _dice: &mut Dice) -> DmState {
+        match Graph::dm_state(user) {
+            DmState::Open => DmState::Closed,
+            _ => DmState::Open,
+        }
     }
 }

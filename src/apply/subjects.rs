@@ -1,12 +1,12 @@
-//! The life of subjects, from record to record: taken in, marked, done, run again, deleted, withdrawn.
+//! The life of subjects, from record to record: taken in, marked, done, run again, deleted.
 
 use super::{Applier, ApplyError, At, Effect, OpenBlock, stored};
 use crate::error::StoreError;
+use crate::keys::EVERY_SERVICE;
 use crate::record::{
-    self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, Restored, RetractionValue, SubjectRecord,
-    SubjectValue, Tombstone, Urgent, VersionName, VersionValue, Withdrawn, key,
+    self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, SubjectRecord, SubjectValue, Tombstone,
+    Urgent, VersionValue, key,
 };
-use crate::store::Pair;
 use crate::ticket::Intake;
 
 /// Subjects in a block, at most.
@@ -14,12 +14,12 @@ const BLOCK_SUBJECTS: u32 = 1_024;
 /// Bytes of a block, about at most.
 const BLOCK_BYTES: usize = 256 << 10;
 
-fn frame(at: At) -> impl Fn(DecodeError) -> ApplyError {
+pub(super) fn frame(at: At) -> impl Fn(DecodeError) -> ApplyError {
     move |error| ApplyError::Frame { position: at.position, what: error.to_string() }
 }
 
 /// A subject's value, as read.
-fn subject(bytes: &[u8]) -> Result<SubjectValue<'_>, StoreError> {
+pub(super) fn subject(bytes: &[u8]) -> Result<SubjectValue<'_>, StoreError> {
     stored(record::decode("subject", bytes))
 }
 
@@ -35,7 +35,7 @@ impl Applier {
         Ok(intake)
     }
 
-    fn take_in_one(
+    pub(super) fn take_in_one(
         &mut self,
         at: At,
         service: u32,
@@ -57,7 +57,7 @@ impl Applier {
                 // Known and not to be worked on: from here on it is.
                 self.tally_mut(service).unmarked -= 1;
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
-                self.open_round(at, service, SubjectValue { depth, ..value }, found.key, found.body);
+                self.open_first_round(at, service, &SubjectValue { depth, ..value }, found.key, found.body)?;
             }
             _ if self.is_full(service) => {
                 self.tally_mut(service).cut_by_budget += 1;
@@ -65,12 +65,10 @@ impl Applier {
                 return Ok(());
             }
             Some(value) => {
-                // A retraction took it away. It begins anew; what was known of it stays withdrawn.
-                let gone = value.withdrawn;
-                let mut value = SubjectValue { depth, withdrawn: 0, ..value };
-                if let Some(version) = value.current.take() {
-                    self.put_version(service, found.key, &VersionValue { withdrawn: gone, ..version });
-                }
+                let value = self.begin_anew(service, found.key, SubjectValue { depth, ..value })?;
+                self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
+                // With the results that it had, if they come back, it needs no round.
+                let value = SubjectValue { reopened: value.versions > 0, ..value };
                 self.open_round(at, service, value, found.key, found.body);
             }
             None => self.open_round(at, service, SubjectValue::new(depth), found.key, found.body),
@@ -89,19 +87,49 @@ impl Applier {
     /// Keeps what lies too deep to be worked on.
     fn keep_beyond(&mut self, at: At, service: u32, depth: u16, subjects: &[u8]) -> Result<(), ApplyError> {
         for found in record::list::<SubjectRecord<'_>>("subject", subjects) {
-            let found = found.map_err(frame(at))?;
-            let name = key::of(service, key::SUBJECT, found.key);
-            if self.get(&name)?.is_some() {
-                continue;
-            }
-            if self.is_full(service) {
-                self.tally_mut(service).cut_by_budget += 1;
-                continue;
-            }
-            self.put(name, &SubjectValue::new(depth));
-            self.batch.insert(key::of(service, key::UNMARKED, found.key), Some(found.body.to_vec()));
-            self.tally_mut(service).unmarked += 1;
+            self.keep_one(service, depth, found.map_err(frame(at))?)?;
         }
+        Ok(())
+    }
+
+    pub(super) fn keep_one(&mut self, service: u32, depth: u16, found: SubjectRecord<'_>) -> Result<(), StoreError> {
+        let name = key::of(service, key::SUBJECT, found.key);
+        let bytes = self.get(&name)?;
+        let known = bytes.as_deref().map(subject).transpose()?;
+        if known.as_ref().is_some_and(|value| value.withdrawn == 0) {
+            return Ok(());
+        }
+        if self.is_full(service) {
+            self.tally_mut(service).cut_by_budget += 1;
+            return Ok(());
+        }
+        let value = match known {
+            Some(value) => {
+                if value.round > 0 {
+                    self.blank(service, value.rank);
+                }
+                self.begin_anew(service, found.key, SubjectValue { depth, round: 0, ..value })?
+            }
+            None => SubjectValue::new(depth),
+        };
+        self.put(name, &value);
+        self.batch.insert(key::of(service, key::UNMARKED, found.key), Some(found.body.to_vec()));
+        self.tally_mut(service).unmarked += 1;
+        Ok(())
+    }
+
+    /// Opens a round of a subject that was unmarked. A result that it had once is in force again, if it holds.
+    fn open_first_round(
+        &mut self,
+        at: At,
+        service: u32,
+        value: &SubjectValue<'_>,
+        name: &[u8],
+        body: &[u8],
+    ) -> Result<(), StoreError> {
+        let standing = self.take_standing(service, name, value.versions.saturating_add(1))?;
+        let current = standing.as_deref().map(|bytes| stored(record::decode("version", bytes))).transpose()?;
+        self.open_round(at, service, SubjectValue { current, ..value.clone() }, name, body);
         Ok(())
     }
 
@@ -112,7 +140,13 @@ impl Applier {
         tally.next_rank += 1;
         tally.prints.entered.add(rank);
         tally.reruns += u64::from(value.round > 0);
-        let value = SubjectValue { rank, round: value.round + 1, open: true, ..value };
+        if value.round > 0 {
+            // The new round's block says the same; two would have to be erased.
+            self.blank(service, value.rank);
+        }
+        // A first round is one of a subject without a past: see `report`.
+        let round = value.round.max(value.versions) + 1;
+        let value = SubjectValue { rank, round, open: true, ..value };
         self.put(key::of(service, key::SUBJECT, name), &value);
         let item = BlockItem { depth: value.depth, round: value.round, key: name, body };
         self.enqueue(at, service, rank, item);
@@ -175,7 +209,8 @@ impl Applier {
                 self.effects.push(Effect::Disagreed { service, client: old.client });
             }
         }
-        let value = SubjectValue { rank: item.rank, open: false, versions: number, current: Some(version), ..before };
+        let current = Some(version);
+        let value = SubjectValue { rank: item.rank, open: false, reopened: false, versions: number, current, ..before };
         self.put(name, &value);
         self.changes += 1;
         let tally = self.tally_mut(service);
@@ -189,7 +224,7 @@ impl Applier {
         Ok(intake)
     }
 
-    fn put_version(&mut self, service: u32, name: &[u8], version: &VersionValue<'_>) {
+    pub(super) fn put_version(&mut self, service: u32, name: &[u8], version: &VersionValue<'_>) {
         self.put(key::version(service, name, version.number), version);
     }
 
@@ -240,7 +275,7 @@ impl Applier {
     }
 
     /// The block that holds or held `rank`: its first rank and its items. `None` if it is gone: its subjects are their keys.
-    fn block_bytes(&mut self, service: u32, rank: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    pub(super) fn block_bytes(&mut self, service: u32, rank: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
         if self.open_blocks.get(&service).is_some_and(|block| block.first <= rank) {
             self.close_block(service);
         }
@@ -260,24 +295,11 @@ impl Applier {
         Ok(item.map(|item| item.body.to_vec()).unwrap_or_default())
     }
 
-    /// Blanks a subject in its block: nothing of it can be read there any more.
-    fn erase_from_block(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
-        let Some((first, bytes)) = self.block_bytes(service, rank)? else { return Ok(()) };
-        let mut blanked = Vec::with_capacity(bytes.len());
-        for (place, item) in record::list::<BlockItem<'_>>("block", &bytes).enumerate() {
-            let item = stored(item)?;
-            let gone = first + place as u64 == rank;
-            let blank = BlockItem { key: &[], body: &[], ..item };
-            record::append(&mut blanked, if gone { &blank } else { &item });
-        }
-        self.batch.insert(key::of(service, key::BLOCK, &first.to_be_bytes()), Some(blanked));
-        Ok(())
-    }
-
     /// Ends an open round without a result.
-    fn close_round(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
+    pub(super) fn close_round(&mut self, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
         if self.settle(service, rank)? {
             self.tally_mut(service).prints.gone.add(rank);
+            self.note_gone(service, rank, name);
             self.effects.push(Effect::Gone { service, rank });
         }
         Ok(())
@@ -293,39 +315,46 @@ impl Applier {
         Ok(())
     }
 
-    /// Calls `each` with every key of a record and what is known of it.
+    /// Calls `each` with every key of a record and what is known of it; it says whether it changed anything.
     fn for_keys(
         &mut self,
         at: At,
         record: &Keys<'_>,
-        mut each: impl FnMut(&mut Self, &[u8], SubjectValue<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), ApplyError> {
+        mut each: impl FnMut(&mut Self, &[u8], SubjectValue<'_>) -> Result<bool, StoreError>,
+    ) -> Result<Intake, ApplyError> {
+        let mut intake = Intake::default();
         for name in record::list::<KeyRecord<'_>>("key", record.keys) {
             let name = name.map_err(frame(at))?.key;
-            if let Some(bytes) = self.get(&key::of(record.service, key::SUBJECT, name))? {
-                each(self, name, subject(&bytes)?)?;
-                self.changes += 1;
-            }
+            let changed = match self.get(&key::of(record.service, key::SUBJECT, name))? {
+                Some(bytes) => each(self, name, subject(&bytes)?)?,
+                None => false,
+            };
+            self.changes += 1;
+            intake.added += u64::from(changed);
+            intake.duplicates += u64::from(!changed);
         }
-        Ok(())
+        Ok(intake)
     }
 
     /// Opens a new round for subjects that are done.
     pub(super) fn rerun(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
-        let mut intake = Intake::default();
         self.for_keys(at, record, |applier, name, value| {
             if value.round == 0 || value.open || value.withdrawn != 0 {
-                intake.duplicates += 1;
-                return Ok(());
+                return Ok(false);
             }
-            intake.added += 1;
-            applier.reopen(at, record.service, value, name)
-        })?;
-        Ok(intake)
+            applier.reopen(at, record.service, value, name)?;
+            Ok(true)
+        })
     }
 
     /// Opens the next round of a subject that is done.
-    fn reopen(&mut self, at: At, service: u32, value: SubjectValue<'_>, name: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn reopen(
+        &mut self,
+        at: At,
+        service: u32,
+        value: SubjectValue<'_>,
+        name: &[u8],
+    ) -> Result<(), StoreError> {
         let body = self.body_of(service, value.rank)?;
         self.tally_mut(service).done -= 1;
         self.open_round(at, service, value, name, &body);
@@ -335,11 +364,15 @@ impl Applier {
     /// Puts subjects to work that were known and not to be worked on.
     pub(super) fn mark(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
-        let mut intake = Intake::default();
         self.for_keys(at, record, |applier, name, value| {
-            if value.round > 0 || value.withdrawn != 0 {
-                intake.duplicates += 1;
-                return Ok(());
+            if value.withdrawn != 0 {
+                return Ok(false);
+            }
+            if value.depth > 0 {
+                applier.batch.insert(key::of(service, key::BY_HAND, name), Some(Vec::new()));
+            }
+            if value.round > 0 {
+                return Ok(false);
             }
             let unmarked = key::of(service, key::UNMARKED, name);
             let body = applier.get(&unmarked)?.unwrap_or_default();
@@ -347,224 +380,57 @@ impl Applier {
             let tally = applier.tally_mut(service);
             tally.unmarked -= 1;
             tally.known += 1;
-            intake.added += 1;
-            applier.open_round(at, service, value, name, &body);
-            Ok(())
-        })?;
-        Ok(intake)
+            applier.open_first_round(at, service, &value, name, &body)?;
+            Ok(true)
+        })
     }
 
     /// Deletes subjects, their results and their pending work. What stays is a tombstone.
     pub(super) fn delete(&mut self, at: At, record: &Keys<'_>) -> Result<Intake, ApplyError> {
-        let service = record.service;
-        let mut deleted = 0;
-        self.for_keys(at, record, |applier, name, value| {
-            deleted += 1;
-            if value.open {
-                applier.close_round(service, value.rank)?;
-            }
-            if value.round > 0 {
-                applier.erase_from_block(service, value.rank)?;
-            }
-            let tally = applier.tally_mut(service);
-            tally.deleted += 1;
-            if value.withdrawn == 0 && value.round == 0 {
-                tally.unmarked -= 1;
-            } else if value.withdrawn == 0 {
-                tally.known -= 1;
-                tally.done -= u64::from(!value.open);
-            }
-            for tag in [key::SUBJECT, key::UNMARKED, key::BY_HAND] {
-                applier.batch.insert(key::of(service, tag, name), None);
-            }
-            for number in 1..=value.versions {
-                applier.batch.insert(key::version(service, name, number), None);
-            }
-            let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position };
-            applier.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
-            Ok(())
-        })?;
-        Ok(Intake { added: deleted, ..Intake::default() })
+        if record.service != EVERY_SERVICE {
+            return self.for_keys(at, record, |applier, name, value| {
+                applier.delete_one(at, record.service, name, &value)?;
+                Ok(true)
+            });
+        }
+        let mut services: Vec<u32> = self.services.keys().copied().collect();
+        services.sort_unstable();
+        let mut intake = Intake::default();
+        for service in services {
+            intake.added += self.delete(at, &Keys { service, ..record.clone() })?.added;
+        }
+        Ok(intake)
     }
 
-    /// Withdraws results, and subjects that only they revealed.
-    pub(super) fn withdraw(&mut self, at: At, record: &Withdrawn<'_>) -> Result<Intake, ApplyError> {
-        let (service, id) = (record.service, record.id);
-        let mut withdrawn = 0;
-        for version in record::list::<VersionName<'_>>("version", record.versions) {
-            let VersionName { key: name, number } = version.map_err(frame(at))?;
-            withdrawn += u64::from(self.withdraw_version(at, service, id, name, number)?);
-        }
-        for name in record::list::<KeyRecord<'_>>("key", record.subjects) {
-            self.withdraw_subject(service, id, name.map_err(frame(at))?.key)?;
-        }
-        self.tally_mut(service).withdrawn += withdrawn;
-        let part = RetractionValue {
-            client: record.client,
-            wall_ms: at.time.wall_ms,
-            versions: record.versions,
-            subjects: record.subjects,
-        };
-        self.put(key::retraction(service, id, at.position), &part);
-        Ok(Intake { added: withdrawn, ..Intake::default() })
-    }
-
-    /// Withdraws one version. If it was in force, the last one that still holds takes its place; without one, the subject is
-    /// put to work again.
-    fn withdraw_version(
-        &mut self,
-        at: At,
-        service: u32,
-        id: u64,
-        name: &[u8],
-        number: u32,
-    ) -> Result<bool, StoreError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
-        let mut value = subject(&bytes)?;
-        self.changes += 1;
-        let Some(version) = value.current.take_if(|current| current.number == number) else {
-            let name = key::version(service, name, number);
-            let Some(bytes) = self.get(&name)? else { return Ok(false) };
-            let version: VersionValue<'_> = stored(record::decode("version", &bytes))?;
-            if version.withdrawn == 0 {
-                self.put(name, &VersionValue { withdrawn: id, ..version });
-            }
-            return Ok(version.withdrawn == 0);
-        };
-        self.put_version(service, name, &VersionValue { withdrawn: id, ..version });
-        let (mut below, mut standing) = (number, None);
-        while below > 1 && standing.is_none() {
-            below -= 1;
-            let version = key::version(service, name, below);
-            let bytes = self.get(&version)?;
-            let holds = |bytes: &Vec<u8>| {
-                let version: Result<VersionValue<'_>, _> = stored(record::decode("version", bytes));
-                version.map(|version| version.withdrawn == 0)
-            };
-            if let Some(bytes) = bytes
-                && holds(&bytes)?
-            {
-                self.batch.insert(version, None);
-                standing = Some(bytes);
-            }
-        }
-        value.current = standing.as_deref().map(|bytes| stored(record::decode("version", bytes))).transpose()?;
-        if value.current.is_none() && !value.open && value.withdrawn == 0 {
-            self.reopen(at, service, value, name)?;
-        } else {
-            self.put(subject_key, &value);
-        }
-        Ok(true)
-    }
-
-    fn withdraw_subject(&mut self, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
-        let value = subject(&bytes)?;
-        if value.withdrawn != 0 {
-            return Ok(());
-        }
-        self.changes += 1;
+    fn delete_one(&mut self, at: At, service: u32, name: &[u8], value: &SubjectValue<'_>) -> Result<(), StoreError> {
         if value.open {
-            self.close_round(service, value.rank)?;
+            self.close_round(service, value.rank, name)?;
+        }
+        if value.round > 0 {
+            self.blank(service, value.rank);
         }
         let tally = self.tally_mut(service);
-        if value.round == 0 {
+        tally.deleted += 1;
+        if value.withdrawn == 0 && value.round == 0 {
             tally.unmarked -= 1;
-        } else {
+        } else if value.withdrawn == 0 {
             tally.known -= 1;
             tally.done -= u64::from(!value.open);
         }
-        self.put(subject_key, &SubjectValue { withdrawn: id, open: false, ..value });
+        for tag in [key::SUBJECT, key::UNMARKED, key::BY_HAND] {
+            self.batch.insert(key::of(service, tag, name), None);
+        }
+        for number in 1..=value.versions {
+            let version = key::version(service, name, number);
+            if let Some(bytes) = self.get(&version)? {
+                let earlier: VersionValue<'_> = stored(record::decode("version", &bytes))?;
+                self.tally_mut(service).withdrawn -= u64::from(earlier.withdrawn != 0);
+            }
+            self.batch.insert(version, None);
+        }
+        let next_rank = self.tally_mut(service).next_rank;
+        let tombstone = Tombstone { wall_ms: at.time.wall_ms, position: at.position, next_rank };
+        self.put(key::of(service, key::DELETED, &record::subject_hash(name)), &tombstone);
         Ok(())
-    }
-
-    /// Undoes a retraction: what it withdrew holds again.
-    pub(super) fn restore(&mut self, at: At, record: &Restored) -> Result<Intake, ApplyError> {
-        let (service, id) = (record.service, record.id);
-        let mut restored = 0;
-        for (name, bytes) in self.retraction_parts(service, id)? {
-            let part: RetractionValue<'_> = stored(record::decode("retraction", &bytes))?;
-            for subject in record::list::<KeyRecord<'_>>("key", part.subjects) {
-                self.restore_subject(at, service, id, subject.map_err(frame(at))?.key)?;
-            }
-            for version in record::list::<VersionName<'_>>("version", part.versions) {
-                let VersionName { key, number } = version.map_err(frame(at))?;
-                restored += u64::from(self.restore_version(service, id, key, number)?);
-            }
-            self.batch.insert(name, None);
-        }
-        let tally = self.tally_mut(service);
-        tally.withdrawn = tally.withdrawn.saturating_sub(restored);
-        Ok(Intake { added: restored, ..Intake::default() })
-    }
-
-    /// The parts of a retraction, those of the batch under way included.
-    fn retraction_parts(&self, service: u32, id: u64) -> Result<Vec<Pair>, StoreError> {
-        let (start, end) = (key::retraction(service, id, 0), key::retraction(service, id, u64::MAX));
-        let mut parts: std::collections::BTreeMap<_, _> =
-            self.store.scan(&start, Some(&end), usize::MAX)?.into_iter().collect();
-        for (name, value) in self.batch.range(start..end) {
-            match value {
-                Some(value) => parts.insert(name.clone(), value.clone()),
-                None => parts.remove(name),
-            };
-        }
-        Ok(parts.into_iter().collect())
-    }
-
-    fn restore_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
-        let value = subject(&bytes)?;
-        if value.withdrawn != id {
-            return Ok(());
-        }
-        self.changes += 1;
-        let value = SubjectValue { withdrawn: 0, ..value };
-        let tally = self.tally_mut(service);
-        if value.round == 0 {
-            tally.unmarked += 1;
-        } else {
-            tally.known += 1;
-            tally.done += 1;
-        }
-        if value.round > 0 && value.current.is_none() {
-            self.reopen(at, service, value, name)
-        } else {
-            self.put(subject_key, &value);
-            Ok(())
-        }
-    }
-
-    fn restore_version(&mut self, service: u32, id: u64, name: &[u8], number: u32) -> Result<bool, StoreError> {
-        let version_key = key::version(service, name, number);
-        let Some(version_bytes) = self.get(&version_key)? else { return Ok(false) };
-        let version: VersionValue<'_> = stored(record::decode("version", &version_bytes))?;
-        let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
-        let mut value = subject(&bytes)?;
-        if version.withdrawn != id || value.withdrawn != 0 {
-            return Ok(false);
-        }
-        self.changes += 1;
-        let version = VersionValue { withdrawn: 0, ..version };
-        if value.current.as_ref().is_some_and(|current| current.number > number) {
-            self.put(version_key, &version);
-            return Ok(true);
-        }
-        // The round that its withdrawal opened is needed no more; one that was asked for goes on.
-        if value.open && value.current.is_none() {
-            self.close_round(service, value.rank)?;
-            self.tally_mut(service).done += 1;
-            value.open = false;
-        }
-        if let Some(current) = value.current.replace(version) {
-            self.put_version(service, name, &current);
-        }
-        self.batch.insert(version_key, None);
-        self.put(subject_key, &value);
-        Ok(true)
     }
 }

@@ -9,8 +9,8 @@ use crate::error::ReadError;
 use crate::events::each_record;
 use crate::house::House;
 use crate::record::{
-    self, DecodeError, Item, KeyRecord, Keys, Record, Reported, SubjectRecord, SubjectValue, VersionName, Withdrawn,
-    key,
+    self, DecodeError, FoundRecord, Item, KeyRecord, Keys, Record, Reported, Restored, SubjectRecord, SubjectValue,
+    VersionName, Withdrawn, key,
 };
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
@@ -42,6 +42,7 @@ pub(crate) fn of_subject(
         standing: Standing::New,
         again: 0,
         leased: false,
+        held: None,
         versions: 0,
         settled: HashSet::new(),
         retractions: BTreeSet::new(),
@@ -142,6 +143,8 @@ struct OfSubject<'a> {
     /// Offers while it was known.
     again: u64,
     leased: bool,
+    /// Its rank in the last lease.
+    held: Option<u64>,
     /// Versions of its result, in this life.
     versions: u32,
     /// Ranks that are owed no more.
@@ -166,6 +169,7 @@ impl OfSubject<'_> {
                 let others = count(others, "other");
                 self.story.tell(at, format!("leased to {who} in bucket {}/{} with {others}", of.generation, of.slot));
                 self.leased = true;
+                self.held = of.ranks.iter().copied().find(|rank| self.ranks.all.contains(rank));
             }
             Record::Reported(of) if of.service == self.service => self.reported(at, &of)?,
             Record::Conflict(of) if of.service == self.service => {
@@ -206,8 +210,7 @@ impl OfSubject<'_> {
             }
             Record::Withdrawn(of) if of.service == self.service => self.withdrawn(at, &of)?,
             Record::Restored(of) if of.service == self.service && self.retractions.contains(&of.id) => {
-                self.story.tell(at, format!("retraction {} undone", of.id));
-                self.standing = Standing::Known;
+                self.restored(at, &of)?;
             }
             _ => {}
         }
@@ -219,20 +222,44 @@ impl OfSubject<'_> {
     }
 
     fn withdrawn(&mut self, at: At, of: &Withdrawn<'_>) -> Result<(), DecodeError> {
+        let id = of.id_at(at.position);
         for version in record::list::<VersionName<'_>>("version", of.versions) {
             let VersionName { key, number } = version?;
             if key == self.key {
                 let who = self.story.client(of.client);
-                self.story
-                    .tell(at, format!("version {number} of its result, {who}'s, withdrawn by retraction {}", of.id));
-                self.retractions.insert(of.id);
+                self.story.tell(at, format!("version {number} of its result, {who}'s, withdrawn by retraction {id}"));
+                self.retractions.insert(id);
             }
         }
         if names(of.subjects, self.key)? {
-            let text = format!("withdrawn by retraction {}: only withdrawn results had revealed it", of.id);
+            let text = format!("withdrawn by retraction {id}: only withdrawn results had revealed it");
             self.story.tell(at, text);
-            self.retractions.insert(of.id);
+            self.retractions.insert(id);
             self.standing = Standing::Withdrawn;
+            // A late report on it is dropped.
+            self.settled.extend(self.held.take());
+        }
+        for found in record::list::<FoundRecord<'_>>("found subject", of.found) {
+            if found?.key == self.key {
+                self.offered(at, "named by another report meanwhile, and taken in again");
+            }
+        }
+        Ok(())
+    }
+
+    /// It may be named in more than one part: for its results, and for itself.
+    fn restored(&mut self, at: At, of: &Restored<'_>) -> Result<(), DecodeError> {
+        let mut is_named = false;
+        for version in record::list::<VersionName<'_>>("version", of.versions) {
+            is_named |= version?.key == self.key;
+        }
+        let is_back = names(of.subjects, self.key)?;
+        if is_named || is_back {
+            let what = if is_back { "it is known again" } else { "its results hold again" };
+            self.story.tell(at, format!("retraction {} undone: {what}", of.id));
+        }
+        if is_back {
+            self.standing = Standing::Known;
         }
         Ok(())
     }

@@ -46,4 +46,8 @@ impl Service for FollowingCheck {
     fn discover(&self, _user: &u64, list: &UserList, found: &mut Vec<u64>) {
         found.extend(&list.users);
     }
+
+    fn same(&self, old: &UserList, new: &UserList) -> bool {
+        old.is_same(new)
+    }
 }

@@ -1,10 +1,12 @@
 //! The three shipped plugins.
 
 mod dm_check;
+mod edges;
 mod follower_check;
 mod following_check;
 
 pub use dm_check::{DmCheck, DmState};
+pub use edges::{Edge, edges};
 pub use follower_check::FollowerCheck;
 pub use following_check::FollowingCheck;
 
@@ -19,6 +21,15 @@ pub struct UserList {
     pub users: Vec<u64>,
     /// False if only the first pages were seen.
     pub complete: bool,
+}
+
+impl UserList {
+    /// True if both say the same: the same users, in whatever order, and both complete or both not.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let users = |list: &Self| list.users.iter().copied().collect::<std::collections::BTreeSet<u64>>();
+        self.complete == other.complete && self.users.len() == other.users.len() && users(self) == users(other)
+    }
 }
 
 /// Users in one list, at most: more do not fit in a report of the default size.

@@ -55,7 +55,9 @@ impl MemoryStore {
 
     /// Removes everything.
     pub(crate) fn clear(&self) {
-        *self.write() = State::default();
+        let mut state = self.write();
+        state.pairs.clear();
+        state.undo.clear();
     }
 
     /// Makes the `n`-th apply from here on (1 = the next) fail once, as on a full disk, with nothing of its batch applied; 0 disarms.

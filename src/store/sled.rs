@@ -453,6 +453,17 @@ pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
     Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
 }
 
+/// Renames the store in `dir`, which is no longer open, to `to`, and waits for the engine's threads to let it go first. A
+/// store that is not there is none to rename.
+pub(crate) fn retire(dir: &Path, to: &Path) -> Result<(), StoreError> {
+    if dir.try_exists()? {
+        drop(lock(dir)?);
+        fs::rename(dir, to)?;
+        sync_dir(parent(dir))?;
+    }
+    Ok(())
+}
+
 /// Syncs every file of a store just opened, and the directories that name them.
 fn sync_all_files(dir: &Path) -> io::Result<()> {
     for name in ["conf", LOG_FILE] {

@@ -161,6 +161,31 @@ impl Service for Plain {
     }
 }
 
+/// A service over a graph: a report on a number names the numbers that it leads to, all of them discoveries.
+#[derive(Debug, Clone)]
+pub(crate) struct Web(pub(crate) Policy);
+
+impl Service for Web {
+    type Subject = u64;
+    type Report = Vec<u64>;
+
+    fn id(&self) -> &'static str {
+        "web"
+    }
+
+    fn policy(&self) -> Policy {
+        self.0.clone()
+    }
+
+    fn judge(&self, _place: &u64, _leads_to: &Vec<u64>, _reporter: Reporter) -> Verdict {
+        Verdict::Accept
+    }
+
+    fn discover(&self, _place: &u64, leads_to: &Vec<u64>, found: &mut Vec<u64>) {
+        found.extend(leads_to);
+    }
+}
+
 /// Claims `n` buckets and expects to get exactly so many.
 pub(crate) fn claim<S: Service>(seat: &Seat<S>, n: u32) -> Vec<Lease<S>> {
     let leases: Vec<_> = match seat.claim(Ask::buckets(n)).expect("the claim is not refused") {
