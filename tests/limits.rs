@@ -307,8 +307,9 @@ fn a_json_body_one_byte_too_long_is_refused() {
 }
 
 /// A town whose buckets hold one subject each, and a client that holds some of them.
-fn crowded(limits: Limits) -> (Town, Seat<Plain>, Vec<Lease<Plain>>) {
-    let town = Town::with(Limits { queue_bytes: 40_000, ..limits }, |policy| policy.bucket_subjects = 1);
+fn crowded(mut limits: Limits) -> (Town, Seat<Plain>, Vec<Lease<Plain>>) {
+    limits.queue_bytes = 40_000;
+    let town = Town::with(limits, |policy| policy.bucket_subjects = 1);
     let seat = town.shop.seat(&town.service, 1);
     let leases = (0..3).flat_map(|_| {
         town.shop.settle();
@@ -619,7 +620,7 @@ fn no_lease_outlives_the_state_words_time() {
     let lease = claim_one(&town.shop.seat(&town.service, 1));
     let (mut held, mut left) = (Duration::ZERO, 30 * day);
     let refused = loop {
-        let wait = left - day;
+        let wait = left.saturating_sub(day);
         town.shop.pass(wait);
         held += wait;
         match lease.renew() {
@@ -631,7 +632,7 @@ fn no_lease_outlives_the_state_words_time() {
     let LeaseError::Capped { limit, time_left } = refused else { panic!("{refused}") };
     // From its pool's forming, which was a moment before the claim.
     let whole = held + time_left;
-    assert!(whole <= most && most - whole < Duration::from_secs(1), "{whole:?} of {most:?}");
+    assert!(whole <= most && most.saturating_sub(whole) < Duration::from_secs(1), "{whole:?} of {most:?}");
     assert!(limit <= most, "the limit that holds is named: {refused}");
     report_all(&lease);
     town.others_go_on();
