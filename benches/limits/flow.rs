@@ -63,7 +63,8 @@ struct Crowd {
 
 impl Crowd {
     fn open(limits: Limits) -> Self {
-        Self { site: Site::manual(limits, plain()), next: Cell::new(1_000) }
+        let plugin = Plain::new("plain", |policy| policy.idle = Duration::MAX);
+        Self { site: Site::manual(limits, plugin), next: Cell::new(1_000) }
     }
 
     fn newcomer(&self) -> u64 {
@@ -92,12 +93,13 @@ impl Crowd {
             (0..TIMED).for_each(|_| register(self, group));
             took += start.elapsed();
             self.site.hub.tick();
+            // Origins share budgets by chance: the next group finds all of them full.
+            self.site.clock.advance(Duration::from_secs(3_600));
         }
         f64::from(GROUPS) * TIMED as f64 / took.as_secs_f64()
     }
 }
 
-/// Without the changing times.
 fn told_throttled(refused: &RegisterClientError) -> String {
     assert!(matches!(refused, RegisterClientError::Throttled { .. }), "{refused}");
     told(refused)
@@ -364,9 +366,17 @@ fn settled_slots() {
 fn slow_leases() {
     let limit = Limits::default().slow_leases;
     let found = remembering(limit, 1, |_| 8_000, |slow_leases| Limits { slow_leases, ..wide() });
-    let site = Site::open(Limits { slow_leases: 5, ..wide() }, plain());
-    let _ = site.rate(400, 10);
-    assert_eq!(site.service.slow_buckets(Duration::ZERO).len(), 5);
+    let site = Site::manual(Limits { slow_leases: 5, ..wide() }, plain());
+    site.add(site.numbers(24), 24);
+    for lease in site.claim(&site.seats[0], 6) {
+        site.clock.advance(Duration::from_secs(1));
+        let reports: Vec<_> = lease.subjects().map(|subject| (subject, "ok".to_owned())).collect();
+        assert_eq!(lease.submit(reports).expect("taken").accepted(), 4);
+        site.hub.tick();
+    }
+    let slow = site.service.slow_buckets(Duration::ZERO);
+    assert!(slow.iter().map(|slow| slow.took.as_secs()).eq([6, 5, 4, 3, 2]));
+    site.others_go_on();
     line("`slow_leases`", "1,024", "no error: the slowest stay", WORK, &found);
 }
 

@@ -13,7 +13,7 @@ pub(crate) fn quick() -> bool {
 
 /// Rounds behind a figure, one more to warm up.
 pub(crate) fn rounds() -> usize {
-    if quick() { 1 } else { 7 }
+    if quick() { 1 } else { 11 }
 }
 
 /// A large limit; small in a smoke test.

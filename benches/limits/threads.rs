@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::rig::{Plain, Site, wide};
 use crate::table::{compare, short};
 
-const SUBJECTS: usize = 12_000;
+const SUBJECTS: usize = 16_000;
 
 /// All threads claim one bucket at a time until so many subjects are reported; one rate for all of them together.
 fn race(site: &Site<Plain>, threads: usize, until_visible: bool) -> f64 {
