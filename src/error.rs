@@ -359,7 +359,7 @@ pub enum LeaseError {
     /// the deadline, and reports are taken as before.
     #[error("renewals may extend a lease to {limit:?} in all (lease_total); {time_left:?} are left")]
     Capped {
-        /// `Policy::lease_total` in time: from the claim.
+        /// `Policy::lease_total` in time, from the claim; at most `Limits::LEASE_MS`.
         limit: Duration,
         /// Until the deadline.
         time_left: Duration,
@@ -411,6 +411,14 @@ pub enum AddError {
         /// Bytes given.
         bytes: usize,
         /// `Limits::body_bytes`.
+        limit: usize,
+    },
+    /// The subjects of one change, which is taken in whole or not at all, are too large together.
+    #[error("the subjects take {bytes} bytes, the limit is {limit} (submit_bytes)")]
+    TooLarge {
+        /// Bytes of those up to the first that did not fit.
+        bytes: usize,
+        /// `Limits::submit_bytes`.
         limit: usize,
     },
     /// A subject could not be encoded.

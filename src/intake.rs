@@ -52,7 +52,7 @@ pub(crate) fn send<T: Subject>(service: &ServiceCore, subjects: &[T]) -> Result<
     for (place, subject) in subjects.iter().enumerate() {
         encode_subject(subject, limits.key_bytes, limits.body_bytes, &mut bytes).map_err(at(place as u64))?;
         if bytes.len() > limits.submit_bytes {
-            return Err(AddError::Body { place: place as u64, bytes: bytes.len(), limit: limits.submit_bytes });
+            return Err(AddError::TooLarge { bytes: bytes.len(), limit: limits.submit_bytes });
         }
     }
     send_encoded(service, bytes, 0)

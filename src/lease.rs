@@ -80,7 +80,7 @@ impl Hold {
                 Ok(Duration::from_millis(time_left))
             }
             Renewal::Capped { time_left } => {
-                let limit = Duration::from_millis(pool.terms.total_ms);
+                let limit = Duration::from_millis(pool.terms.total_ms.min(Limits::LEASE_MS));
                 Err(LeaseError::Capped { limit, time_left: Duration::from_millis(time_left) })
             }
             Renewal::Not(ToRenewed::Dead) => Err(LeaseError::Dead),

@@ -25,7 +25,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Bytes of one encoded report. Default 65,536.
     pub report_bytes: usize,
-    /// Bytes of all reports and discoveries of one submit. Default 8 MiB; at most 15 MiB.
+    /// Bytes of all reports and discoveries of one submit, and of all subjects of one change. Default 8 MiB; at most 15 MiB.
     pub submit_bytes: usize,
     /// Bytes of a JSON body given by name. Default 16 MiB.
     pub json_bytes: usize,
