@@ -35,6 +35,8 @@ pub(crate) struct Rush {
     cooling_last: bool,
     /// Something was marked or put back since.
     news: bool,
+    /// The ranks of those that wait.
+    waiting: HashSet<u64>,
     /// Those that wait and stand elsewhere as well.
     again: HashSet<u64>,
     /// The two places of those that were offered again, less those from which they came back.
@@ -72,6 +74,7 @@ impl Rush {
         if origin.is_some() {
             self.again.insert(subject.rank);
         }
+        self.waiting.insert(subject.rank);
         let queue = if subject.cooldowns() == 0 { &mut self.fresh } else { &mut self.cooling };
         queue.push_back(Waiting { subject, origin });
     }
@@ -81,9 +84,13 @@ impl Rush {
         if !self.ranks.remove(&rank) {
             return 0;
         }
-        let waited = self.waiting();
         self.twins.remove(&rank);
         self.again.remove(&rank);
+        if !self.waiting.remove(&rank) {
+            // Reported from a bucket, mostly.
+            return 0;
+        }
+        let waited = self.waiting();
         for queue in [&mut self.fresh, &mut self.cooling] {
             queue.retain(|waiting| waiting.subject.rank != rank);
         }
@@ -124,6 +131,7 @@ impl Rush {
         taken.shuffle(rng);
         let mut origins = Vec::new();
         let subjects = taken.into_iter().enumerate().map(|(at, Waiting { subject, origin })| {
+            self.waiting.remove(&subject.rank);
             self.again.remove(&subject.rank);
             origins.extend(origin.map(|spot| (at, spot)));
             subject

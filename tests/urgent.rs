@@ -3,10 +3,13 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use commissary::{
-    Ask, Claim, Crash, Lease, Limits, Marked, Outcome, Policy, Seat, ServiceHandle, SubjectState, Urgent, UrgentError,
+    Ask, Claim, Crash, Hub, Lease, Limits, Marked, MemoryDisk, Outcome, Policy, Registration, Seat, ServiceHandle,
+    SubjectState, Urgent, UrgentError,
 };
 use common::{Plain, Shop, assert_adds_up, claim_nothing, claim_one, report_all};
 
@@ -464,4 +467,43 @@ fn a_lease_of_which_nothing_but_a_lost_subject_is_left_can_be_given_back() {
         assert_eq!(service.stats().work.buckets_held, 1);
         assert_eq!(drain(&shop, &shop.seat(&service, 2)), [0_u64; 0]);
     }
+}
+
+/// I1, R98: with the caretakers at work beside the clients, an urgent subject that is accepted is accepted once, from whoever
+/// holds it; nothing accepted is dropped.
+#[test]
+fn urgent_subjects_are_accepted_once_while_everyone_is_at_work() {
+    const SUBJECTS: u64 = 2_000;
+    let hub = Hub::builder().seed(1).open_in_memory(&MemoryDisk::new()).unwrap();
+    let service = hub.register(Plain::with("plain", |policy| policy.linger = Duration::ZERO)).unwrap();
+    let seats: Vec<_> = (1..=2)
+        .map(|id| hub.register_client(&Registration::new(id, "a")).unwrap().client.activate(&service).unwrap())
+        .collect();
+    let users: Vec<u64> = (1..=SUBJECTS).collect();
+    service.add_all(users.iter().copied()).unwrap();
+    let accepted = AtomicU64::new(0);
+    let done = || service.stats().subjects_done >= SUBJECTS;
+    thread::scope(|scope| {
+        for seat in &seats {
+            scope.spawn(|| {
+                while !done() {
+                    let Claim::Leased(grant) = seat.claim(Ask::buckets(3)).unwrap() else {
+                        seat.wait_ready(Duration::from_millis(10));
+                        continue;
+                    };
+                    for lease in grant {
+                        let submitted = lease.submit(lease.subjects().map(|user| (user, "ok".to_owned()))).unwrap();
+                        accepted.fetch_add(submitted.accepted() as u64, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for some in users.chunks(100) {
+            service.prioritize(some).unwrap().1.wait_visible().unwrap();
+        }
+    });
+    let audit = hub.recount().unwrap();
+    assert!(audit.is_balanced(), "{audit}");
+    let stats = service.stats();
+    assert_eq!((stats.subjects_done, stats.discarded, accepted.into_inner()), (SUBJECTS, 0, SUBJECTS));
 }
