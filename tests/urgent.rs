@@ -488,7 +488,7 @@ fn urgent_subjects_are_accepted_once_while_everyone_is_at_work() {
             scope.spawn(|| {
                 while !done() {
                     let Claim::Leased(grant) = seat.claim(Ask::buckets(3)).unwrap() else {
-                        seat.wait_ready(Duration::from_millis(10));
+                        let _ = seat.wait_ready(Duration::from_millis(10));
                         continue;
                     };
                     for lease in grant {

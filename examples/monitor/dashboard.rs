@@ -1,5 +1,6 @@
 //! The dashboard: what a terminal shows of the figures.
 
+use commissary::Level;
 use ratatui::backend::TestBackend;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -201,16 +202,18 @@ fn faulty_table<'a>(now: &Sample) -> Table<'a> {
         let name = if of.registered { of.name.clone() } else { format!("({})", of.name) };
         let dead = Cell::new(count(of.dead)).style(if of.dead > 0 { BAD } else { Style::new() });
         let (service, assigned) = (Cell::new(of.service.clone()), Cell::new(count(of.assigned)));
-        Row::new([Cell::new(name), service, assigned, dead, Cell::new(of.told())])
+        let level = Cell::new(of.level.to_string()).style(if of.level == Level::Healthy { Style::new() } else { BAD });
+        Row::new([Cell::new(name), service, level, assigned, dead, Cell::new(of.told())])
     });
     let widths = [
         Constraint::Length(15),
         Constraint::Length(12),
+        Constraint::Length(11),
         Constraint::Length(7),
         Constraint::Length(4),
         Constraint::Fill(1),
     ];
-    let names = header(["client", "service", "buckets", "dead", "faults"]);
+    let names = header(["client", "service", "level", "buckets", "dead", "faults"]);
     Table::new(rows, widths).header(names).block(block("faulty clients"))
 }
 

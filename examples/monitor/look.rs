@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use commissary::{
-    Cause, Distribution, EventKind, Faults, Hub, HubStats, NoticeKind, ReadError, SeatStats, Service, ServiceHandle,
-    ServiceStats, SlowBucket, StoreOps,
+    Cause, Distribution, EventKind, Faults, Hub, HubStats, Level, NoticeKind, ReadError, SeatStats, Service,
+    ServiceHandle, ServiceStats, SlowBucket, StoreOps,
 };
 
 use crate::sample::{DiskSample, FaultyClient, Happening, LeaseSample, RoleSample, Sample, ServiceSample, Spread};
@@ -24,6 +24,8 @@ pub(crate) trait Watched {
     fn lease(&self) -> Duration;
     /// The leases that are held.
     fn held(&self) -> Vec<SlowBucket>;
+    /// Clients that are suspect or quarantined.
+    fn unhealthy(&self) -> Vec<u64>;
 }
 
 impl<S: Service> Watched for ServiceHandle<S> {
@@ -37,6 +39,10 @@ impl<S: Service> Watched for ServiceHandle<S> {
 
     fn held(&self) -> Vec<SlowBucket> {
         self.slow_buckets(Duration::ZERO).into_iter().filter(|bucket| bucket.held).collect()
+    }
+
+    fn unhealthy(&self) -> Vec<u64> {
+        ServiceHandle::unhealthy(self).into_iter().map(|seat| seat.client.value()).collect()
     }
 }
 
@@ -136,6 +142,7 @@ impl<'a> Look<'a> {
             EventKind::Conflict { reports, .. } => {
                 format!("{} contradicted {} results of {service}", client(), reports.len())
             }
+            EventKind::LevelChanged { level, why, .. } => format!("{} is {level} for {service}: {why}", client()),
             EventKind::MadeUrgent { ranks, .. } => format!("{} subjects of {service} were made urgent", ranks.len()),
             _ => return None,
         })
@@ -181,13 +188,16 @@ impl<'a> Look<'a> {
         held.into_iter().map(sample).collect()
     }
 
+    /// The unhealthy first, then those with the most faults.
     fn faulty(&self) -> Vec<FaultyClient> {
-        let known = self.clients.iter().filter_map(|id| self.hub.client_stats(*id));
+        let unhealthy = self.services.iter().flat_map(|service| service.unhealthy());
+        let known: BTreeSet<u64> = self.clients.iter().copied().chain(unhealthy).collect();
+        let known = known.iter().filter_map(|id| self.hub.client_stats(*id));
         let mut faulty = Vec::new();
         for client in known {
             for seat in &client.seats {
                 let faults = faults_of(seat);
-                if !faults.is_empty() || seat.work.buckets_dead > 0 {
+                if !faults.is_empty() || seat.work.buckets_dead > 0 || seat.level != Level::Healthy {
                     faulty.push(FaultyClient {
                         id: client.id.value(),
                         name: client.name.clone(),
@@ -196,6 +206,8 @@ impl<'a> Look<'a> {
                         last_access: seat.last_access,
                         service: seat.service.clone(),
                         seat: format!("{:?}", seat.state).to_lowercase(),
+                        level: seat.level,
+                        why: seat.why.clone(),
                         assigned: seat.work.buckets_assigned,
                         dead: seat.work.buckets_dead,
                         faults,
@@ -203,7 +215,7 @@ impl<'a> Look<'a> {
                 }
             }
         }
-        faulty.sort_by_key(|client| std::cmp::Reverse(client.total()));
+        faulty.sort_by_key(|client| std::cmp::Reverse((client.level, client.total())));
         faulty.truncate(SHOWN);
         faulty
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use commissary::Level;
 
 use crate::figures::{count, real};
 
@@ -107,6 +108,9 @@ pub(crate) struct FaultyClient {
     pub(crate) last_access: Option<DateTime<Utc>>,
     pub(crate) service: String,
     pub(crate) seat: String,
+    pub(crate) level: Level,
+    /// Why it has its level.
+    pub(crate) why: Option<String>,
     pub(crate) assigned: u64,
     pub(crate) dead: u64,
     /// Kinds of faults, and how many; those that occurred.
@@ -118,9 +122,12 @@ impl FaultyClient {
         self.faults.iter().map(|(_, count)| count).sum()
     }
 
-    /// `3 rejected, 1 too late`.
+    /// `3 rejected, 1 too late`, and why it is not trusted.
     pub(crate) fn told(&self) -> String {
-        told(&self.faults)
+        match (&self.why, self.level) {
+            (Some(why), Level::Suspect | Level::Quarantined) => format!("{}; {why}", told(&self.faults)),
+            _ => told(&self.faults),
+        }
     }
 }
 
@@ -324,6 +331,8 @@ pub(crate) mod tests {
                 last_access: None,
                 service: "photos".to_owned(),
                 seat: "active".to_owned(),
+                level: Level::Suspect,
+                why: Some("14 of 20 reports were rejected".to_owned()),
                 assigned: 9,
                 dead: 1,
                 faults: vec![("rejected", 14), ("forged token", 2)],
