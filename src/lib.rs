@@ -45,6 +45,12 @@
 //! | be a client | [`Client`], [`Seat`], [`Claim`], [`Lease`], [`Ticket`] |
 //! | put a network in front | [`NamedService`], [`LeaseToken`] |
 //! | look after it | [`ServiceHandle`], [`HubStats`], [`Limits`], [`Notice`] |
+//! | say what goes first | [`ServiceHandle::prioritize`], [`Policy::max_wait`], [`Policy::max_pool_age`] |
+//! | keep clients from picking | [`Policy::cooldown`], [`Policy::company`] |
+//! | work again, look back | [`ServiceHandle::rerun`], [`ServiceHandle::history`], [`ServiceHandle::as_of`] |
+//! | delete | [`ServiceHandle::delete`], [`Hub::delete_everywhere`], [`Builder::compact`] |
+//! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
+//! | make sure that nothing is lost | [`Hub::audit`], [`Hub::recount`] |
 //! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
 //! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
@@ -64,8 +70,8 @@
 //! # Limitations
 //!
 //! One process a directory. Unix and Windows file locks keep a second one out; network file systems may not. The journal
-//! only grows. Bodies and reports are bytes in memory and on one disk: see [`Limits`]. Re-runs, deletion and retraction have
-//! records and are applied, but no calls of their own yet.
+//! grows until a hub is opened with [`Builder::compact`]; only then are the bytes of deleted subjects gone. Bodies and reports
+//! are bytes in memory and on one disk: see [`Limits`].
 //!
 //! # Logging
 //!

@@ -466,6 +466,10 @@ pub(crate) fn kind_name(kind: u8) -> &'static str {
         13 => "marked",
         14 => "withdrawn",
         15 => "restored",
+        16 => "level",
+        17 => "late",
+        SNAPSHOT => "snapshot",
+        PAST => "past",
         _ => "other",
     }
 }
@@ -983,6 +987,7 @@ mod tests {
             let mut bytes = Vec::new();
             record.append_to(&mut bytes);
             assert!(Record::is_known(record.kind()));
+            assert_ne!(kind_name(record.kind()), "other", "{record:?} is counted under its own name");
             assert_eq!(Record::decode(record.kind(), &bytes).as_ref(), Ok(&record));
             bytes.push(0);
             assert!(Record::decode(record.kind(), &bytes).is_err(), "bytes left over in {record:?}");
