@@ -466,6 +466,10 @@ pub(crate) fn kind_name(kind: u8) -> &'static str {
         13 => "marked",
         14 => "withdrawn",
         15 => "restored",
+        16 => "level",
+        17 => "late",
+        SNAPSHOT => "snapshot",
+        PAST => "past",
         _ => "other",
     }
 }
