@@ -11,8 +11,8 @@ use crate::audit::Print;
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, ClientValue, Conflict, DecodeError, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released, Reported,
-    SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
+    self, ClientValue, Conflict, DecodeError, Gone, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released,
+    Reported, SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Store};
@@ -98,8 +98,8 @@ pub(crate) struct Applier {
     urgent: HashSet<(u32, u64)>,
     /// Leases that hold an urgent subject, where more than one does.
     again: HashMap<(u32, u64), Vec<(u64, u32)>>,
-    /// Services some of whose subjects were offered twice.
-    twice: HashSet<u32>,
+    /// Services some of whose ranks were closed without a report.
+    gone: HashSet<u32>,
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
     erasures: erase::Erasures,
@@ -128,7 +128,7 @@ impl Applier {
             leased: HashMap::new(),
             urgent: HashSet::new(),
             again: HashMap::new(),
-            twice: HashSet::new(),
+            gone: HashSet::new(),
             finished: Vec::new(),
             effects: Vec::new(),
             erasures: erase::Erasures::default(),
@@ -139,11 +139,11 @@ impl Applier {
         for (service, value) in services(applier.store.as_ref())? {
             let tally = applier.store.get(&key::of(service, key::TALLY, &[]))?;
             let tally = tally.map(|bytes| stored(record::decode("tally", &bytes))).transpose()?;
-            let tally: ServiceTally = tally.unwrap_or_default();
-            if tally.late > 0 {
-                applier.twice.insert(service);
+            applier.tallies.insert(service, tally.unwrap_or_default());
+            let (start, end) = key::range(service, key::GONE, &[]);
+            if !applier.store.scan(&start, Some(&end), 1)?.is_empty() {
+                applier.gone.insert(service);
             }
-            applier.tallies.insert(service, tally);
             applier.services.insert(service, value);
             for (generation, slot, lease) in leases(applier.store.as_ref(), service)? {
                 let print = lease.open().places().filter_map(|place| lease.ranks.get(place).copied()).collect();
@@ -158,19 +158,19 @@ impl Applier {
         Ok(applier)
     }
 
-    /// Finds the urgent subjects that more than one lease holds.
+    /// Finds the subjects that more than one lease holds.
     fn find_again(&mut self) {
         for ((service, generation, slot), lease) in &self.leases {
             for place in lease.open().places() {
                 let rank = lease.ranks.get(place).map(|rank| (*service, *rank));
-                if let Some(rank) = rank.filter(|rank| self.urgent.contains(rank)) {
+                // They are urgent, or were until they were deleted or withdrawn.
+                let is_gone = lease.gone.iter().any(|gone| usize::from(gone.place) == place);
+                if let Some(rank) = rank.filter(|rank| is_gone || self.urgent.contains(rank)) {
                     self.again.entry(rank).or_default().push((*generation, *slot));
                 }
             }
         }
         self.again.retain(|_, leases| leases.len() > 1);
-        // Of those offered twice some may still be on their way to the journal.
-        self.twice.extend(self.urgent.iter().map(|(service, _)| *service));
     }
 
     /// Takes a part of a store over, pair by pair. The standing is where this store stands; of the other's, only the boot
@@ -424,8 +424,11 @@ impl Applier {
         tally.buckets_assigned += 1;
         tally.subjects_assigned += ranks.len() as u64;
         let name = (service, generation, slot);
-        // A subject offered twice may have been reported on the other lease before this one is journaled.
-        let doubtful = !again.is_empty() || self.twice.contains(&service);
+        let offered_again = again.len() as u64;
+        self.tally_mut(service).again += offered_again;
+        // Before this lease is journaled a subject may have been deleted, or, offered twice, reported on another lease.
+        let tally = self.tally(service);
+        let doubtful = tally.again > 0 || tally.late > 0 || self.gone.contains(&service);
         let held = if doubtful { ranks.clone() } else { Vec::new() };
         let twice: Vec<_> =
             again.iter().filter_map(|again| Some((again, *ranks.get(usize::from(again.place))?))).collect();
@@ -437,15 +440,28 @@ impl Applier {
             let leases = self.again.entry((service, rank)).or_default();
             leases.push((again.generation, again.slot));
             leases.push((generation, slot));
-            self.twice.insert(service);
         }
-        for rank in held {
+        for (place, rank) in held.into_iter().enumerate() {
             if !self.is_owed(service, rank)? {
-                self.again.entry((service, rank)).or_default().push((generation, slot));
-                self.end_again(service, rank)?;
+                self.leased_too_late(name, place, rank)?;
             }
         }
         Ok(())
+    }
+
+    /// Nothing was owed of a rank when its lease was journaled.
+    fn leased_too_late(&mut self, name: (u32, u64, u32), place: usize, rank: u64) -> Result<(), StoreError> {
+        let (service, generation, slot) = name;
+        if let Some(hash) = self.get(&key::of(service, key::GONE, &rank.to_be_bytes()))? {
+            // Its holder does not know, and its report is answered as any other.
+            let (Ok(hash), Ok(place)) = (hash.try_into(), u16::try_from(place)) else { return Ok(()) };
+            if let Some(lease) = self.leases.get_mut(&name) {
+                lease.gone.push(Gone { place, hash });
+            }
+            return Ok(());
+        }
+        self.again.entry((service, rank)).or_default().push((generation, slot));
+        self.end_again(service, rank)
     }
 
     /// An urgent subject that several leases held was reported on one of them: the others owe it no more. Their ends have
@@ -506,12 +522,12 @@ impl Applier {
             self.again.entry((service, item.rank)).or_default().extend(holders);
             self.end_again(service, item.rank)?;
         }
-        // The lease of whoever holds such a subject may be journaled only after this.
-        self.twice.insert(service);
+        // The lease of whoever holds such a subject may be journaled only after this: see `leased`.
         self.tally_mut(service).late += taken;
-        let tally = &mut self.seat_mut(service, record.client)?.tally;
-        tally.subjects_assigned += taken;
-        tally.subjects_reported += taken;
+        let seat = self.seat_mut(service, record.client)?;
+        seat.tally.subjects_assigned += taken;
+        seat.tally.subjects_reported += taken;
+        seat.times.last_access = Some(at.time.wall_ms);
         Ok(intake)
     }
 

@@ -191,6 +191,10 @@ impl Rewriting<'_> {
     fn snapshot(&mut self, store: &dyn Store, now: GroupTime, tombstones_ms: i64) -> Result<(), OpenError> {
         let (mut pairs, mut first) = (Vec::new(), true);
         each_pair(store, |(name, value)| {
+            if key::tag(&name) == Some(key::GONE) {
+                // No lease from before can be journaled any more.
+                return Ok(());
+            }
             if key::tag(&name) == Some(key::DELETED) {
                 let tombstone: Tombstone = stored(record::decode("tombstone", &value))?;
                 if tombstone.wall_ms < tombstones_ms {

@@ -111,7 +111,7 @@ pub enum EventKind {
         /// Those of them that another lease held as well, and its bucket: the first report wins.
         again: Vec<(u64, (u64, u32))>,
     },
-    /// Reports of one lease were accepted.
+    /// Reports of one lease were accepted; where the lease had expired before, as [`Late`](crate::Late) allows.
     Reported {
         /// Of which service.
         service: ServiceRef,
@@ -162,7 +162,7 @@ pub enum EventKind {
     },
     /// Subjects were deleted, with their results.
     Deleted {
-        /// Of which service.
+        /// Of which service; number 0, without an id: of every service.
         service: ServiceRef,
         /// Which.
         subjects: Vec<KeyBytes>,

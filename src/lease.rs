@@ -691,8 +691,9 @@ impl<'a> Reporting<'a> {
                 contest.freed.insert(place);
                 continue;
             }
-            if slot.snapshot().phase() == Phase::Released {
-                // Put back there, or taken back before anyone held it: our own bit has decided.
+            let seen = slot.snapshot();
+            if seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned {
+                // Taken back before anyone held it: our own bit has decided.
                 continue;
             }
             let taken = slot.report(Mask::of(origin.place));
@@ -701,7 +702,7 @@ impl<'a> Reporting<'a> {
             } else if taken.stale.is_empty() {
                 contest.lost.insert(place);
             }
-            // Put back there meanwhile.
+            // Put back there: our own bit has decided.
         }
         contest
     }

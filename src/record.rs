@@ -650,6 +650,8 @@ pub(crate) struct ServiceTally {
     pub(crate) discarded: u64,
     /// Reports taken after their lease had expired.
     pub(crate) late: u64,
+    /// Subjects leased while another lease held them.
+    pub(crate) again: u64,
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
@@ -846,6 +848,8 @@ pub(crate) mod key {
     pub(crate) const BY_HAND: u8 = b'H';
     /// Subjects that are known but not to be worked on, with their bodies.
     pub(crate) const UNMARKED: u8 = b'N';
+    /// Ranks that were closed without a report: a lease that is journaled after that learns of it here.
+    pub(crate) const GONE: u8 = b'G';
     /// Retractions that are in force.
     pub(crate) const RETRACTION: u8 = b'R';
 

@@ -9,7 +9,7 @@ use crate::error::ReadError;
 use crate::events::each_record;
 use crate::house::House;
 use crate::id::ClientId;
-use crate::record::{self, DecodeError, Item, Record, SubjectValue, key};
+use crate::record::{self, DecodeError, Item, Record, SubjectValue, Tombstone, key};
 use crate::registry::ServiceCore;
 
 /// The origin of a result.
@@ -28,8 +28,9 @@ pub struct Trace {
     pub position: u64,
     /// Which version of the subject's result it is.
     pub version: u32,
-    /// Every other report on the subject in the journal, in its order: earlier versions, withdrawn ones, contradictions. A repeated report of the same content changes
-    /// nothing and is only counted, not journaled.
+    /// Every other report on the subject in the journal, in its order: earlier versions, withdrawn ones, contradictions; none
+    /// from before it was deleted and added again. A repeated report of the same content changes nothing and is only
+    /// counted, not journaled.
     pub others: Vec<OtherReport>,
 }
 
@@ -56,6 +57,8 @@ struct Search<'a> {
     service: u32,
     key: &'a [u8],
     result: &'a [u8],
+    /// Lower ranks are of an earlier life of the subject, which was deleted.
+    least_rank: u64,
     found: Trace,
 }
 
@@ -73,7 +76,11 @@ pub(crate) fn of_subject(house: &House, core: &ServiceCore, name: &[u8]) -> Resu
         version: version.number,
         others: Vec::new(),
     };
-    let mut search = Search { service: core.id, key: name, result: version.report, found };
+    let tombstone = house.store.get(&key::of(core.id, key::DELETED, &record::subject_hash(name)))?;
+    let tombstone: Option<Tombstone> =
+        tombstone.map(|bytes| stored(record::decode("tombstone", &bytes))).transpose()?;
+    let least_rank = tombstone.map_or(0, |tombstone| tombstone.next_rank);
+    let mut search = Search { service: core.id, key: name, result: version.report, least_rank, found };
     each_record(house, |at, record| search.record(at, &record))?;
     Ok(Some(search.found))
 }
@@ -97,8 +104,8 @@ impl Search<'_> {
 
     fn items(&mut self, at: At, client: u64, bucket: (u64, u32), items: &[u8]) -> Result<(), DecodeError> {
         for item in record::list::<Item<'_>>("item", items) {
-            let Item { key, report, .. } = item?;
-            if key != self.key || at.position == self.found.position {
+            let Item { key, rank, report, .. } = item?;
+            if key != self.key || rank < self.least_rank || at.position == self.found.position {
                 continue;
             }
             self.found.others.push(OtherReport {

@@ -225,3 +225,47 @@ fn a_deletion_everywhere_reaches_every_service() {
     let seen: Vec<u64> = claim(&seat, 1).iter().flat_map(|lease| lease.subjects().collect::<Vec<_>>()).collect();
     assert_eq!(seen.len(), 3);
 }
+
+/// R31, G6: deleted just before its lease is journaled, a subject is answered as any other, also after a restart, and counted
+/// the same by whoever was there and whoever reads the journal.
+#[test]
+fn a_subject_deleted_before_its_lease_is_journaled_is_answered_as_ever() {
+    for offered_twice in [false, true] {
+        for restart in [false, true] {
+            let mut shop = Shop::open();
+            let plugin = || Plain::with("plain", |policy| policy.lease = Duration::from_secs(60));
+            let mut service = shop.hub.register(plugin()).unwrap();
+            let mut seats = shop.seats(&service, 2);
+            shop.stock(&service, 8);
+            if offered_twice {
+                let held = claim_one(&seats[0]);
+                let user = held.subjects().next().unwrap();
+                drop(service.prioritize(&[user]).unwrap());
+                shop.tick();
+                drop((held, claim_one(&seats[1])));
+                shop.settle();
+            }
+            let mut leases = claim(&seats[0], 1);
+            let users: Vec<u64> = leases[0].subjects().collect();
+            drop(service.delete(&users[..1]).unwrap());
+            let token = leases.remove(0).into_token();
+            shop.tick();
+            if restart {
+                shop = shop.after(Crash::Process);
+                service = shop.hub.register(plugin()).unwrap();
+                seats = shop.seats(&service, 2);
+            }
+            let reports = users.iter().map(|user| (*user, "ok".to_owned()));
+            let submitted = seats[0].submit(&token, reports).unwrap();
+            assert_eq!(submitted.outcomes, vec![Outcome::Accepted; users.len()], "{offered_twice} {restart}");
+            shop.tick();
+            assert_eq!(service.stats().discarded, 1);
+            let work = service.seat_stats(1).unwrap().work;
+            assert_adds_up(&shop.hub);
+            let again = shop.after(Crash::Process);
+            let service = again.hub.register(plugin()).unwrap();
+            assert_eq!(service.seat_stats(1).unwrap().work, work, "{offered_twice} {restart}");
+            assert_eq!(work.buckets_held, 0);
+        }
+    }
+}

@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use commissary::{Explanation, Limits, Policy, Reporter, Service, ServiceHandle, Verdict};
+use commissary::{Explanation, Late, Limits, Policy, Reporter, Service, ServiceHandle, Verdict};
 use common::{Plain, Shop, claim_one, report_all, reports};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -361,4 +361,62 @@ fn an_urgent_subjects_two_leases_are_told() {
         told[..2],
         ["leased to client 1 (client_1): 1 subject", "over: nothing was left; another lease had some of it as well"]
     );
+}
+
+/// R18, R101: a report that came late is told of the subject, the bucket and the client.
+#[test]
+fn a_late_report_is_told() {
+    let shop = Shop::open();
+    let plugin = Plain::with("plain", |policy| (policy.bucket_subjects, policy.late) = (2, Late::AcceptIfOpen));
+    let service = shop.hub.register(plugin).unwrap();
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 2);
+    let old = claim_one(&seats[0]);
+    shop.pass(2 * HOUR);
+    shop.pass(HOUR);
+    shop.settle();
+    let new = claim_one(&seats[1]);
+    drop(old.report(reports(&old, "ok").into_iter().take(1)).unwrap());
+    let user = old.subjects().next().unwrap();
+    shop.tick();
+    let told = texts(&service.explain(&user).unwrap());
+    let late = "reported by client 1 (client_1), whose lease was over and had expired: accepted, first result";
+    assert!(told.iter().any(|text| text == late), "{told:?}");
+    let (generation, slot) = service.trace(&user).unwrap().unwrap().bucket;
+    let told = texts(&service.explain_bucket(generation, slot).unwrap());
+    assert!(told.iter().any(|text| text.starts_with("client 1 (client_1) reported late on 1 subject")), "{told:?}");
+    let told = texts(&shop.hub.explain_client(1).unwrap());
+    assert!(told.iter().any(|text| text == "reported late on 1 subject of bucket B of plain"), "{told:?}");
+    // A later round: the ranks of both are known.
+    drop(new.submit(reports(&new, "ok")).unwrap());
+    shop.tick();
+    drop(service.rerun(&[user]).unwrap());
+    shop.settle();
+    report_all(&claim_one(&seats[1]));
+    shop.tick();
+    let told = texts(&service.explain(&user).unwrap());
+    assert_eq!(told.iter().filter(|text| text.starts_with("leased to")).count(), 3, "{told:?}");
+}
+
+/// R18, R32: a deletion in every service is told as any other, and a result is not traced into an earlier life.
+#[test]
+fn a_deletion_everywhere_is_told_and_ends_what_can_be_traced() {
+    let shop = Shop::open();
+    let service = plain(&shop, 1);
+    let seat = shop.seat(&service, 1);
+    shop.stock(&service, 1);
+    let first = claim_one(&seat);
+    drop(first.submit(reports(&first, "secret")).unwrap());
+    shop.tick();
+    drop(shop.hub.delete_everywhere(&1_u64).unwrap());
+    shop.tick();
+    let told = texts(&service.explain(&1).unwrap());
+    assert_eq!(told[told.len() - 2..], ["deleted, with its results", "not known to the service"], "{told:?}");
+    shop.stock(&service, 1);
+    report_all(&claim_one(&seat));
+    shop.tick();
+    let told = texts(&service.explain(&1).unwrap());
+    assert_eq!(told.iter().filter(|text| text.starts_with("added by hand")).count(), 2, "{told:?}");
+    assert_eq!(told.iter().filter(|text| text.ends_with("accepted, first result")).count(), 2, "{told:?}");
+    assert_eq!(service.trace(&1).unwrap().unwrap().others, [], "nothing of what was deleted is read");
 }

@@ -126,6 +126,25 @@ fn a_held_subject_is_offered_again_and_the_first_report_wins() {
     }
 }
 
+/// R95, R96: the first report wins also when its lease ends with it and gives the rest of its bucket back.
+#[test]
+fn the_first_report_wins_though_the_rest_of_its_bucket_is_put_back() {
+    let (shop, service) = shop_with(|_| {});
+    let seats = shop.seats(&service, 2);
+    shop.stock(&service, 4);
+    let held = claim_one(&seats[0]);
+    hurry(&shop, &service, &[3]);
+    let again = claim_one(&seats[1]);
+    let first = held.submit([(3, "same".to_owned())]).unwrap();
+    assert_eq!((&first.outcomes[..], first.put_back), (&[Outcome::Accepted][..], 3));
+    assert_eq!(report(&again, 3, "same"), Outcome::AlreadyDone);
+    shop.tick();
+    let stats = service.stats();
+    assert_eq!((stats.subjects_done, stats.discarded, stats.work.subjects_reported), (1, 0, 1));
+    assert_eq!(drain(&shop, &seats[1]).len(), 3);
+    assert_adds_up(&shop.hub);
+}
+
 /// R96: a second report that says something else is a conflict, kept as evidence.
 #[test]
 fn a_contradicting_report_on_the_other_lease_is_a_conflict() {

@@ -30,6 +30,10 @@ impl Applier {
     /// Does what the record just applied asked for, but for the blocks.
     pub(super) fn erase_for_record(&mut self) {
         let gone = std::mem::take(&mut self.erasures.gone);
+        for ((service, rank), hash) in &gone {
+            self.batch.insert(key::of(*service, key::GONE, &rank.to_be_bytes()), Some(hash.to_vec()));
+            self.gone.insert(*service);
+        }
         if !gone.is_empty() {
             for ((service, generation, slot), lease) in &mut self.leases {
                 let before = lease.gone.len();

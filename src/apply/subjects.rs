@@ -179,10 +179,14 @@ impl Applier {
     /// A report that took effect: stores it if its subject is still owed, and takes in what it revealed.
     pub(super) fn report(&mut self, at: At, record: &Reported<'_>, item: &Item<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
-        if !self.settle(service, item.rank)? {
+        let is_owed = self.settle(service, item.rank)?;
+        self.end_again(service, item.rank)?;
+        if !is_owed {
             let tally = self.tally_mut(service);
             tally.discarded += 1;
             tally.prints.discarded.add(item.rank);
+            // If it is gone: whoever held it as well and is journaled later has lost it to this report.
+            self.batch.insert(key::of(service, key::GONE, &item.rank.to_be_bytes()), None);
             return Ok(Intake::default());
         }
         // In its first round nothing is known of a subject but what the report says.
@@ -240,7 +244,6 @@ impl Applier {
             self.batch.insert(key::of(service, key::URGENT, &rank.to_be_bytes()), None);
             self.effects.push(Effect::Settled { service, rank });
         }
-        self.end_again(service, rank)?;
         Ok(true)
     }
 

@@ -26,6 +26,14 @@ pub(crate) fn of_bucket(house: &House, core: &ServiceCore, bucket: (u64, u32)) -
                 let who = story.client(of.client);
                 story.tell(at, format!("{who} reported on {}, {owed} left", count(reports, "subject")));
             }
+            Record::Late(of) if is(of.service, of.generation, of.slot) => {
+                let reports = record::list::<Item<'_>>("item", of.items).count();
+                let who = story.client(of.client);
+                story.tell(
+                    at,
+                    format!("{who} reported late on {}, which were open elsewhere", count(reports, "subject")),
+                );
+            }
             Record::Conflict(of) if is(of.service, of.generation, of.slot) => {
                 let reports = record::list::<Item<'_>>("item", of.items).count();
                 let who = story.client(of.client);

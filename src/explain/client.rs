@@ -55,6 +55,10 @@ impl OfClient<'_> {
                 let bucket = self.bucket(of.service, of.generation, of.slot);
                 format!("reported on {} of {bucket}", count(items(of.items), "subject"))
             }
+            Record::Late(of) if of.client == self.id => {
+                let bucket = self.bucket(of.service, of.generation, of.slot);
+                format!("reported late on {} of {bucket}", count(items(of.items), "subject"))
+            }
             Record::Conflict(of) if of.client == self.id => {
                 let bucket = self.bucket(of.service, of.generation, of.slot);
                 format!("contradicted {} of {bucket}: kept as evidence", count(items(of.items), "earlier report"))

@@ -8,6 +8,7 @@ use crate::clock::utc;
 use crate::error::ReadError;
 use crate::events::each_record;
 use crate::house::House;
+use crate::keys::EVERY_SERVICE;
 use crate::record::{
     self, DecodeError, FoundRecord, Item, KeyRecord, Keys, Record, Reported, Restored, SubjectRecord, SubjectValue,
     VersionName, Withdrawn, key,
@@ -72,9 +73,9 @@ struct Ranks<'a> {
 impl Ranks<'_> {
     fn record(&mut self, record: &Record<'_>) -> Result<(), DecodeError> {
         match record {
-            Record::Reported(of) if of.service == self.service => self.items(of.items),
+            Record::Reported(of) | Record::Late(of) if of.service == self.service => self.items(of.items),
             Record::Conflict(of) if of.service == self.service => self.items(of.items),
-            Record::Deleted(of) if of.service == self.service => {
+            Record::Deleted(of) if is_for(of.service, self.service) => {
                 self.deletions += u32::from(names(of.keys, self.key)?);
                 Ok(())
             }
@@ -103,6 +104,11 @@ impl Ranks<'_> {
     fn are_among(&self, ranks: &[u64]) -> bool {
         ranks.iter().any(|rank| self.all.contains(rank))
     }
+}
+
+/// Whether a deletion concerns a service.
+fn is_for(deleted: u32, service: u32) -> bool {
+    deleted == service || deleted == EVERY_SERVICE
 }
 
 /// Whether a list of keys names this one.
@@ -171,7 +177,10 @@ impl OfSubject<'_> {
                 self.leased = true;
                 self.held = of.ranks.iter().copied().find(|rank| self.ranks.all.contains(rank));
             }
-            Record::Reported(of) if of.service == self.service => self.reported(at, &of)?,
+            Record::Reported(of) if of.service == self.service => self.reported(at, &of, "")?,
+            Record::Late(of) if of.service == self.service => {
+                self.reported(at, &of, ", whose lease was over and had expired")?;
+            }
             Record::Conflict(of) if of.service == self.service => {
                 for item in record::list::<Item<'_>>("item", of.items) {
                     if item?.key == self.key {
@@ -202,7 +211,7 @@ impl OfSubject<'_> {
             Record::Marked(of) if self.is_named(&of)? => {
                 self.story.tell(at, "marked: to be worked on, if it was only known".to_owned());
             }
-            Record::Deleted(of) if self.is_named(&of)? => {
+            Record::Deleted(of) if is_for(of.service, self.service) && names(of.keys, self.key)? => {
                 self.story.tell(at, "deleted, with its results".to_owned());
                 self.settled.extend(self.ranks.rounds.range((self.life, 0)..(self.life + 1, 0)).map(|(_, rank)| *rank));
                 self.life += 1;
@@ -298,11 +307,11 @@ impl OfSubject<'_> {
         self.story.tell(at, text);
     }
 
-    fn reported(&mut self, at: At, of: &Reported<'_>) -> Result<(), DecodeError> {
+    fn reported(&mut self, at: At, of: &Reported<'_>, how_late: &str) -> Result<(), DecodeError> {
         for item in record::list::<Item<'_>>("item", of.items) {
             let item = item?;
             if item.key == self.key {
-                self.report(at, of.client, item.rank);
+                self.report(at, of.client, item.rank, how_late);
             }
             let how = |of_subject: &Self| {
                 let (who, from) = (of_subject.story.client(of.client), (of_subject.show)(item.key));
@@ -320,7 +329,7 @@ impl OfSubject<'_> {
         Ok(())
     }
 
-    fn report(&mut self, at: At, client: u64, rank: u64) {
+    fn report(&mut self, at: At, client: u64, rank: u64, how_late: &str) {
         let who = self.story.client(client);
         self.leased = false;
         let what = if self.settled.insert(rank) {
@@ -332,7 +341,7 @@ impl OfSubject<'_> {
         } else {
             "accepted, with nothing to do: it was owed no more".to_owned()
         };
-        self.story.tell(at, format!("reported by {who}: {what}"));
+        self.story.tell(at, format!("reported by {who}{how_late}: {what}"));
     }
 }
 
