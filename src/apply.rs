@@ -100,6 +100,8 @@ pub(crate) struct Applier {
     again: HashMap<(u32, u64), Vec<(u64, u32)>>,
     /// Services some of whose subjects were offered twice.
     twice: HashSet<u32>,
+    /// Leases that had ended when the last of their subjects was reported on another one; empty between two records.
+    outlived: Vec<(u32, u64, u32)>,
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
     erasures: erase::Erasures,
@@ -129,6 +131,7 @@ impl Applier {
             urgent: HashSet::new(),
             again: HashMap::new(),
             twice: HashSet::new(),
+            outlived: Vec::new(),
             finished: Vec::new(),
             effects: Vec::new(),
             erasures: erase::Erasures::default(),
@@ -260,6 +263,9 @@ impl Applier {
             Record::Level(level) => self.level(at, &level)?,
         }
         self.erase_for_record();
+        for name in std::mem::take(&mut self.outlived) {
+            self.end_if_empty(at, name)?;
+        }
         Ok(intake)
     }
 
@@ -448,8 +454,8 @@ impl Applier {
         Ok(())
     }
 
-    /// An urgent subject that several leases held was reported on one of them: the others owe it no more. Their ends have
-    /// records of their own.
+    /// A subject that several leases held was reported on one of them: the others owe it no more. Their ends have records of
+    /// their own, before this one or after.
     fn end_again(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
         for (generation, slot) in self.again.remove(&(service, rank)).unwrap_or_default() {
             let name = (service, generation, slot);
@@ -457,6 +463,9 @@ impl Applier {
             let place = lease.ranks.iter().position(|held| *held == rank);
             if place.is_some_and(|place| lease.clear(place)) {
                 lease.lost = true;
+                if lease.is_over() {
+                    self.outlived.push(name);
+                }
                 let client = lease.client;
                 self.note_leased(service, |leased| leased.minus(Print::of(rank)));
                 self.seat_mut(service, client)?.tally.subjects_put_back += 1;
