@@ -100,6 +100,8 @@ pub(crate) struct Applier {
     again: HashMap<(u32, u64), Vec<(u64, u32)>>,
     /// Services some of whose ranks were closed without a report.
     gone: HashSet<u32>,
+    /// Leases that had ended when the last of their subjects was reported on another one; empty between two records.
+    outlived: Vec<(u32, u64, u32)>,
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
     erasures: erase::Erasures,
@@ -129,6 +131,7 @@ impl Applier {
             urgent: HashSet::new(),
             again: HashMap::new(),
             gone: HashSet::new(),
+            outlived: Vec::new(),
             finished: Vec::new(),
             effects: Vec::new(),
             erasures: erase::Erasures::default(),
@@ -260,6 +263,9 @@ impl Applier {
             Record::Level(level) => self.level(at, &level)?,
         }
         self.erase_for_record();
+        for name in std::mem::take(&mut self.outlived) {
+            self.end_if_empty(at, name)?;
+        }
         Ok(intake)
     }
 
@@ -464,8 +470,8 @@ impl Applier {
         self.end_again(service, rank)
     }
 
-    /// An urgent subject that several leases held was reported on one of them: the others owe it no more. Their ends have
-    /// records of their own.
+    /// A subject that several leases held was reported on one of them: the others owe it no more. Their ends have records of
+    /// their own, before this one or after.
     fn end_again(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
         for (generation, slot) in self.again.remove(&(service, rank)).unwrap_or_default() {
             let name = (service, generation, slot);
@@ -473,6 +479,9 @@ impl Applier {
             let place = lease.ranks.iter().position(|held| *held == rank);
             if place.is_some_and(|place| lease.clear(place)) {
                 lease.lost = true;
+                if lease.is_over() {
+                    self.outlived.push(name);
+                }
                 let client = lease.client;
                 self.note_leased(service, |leased| leased.minus(Print::of(rank)));
                 self.seat_mut(service, client)?.tally.subjects_put_back += 1;
@@ -511,16 +520,20 @@ impl Applier {
     fn late(&mut self, at: At, record: &Reported<'_>) -> Result<Intake, ApplyError> {
         let service = record.service;
         let mut intake = Intake::default();
-        let mut taken = 0;
+        let mut ranks = HashSet::new();
         for item in record::list::<Item<'_>>("item", record.items) {
             let item = item.map_err(|error| ApplyError::Frame { position: at.position, what: error.to_string() })?;
-            taken += 1;
+            ranks.insert(item.rank);
             intake = intake.plus(self.report(at, record, &item)?);
-            let holders =
-                self.leases.iter().filter(|(name, lease)| name.0 == service && lease.ranks.contains(&item.rank));
-            let holders: Vec<_> = holders.map(|((_, generation, slot), _)| (*generation, *slot)).collect();
-            self.again.entry((service, item.rank)).or_default().extend(holders);
-            self.end_again(service, item.rank)?;
+        }
+        for ((of, generation, slot), lease) in &self.leases {
+            for rank in lease.ranks.iter().filter(|rank| *of == service && ranks.contains(rank)) {
+                self.again.entry((service, *rank)).or_default().push((*generation, *slot));
+            }
+        }
+        let taken = ranks.len() as u64;
+        for rank in ranks {
+            self.end_again(service, rank)?;
         }
         // The lease of whoever holds such a subject may be journaled only after this: see `leased`.
         self.tally_mut(service).late += taken;

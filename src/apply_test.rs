@@ -450,3 +450,35 @@ proptest! {
         prop_assert_eq!(one.normal(), other.normal());
     }
 }
+
+/// R101: a report that comes to the journal after the end of the lease from which it took its subject ends that lease, too.
+#[test]
+fn a_lease_is_over_when_the_last_of_its_subjects_was_reported_late() {
+    let mut shelf = Shelf::new(1);
+    shelf.add(&[0, 1]);
+    let lease = |slot, client, ranks: Vec<u64>| {
+        Record::Leased(Leased { service: SERVICE, generation: 1, slot, client, at: 0, ranks, again: Vec::new() })
+    };
+    let item = |place, subject: usize, rank, key: &[u8]| {
+        let mut items = Vec::new();
+        let (report, found, beyond): (&[u8], &[u8], &[u8]) = (b"r", &[], &[]);
+        assert_eq!(key, name(subject));
+        let item = Item { place, rank, depth: 0, round: 1, key, report, found, beyond, too_deep: 0 };
+        record::append(&mut items, &item);
+        items
+    };
+    let ended = |slot, client, cause, ranks| {
+        Record::Released(Released { service: SERVICE, generation: 1, slot, client, cause, ranks })
+    };
+    shelf.apply(&lease(0, 1, vec![0]));
+    shelf.apply(&ended(0, 1, Cause::Expired, vec![0]));
+    shelf.apply(&lease(1, 2, vec![0, 1]));
+    let timely = item(1, 1, 1, &name(1));
+    shelf.apply(&Record::Reported(Reported { service: SERVICE, generation: 1, slot: 1, client: 2, items: &timely }));
+    shelf.apply(&ended(1, 2, Cause::Client, Vec::new()));
+    assert_eq!(leases(shelf.store.as_ref(), SERVICE).unwrap().len(), 1, "one of its subjects is on its way");
+    let late = item(0, 0, 0, &name(0));
+    shelf.apply(&Record::Late(Reported { service: SERVICE, generation: 1, slot: 0, client: 1, items: &late }));
+    assert_eq!(leases(shelf.store.as_ref(), SERVICE).unwrap().len(), 0);
+    assert_eq!(shelf.applier.leased_print(SERVICE), crate::Print::default());
+}

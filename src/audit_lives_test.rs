@@ -9,8 +9,8 @@ use proptest::sample::Index;
 use crate::record::{self, KeyRecord, Keys, Record, Restored, VersionName, Withdrawn};
 use crate::services::{FollowingCheck, UserList};
 use crate::{
-    Ask, Claim, Hub, LeaseToken, ManualClock, MemoryDisk, Policy, Registration, Reporter, Seat, Service, ServiceAudit,
-    ServiceHandle, Verdict,
+    Ask, Claim, Hub, Late, LeaseToken, ManualClock, MemoryDisk, Policy, Registration, Reporter, Seat, Service,
+    ServiceAudit, ServiceHandle, Verdict,
 };
 
 /// As the one it wraps, in small buckets and pools.
@@ -27,7 +27,8 @@ impl Service for Small {
     fn policy(&self) -> Policy {
         let (lease, grace) = (Duration::from_secs(1), Duration::from_millis(500));
         let linger = Duration::ZERO;
-        Policy { bucket_subjects: 3, pool_subjects: 9, lease, grace, linger, expiry_spread: 0, ..self.0.policy() }
+        let late = Late::AcceptIfOpen;
+        Policy { bucket_subjects: 3, pool_subjects: 9, lease, grace, linger, late, expiry_spread: 0, ..self.0.policy() }
     }
 
     fn judge(&self, subject: &u64, report: &UserList, reporter: Reporter) -> Verdict {

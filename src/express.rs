@@ -79,9 +79,9 @@ impl Express {
         self.pool.load().as_ref().is_some_and(|pool| pool.cooled_between(then, now))
     }
 
-    /// When the first of its subjects began to wait, unless the cursor has handed all out.
+    /// When the first of its subjects began to wait, unless all of them were taken.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.pool.load().as_ref().filter(|pool| !pool.is_exhausted()).and_then(|pool| pool.oldest())
+        self.pool.load().as_ref().filter(|pool| !pool.is_spent()).and_then(|pool| pool.oldest())
     }
 
     /// True if another pool may be published. The steward's alone.

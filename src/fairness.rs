@@ -11,7 +11,7 @@ pub(crate) enum Queue {
     Ordinary,
 }
 
-/// The class of the oldest ordinary subject. Urgent ones are of class 1 always.
+/// The class of the oldest subject that is not urgent, offered or not. Urgent ones are of class 1 always.
 ///
 /// It rises by one for each quarter of `max_wait` waited: after a quarter it is as urgent as the urgent ones, after a half
 /// it goes before them.
@@ -21,7 +21,7 @@ pub(crate) fn effective_class(waited_ms: u64, max_wait_ms: u64) -> u32 {
 }
 
 /// In which order the queues serve a claim. `turn` counts the claims of a seat, `class` is the class of the oldest
-/// ordinary subject.
+/// subject that is not urgent.
 ///
 /// Between urgent subjects and all others: the lower class goes first in one claim of `share`, the higher one in the
 /// rest; equal classes take turns. Among the others those put back go first, but in one claim of `share`; and in one of

@@ -9,6 +9,7 @@ use crate::pool::{Pool, Spot};
 use crate::record::SeatState;
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::sync::Arc;
+use crate::watch::Level;
 
 /// Where the subjects of an expired lease are offered or owed now, by their places in it; none if its late reports are
 /// refused.
@@ -17,7 +18,9 @@ use crate::sync::Arc;
 pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask) -> Vec<(usize, Spot)> {
     let expired = pool.slot(index).map(Slot::snapshot);
     let expired = expired.is_some_and(|seen| seen.phase() == Phase::Released && seen.cause() == Cause::Expired);
-    if !pool.terms.accept_late || !expired || seat.state() != SeatState::Active {
+    // From others it takes only as far as it is trusted.
+    let trusted = || matches!(seat.standing(), (SeatState::Active, Level::Healthy | Level::Suspect));
+    if !pool.terms.accept_late || !expired || !trusted() {
         return Vec::new();
     }
     let rank_at = |place| pool.subject(index, place).map(|subject| subject.rank);
@@ -36,38 +39,49 @@ pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask
     alone.filter_map(|(rank, mut spots)| Some((*places.get(&rank)?, spots.pop()?))).collect()
 }
 
-/// Takes subjects from where they stand: those taken, nobody else can report. `print_of` knows the reports' fingerprints.
-/// Lock-free, no allocation.
-pub(crate) fn take(seat: &SeatCore, spots: &[(usize, Spot)], print_of: impl Fn(usize) -> u32) -> Mask {
+/// Takes subjects from where they stand: those taken, nobody else can report. What is not taken goes out of `spots`, for
+/// [`settle`]. `print_of` knows the reports' fingerprints. Lock-free, no allocation.
+pub(crate) fn take(spots: &mut Vec<(usize, Spot)>, print_of: impl Fn(usize) -> u32) -> Mask {
     let mut taken = Mask::default();
-    for (place, spot) in spots {
-        if take_from(seat, spot) {
+    spots.retain(|(place, spot)| {
+        let took = take_from(spot);
+        if took {
             spot.pool.note_print(spot.index, spot.place, print_of(*place));
             taken.insert(*place);
         }
-    }
+        took
+    });
     taken
 }
 
 /// Clears a subject's bit where it stands; false if somebody else did, or if it was put back.
-fn take_from(seat: &SeatCore, spot: &Spot) -> bool {
-    let Some(slot) = spot.pool.slot(spot.index).filter(|slot| !slot.snapshot().is_final()) else { return false };
-    let (one, ledger) = (Mask::of(spot.place), &seat.service.ledger);
+fn take_from(spot: &Spot) -> bool {
+    let Some(slot) = spot.pool.slot(spot.index) else { return false };
     spot.pool.share();
-    if slot.report(one).accepted.is_empty() {
-        return false;
+    !slot.report(Mask::of(spot.place)).accepted.is_empty()
+}
+
+/// Accounts for what was taken, once it is on its way to the writer.
+pub(crate) fn settle(seat: &SeatCore, spots: &[(usize, Spot)]) {
+    for (_, spot) in spots {
+        settle_one(seat, spot);
     }
-    if slot.abandon() {
-        // Nobody held it: the rest of the bucket comes back to the steward.
-        ledger.moved(Move::Assigned, spot.pool.print(spot.index, one));
-        ledger.moved(Move::Abandoned, spot.pool.print(spot.index, slot.open()));
-        spot.pool.mark(spot.index);
-        seat.service.link.writer.raise();
+}
+
+fn settle_one(seat: &SeatCore, spot: &Spot) {
+    let Some(slot) = spot.pool.slot(spot.index) else { return };
+    let was_waiting = slot.abandon();
+    let seen = slot.snapshot();
+    if seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned {
+        // Nobody has held it: the rest of the bucket comes back to the steward, now or for another reason.
+        seat.service.ledger.moved(Move::Assigned, spot.pool.print(spot.index, Mask::of(spot.place)));
+        if let Some(left) = was_waiting {
+            seat.service.note_taken_back(&spot.pool, spot.index, left);
+        }
     } else if let Some(people) = seat.people.upgrade()
-        && let Some(holder) = people.seats.get(slot.snapshot().owner() as usize)
+        && let Some(holder) = people.seats.get(seen.owner() as usize)
     {
         holder.counts.subjects_put_back.add(1);
         Hold::finish_slot(holder, &spot.pool, spot.index);
     }
-    true
 }

@@ -640,7 +640,7 @@ impl<'a> Reporting<'a> {
             whole: false,
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
-        let open_elsewhere = late::find(self.seat, self.pool, self.index, self.wanted);
+        let mut open_elsewhere = late::find(self.seat, self.pool, self.index, self.wanted);
         // From here to the push: no plugin code, no allocation, no clock, no guard.
         // Our own bits first: whose lease is over takes nothing from others.
         let mut taken = slot.report(self.wanted);
@@ -648,7 +648,7 @@ impl<'a> Reporting<'a> {
         taken.accepted = taken.accepted.without(lost);
         taken.done = taken.done.with(lost);
         let print_of = |place| self.ready.iter().find(|ready| ready.place == place).map_or(0, |ready| ready.print);
-        let late = late::take(self.seat, &open_elsewhere, print_of);
+        let late = late::take(&mut open_elsewhere, print_of);
         let took_effect = !taken.accepted.is_empty() || !late.is_empty();
         if took_effect {
             set_accepted(&mut node, taken.accepted, late, taken.accepted == self.wanted);
@@ -667,6 +667,7 @@ impl<'a> Reporting<'a> {
         self.settle(&node, &taken);
         self.seat.counts.subjects_put_back.add(u64::from(lost.count()));
         self.settle_contest(won, freed);
+        late::settle(self.seat, &open_elsewhere);
         if taken.emptied {
             Hold::finish_slot(self.seat, self.pool, self.index);
         }
@@ -687,7 +688,7 @@ impl<'a> Reporting<'a> {
         for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| cleared.has(*place)) {
             let Some(slot) = origin.pool.slot(origin.index) else { continue };
             // A bucket that waits comes back to the steward as a whole.
-            if slot.abandon() {
+            if slot.abandon().is_some() {
                 contest.freed.insert(place);
                 continue;
             }
@@ -711,10 +712,14 @@ impl<'a> Reporting<'a> {
     fn settle_contest(&self, won: Mask, freed: Mask) {
         for (place, origin) in self.pool.origins(self.index) {
             let service = &self.seat.service;
+            let Some(slot) = origin.pool.slot(origin.index) else { continue };
             if freed.has(place) {
-                service.note_taken_back(&origin.pool, origin.index);
+                // Closed: what is open was left.
+                service.note_taken_back(&origin.pool, origin.index, slot.open());
             }
-            let Some(slot) = origin.pool.slot(origin.index).filter(|_| won.has(place)) else { continue };
+            if !won.has(place) {
+                continue;
+            }
             service.ledger.moved(Move::Cleared, origin.pool.print(origin.index, Mask::of(origin.place)));
             let Some(people) = self.seat.people.upgrade() else { continue };
             if let Some(holder) = people.seats.get(slot.snapshot().owner() as usize) {

@@ -18,7 +18,7 @@ use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
-use crate::slot::Slot;
+use crate::slot::{Mask, Slot};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.
@@ -84,7 +84,7 @@ pub(crate) struct ServiceCore {
     pub(crate) urgent: Express,
     /// Subjects put back.
     pub(crate) front: Express,
-    /// The class of the oldest ordinary subject.
+    /// The class of the oldest subject that is not urgent.
     ordinary_class: AtomicU32,
     /// Every pool with a lease that may still be alive, and those not yet exhausted; ascending by generation.
     live: ArcSwap<Vec<Arc<Pool>>>,
@@ -313,7 +313,7 @@ impl ServiceCore {
         got
     }
 
-    /// Notes the class of the oldest ordinary subject. The steward's alone.
+    /// Notes the class of the oldest subject that is not urgent. The steward's alone.
     pub(crate) fn set_ordinary_class(&self, class: u32) {
         // ordering: Relaxed; see `take`.
         self.ordinary_class.store(class, Ordering::Relaxed);
@@ -442,16 +442,14 @@ impl ServiceCore {
 
     /// Takes a bucket back that no claim took; the writer is asked to return its subjects. False if a claim was first.
     pub(crate) fn take_slot_back(&self, pool: &Pool, index: usize) -> bool {
-        let abandoned = pool.slot(index).is_some_and(Slot::abandon);
-        if abandoned {
-            self.note_taken_back(pool, index);
-        }
-        abandoned
+        let Some(left) = pool.slot(index).and_then(Slot::abandon) else { return false };
+        self.note_taken_back(pool, index, left);
+        true
     }
 
     /// A bucket that no claim took was taken back.
-    pub(crate) fn note_taken_back(&self, pool: &Pool, index: usize) {
-        self.ledger.moved(Move::Abandoned, pool.bucket_print(index));
+    pub(crate) fn note_taken_back(&self, pool: &Pool, index: usize, left: Mask) {
+        self.ledger.moved(Move::Abandoned, pool.print(index, left));
         pool.mark(index);
         self.link.writer.raise();
     }

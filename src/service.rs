@@ -293,7 +293,8 @@ pub enum Late {
     Refuse,
     /// It is taken if its subject is offered again, or held by another client, and was not reported yet. That client is
     /// answered [`Outcome::AlreadyDone`](crate::Outcome::AlreadyDone) (or, if its report differs,
-    /// [`Outcome::Conflict`](crate::Outcome::Conflict)). Refused while the subject stands in no bucket, or in two.
+    /// [`Outcome::Conflict`](crate::Outcome::Conflict)). Refused while the subject stands in no bucket, or in two; and of a
+    /// client that is inactive, suspended or quarantined.
     ///
     /// Such a report looks for its subject in all buckets of the service: it takes time in proportion to what is ready and
     /// leased. One atomic step on the other bucket decides who reported first.

@@ -340,12 +340,14 @@ impl Slot {
             && self.swap(seen, Snapshot::pack(Phase::Dead, seen.owner(), now))
     }
 
-    /// `Ready -> Released`: takes back a slot that no claim will take any more.
+    /// `Ready -> Released`: takes back a slot that no claim will take any more, and what is left in it. `None` if another
+    /// caller claimed it or took it back.
     #[must_use]
-    pub(crate) fn abandon(&self) -> bool {
+    pub(crate) fn abandon(&self) -> Option<Mask> {
         let ready = Snapshot::pack(Phase::Ready, 0, 0);
         let released = Snapshot::pack(Phase::Released, 0, Cause::Abandoned as u64);
-        self.swap(ready, released)
+        // Closed as the end of a lease is: a late report takes a subject before this, or not at all.
+        self.swap(ready, released).then(|| self.close())
     }
 
     /// Reports the subjects in `wanted`: clears their bits, unless they are cleared or closed already.
@@ -407,7 +409,7 @@ impl Slot {
 
     /// Closes every chunk: from here on no report is accepted. What is left stays in the words as the record of what was
     /// put back. Anyone may call it again, to finish what another began.
-    fn close(&self) -> Mask {
+    pub(crate) fn close(&self) -> Mask {
         // ordering: AcqRel; the same instruction that bars reports takes what they left.
         let words = self.chunks.each_ref().map(|chunk| chunk.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED);
         Mask(words)

@@ -743,7 +743,7 @@ impl Ward {
     }
 
     /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
-    /// oldest has waited, of which class the oldest ordinary one is, and how long what is ready will last.
+    /// oldest has waited, of which class the oldest is that is not urgent, and how long what is ready will last.
     fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
         let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
@@ -753,7 +753,8 @@ impl Ward {
         let offered = service.front.oldest();
         let oldest = ordinary.into_iter().chain(returned).chain(offered).chain(self.rush.waiting_since()).min();
         counts.oldest_wait_since.set(oldest.unwrap_or(u64::MAX));
-        let waited = ordinary.into_iter().chain(returned).min().map_or(0, |since| now.saturating_sub(since));
+        let waited =
+            ordinary.into_iter().chain(returned).chain(offered).min().map_or(0, |since| now.saturating_sub(since));
         service.set_ordinary_class(effective_class(waited, millis(policy.max_wait)));
         let ready = service.ready_subjects();
         self.drain.look(self.cut.saturating_sub(ready as u64), now);

@@ -354,7 +354,8 @@ impl Writer {
             return;
         }
         pool.note_logged(index, LOGGED_ENDED);
-        let left = slot.open();
+        // Whoever took it back may have stopped before it closed the slot.
+        let left = slot.close();
         if cause != Cause::Abandoned {
             self.draft_lease(time, pool, index, slot);
             let ranks = left.places().filter_map(|place| pool.subject(index, place)).map(|subject| subject.rank);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use commissary::{
-    Ask, AuditError, Claim, Crash, Hub, HubError, Lease, LeaseToken, ManualClock, MemoryDisk, Registration, Seat,
+    Ask, AuditError, Claim, Crash, Hub, HubError, Late, Lease, LeaseToken, ManualClock, MemoryDisk, Registration, Seat,
     ServiceAudit, ServiceHandle, Urgent,
 };
 use common::{Plain, Shop, assert_adds_up, claim, claim_one, report_all, reports};
@@ -150,12 +150,34 @@ struct World {
     service: ServiceHandle<Plain>,
     /// Whose, and its subjects.
     given: Vec<(u64, LeaseToken, Vec<u64>)>,
-    urgent: Urgent,
+    rules: Rules,
 }
 
-fn plain(urgent: Urgent) -> Plain {
+/// What is to be varied: what becomes of urgent subjects that are held, of late reports, and how subjects put back are offered.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    urgent: Urgent,
+    late: Late,
+    cooldown: u64,
+    company: u32,
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let urgent = prop::sample::select(vec![Urgent::Again, Urgent::Wait, Urgent::Keep]);
+    let late = prop::sample::select(vec![Late::Refuse, Late::AcceptIfOpen]);
+    let (cooldown, company) = (prop::sample::select(vec![0, 1_500]), prop::sample::select(vec![0, 1]));
+    (urgent, late, cooldown, company).prop_map(|(urgent, late, cooldown, company)| Rules {
+        urgent,
+        late,
+        cooldown,
+        company,
+    })
+}
+
+fn plain(rules: Rules) -> Plain {
     Plain::with("plain", |policy| {
-        policy.urgent = urgent;
+        (policy.urgent, policy.late) = (rules.urgent, rules.late);
+        (policy.cooldown, policy.company) = (Duration::from_millis(rules.cooldown), rules.company);
         policy.bucket_subjects = 3;
         policy.pool_subjects = 12;
         policy.lease = Duration::from_secs(1);
@@ -166,10 +188,10 @@ fn plain(urgent: Urgent) -> Plain {
 }
 
 impl World {
-    fn new(urgent: Urgent) -> Self {
+    fn new(rules: Rules) -> Self {
         let shop = Shop::open();
-        let service = shop.hub.register(plain(urgent)).unwrap();
-        Self { shop, service, given: Vec::new(), urgent }
+        let service = shop.hub.register(plain(rules)).unwrap();
+        Self { shop, service, given: Vec::new(), rules }
     }
 
     fn seat(&self, client: u64) -> Option<Seat<Plain>> {
@@ -238,7 +260,7 @@ impl World {
             self.shop.hub.close().unwrap();
             Shop::on(self.shop.disk.clone(), self.shop.clock.clone(), commissary::Limits::default())
         };
-        self.service = shop.hub.register(plain(self.urgent)).unwrap();
+        self.service = shop.hub.register(plain(self.rules)).unwrap();
         self.shop = shop;
         assert_adds_up(&self.shop.hub);
     }
@@ -279,9 +301,9 @@ proptest! {
     /// deregistrations, restarts and crashes every subject is in one place; and in the end every one is done.
     #[test]
     fn whatever_happens_every_subject_is_in_one_place(
-        ops in ops(), urgent in prop::sample::select(vec![Urgent::Again, Urgent::Wait, Urgent::Keep])
+        ops in ops(), rules in rules()
     ) {
-        let mut world = World::new(urgent);
+        let mut world = World::new(rules);
         for op in ops {
             world.apply(&op);
         }
@@ -347,7 +369,10 @@ fn the_population_survives_restarts_to_the_last_bit() {
     let mut before: Option<ServiceAudit> = None;
     for round in 0..5_u64 {
         let shop = Shop::on(disk.clone(), clock.clone(), commissary::Limits::default());
-        let service = shop.hub.register(plain(Urgent::Again)).unwrap();
+        let service = shop
+            .hub
+            .register(plain(Rules { urgent: Urgent::Again, late: Late::Refuse, cooldown: 0, company: 0 }))
+            .unwrap();
         let audit = only(&shop);
         if let Some(before) = before.take() {
             assert_eq!((audit.entered, audit.done, audit.leased), (before.entered, before.done, before.leased));

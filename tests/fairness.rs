@@ -215,3 +215,40 @@ fn the_depth_of_the_pools_follows_the_rate() {
     assert!(at_80 <= 22 * SECOND, "after the step up: {at_80:?}");
     assert_adds_up(&shop.hub);
 }
+
+/// R38: a subject put back ages as any other, in the front pool and set aside in it, too: once it has waited half of `max_wait`
+/// it goes before the urgent ones, however small the share of the others.
+#[test]
+fn a_subject_put_back_ages_while_it_is_offered() {
+    for aside in [false, true] {
+        let (shop, service) = shop_with(|policy| {
+            (policy.bucket_subjects, policy.ordinary_share, policy.max_wait) = (1, 1_000, 8 * SECOND);
+            policy.cooldown = if aside { 3_600 * SECOND } else { Duration::ZERO };
+        });
+        let seats = shop.seats(&service, 2);
+        shop.stock(&service, 1);
+        claim_one(&seats[0]).release();
+        shop.tick();
+        if aside {
+            claim_nothing(&seats[0]);
+        }
+        let (mut urgent, mut found) = (URGENT, None);
+        'flood: for second in 0..10_u32 {
+            let fresh: Vec<u64> = (urgent..urgent + 4).collect();
+            urgent += 4;
+            assert_eq!(service.add_all(fresh.iter().copied()).unwrap().added, 4);
+            drop(service.prioritize(&fresh).unwrap());
+            shop.tick();
+            for _ in 0..4 {
+                if work(&seats[1]).contains(&1) {
+                    found = Some(second);
+                    break 'flood;
+                }
+            }
+            assert!(service.stats().oldest_wait >= second * SECOND, "aside: {aside}");
+            shop.pass(SECOND);
+        }
+        assert!(found.is_some_and(|second| second <= 5), "aside: {aside}: {found:?}");
+        assert_adds_up(&shop.hub);
+    }
+}

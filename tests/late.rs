@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::sync::Barrier;
 use std::thread;
 
-use commissary::{Crash, Late, Lease, Outcome, Policy, Progress, Seat};
+use commissary::{Ask, Crash, Late, Lease, LeaseError, Level, Outcome, Policy, Progress, Seat, Watch, Work};
 use support::{Doubling, Rig, drain, keys, ms, none, one, policy, right, sorted};
 
 fn open_to_late(change: impl FnOnce(&mut Policy)) -> Policy {
@@ -131,4 +132,82 @@ fn late_and_timely_reports_that_race_share_the_subjects() {
     rig.assert_adds_up();
     let stats = rig.service.stats();
     assert_eq!((stats.subjects_done, stats.discarded), (3_200, 0));
+}
+
+/// R48, R101: what a quarantined client holds it may report; from others it takes nothing.
+#[test]
+fn a_quarantined_client_takes_nothing_from_others() {
+    let rig = Rig::new(open_to_late(|policy| {
+        policy.watch = Watch { interval: ms(10_000), raise_after: 1, ..Watch::default() };
+        policy.lease = ms(30_000);
+    }));
+    let (liar, honest) = (rig.seat(1), rig.seat(2));
+    rig.add(0..8);
+    let (old, owed) = (one(&liar), one(&honest).into_token());
+    let mine = keys(&old);
+    for _ in 0..2 {
+        for _ in 0..3 {
+            assert_eq!(liar.renew(&owed), Err(LeaseError::NotOwner));
+        }
+        rig.pass(10_000);
+    }
+    assert_eq!(rig.service.seat_stats(1).unwrap().level, Level::Quarantined);
+    assert_eq!(outcome(&old, mine[0], 1), Outcome::Accepted, "it holds this");
+    rig.pass(10_000);
+    rig.pass(100);
+    assert!(liar.leases().unwrap().is_empty());
+    let new = one(&honest);
+    let theirs = keys(&new);
+    let taken = theirs.iter().find(|key| mine.contains(key)).unwrap();
+    assert_eq!(outcome(&old, *taken, 1), Outcome::Stale);
+    assert_eq!(outcome(&new, *taken, 2), Outcome::Accepted);
+    assert_eq!(rig.service.stats().late, 0);
+    rig.assert_adds_up();
+}
+
+/// R101: several late reports on subjects of one bucket that waits, at the same instant as it is claimed or taken back: each
+/// is taken or refused, and every count is put down to whom it belongs.
+#[test]
+fn late_reports_that_race_for_a_bucket_that_waits_leave_balanced_books() {
+    const ROUNDS: u64 = 60;
+    let rig = Rig::new(open_to_late(|policy| policy.bucket_subjects = 16));
+    // Its seat is the first, and has nothing to do with any of it.
+    let bystander = rig.seat(99);
+    let (old_seat, new_seat) = (rig.seat(1), rig.seat(2));
+    for round in 0..ROUNDS {
+        rig.add(round * 16..(round + 1) * 16);
+        let old = one(&old_seat);
+        let owed = keys(&old);
+        let token = old.into_token();
+        rig.pass(1_000);
+        rig.pass(100);
+        let start = Barrier::new(5);
+        thread::scope(|scope| {
+            for part in owed.chunks(4) {
+                let (seat, token, start) = (&old_seat, &token, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for key in part {
+                        drop(seat.report(token, [(*key, key * 2)]).unwrap());
+                    }
+                });
+            }
+            start.wait();
+            if round % 2 == 0 {
+                drop(new_seat.claim(Ask::one()).unwrap());
+            }
+        });
+        rig.assert_adds_up();
+        let untouched = rig.service.seat_stats(99).unwrap().work;
+        assert_eq!(untouched, Work::default(), "round {round}");
+        // The first look finds that the bucket is gone; the next one, what is left of it.
+        for _ in 0..2 {
+            drain(&rig, &new_seat);
+            rig.hub.tick();
+        }
+    }
+    none(&bystander);
+    let stats = rig.service.stats();
+    assert_eq!((stats.subjects_done, stats.discarded), (ROUNDS * 16, 0));
+    assert!(stats.late > 0);
 }

@@ -22,6 +22,14 @@ pub(crate) const MODELS: &[Model] = &[
         one_order: false,
     },
     Model {
+        name: "slot_late_abandon",
+        body: late_abandon,
+        states: &["reported", "put back", EXCHANGE_FAILED],
+        bound: None,
+        finite: true,
+        one_order: false,
+    },
+    Model {
         name: "slot_reports",
         body: reports,
         states: &["first took the overlap", "second took the overlap", "both saw it empty", EXCHANGE_FAILED],
@@ -194,7 +202,7 @@ fn claim_abandon() {
     let slot = Arc::new(Slot::new(0, 1, 0));
     let all = mask(&[0]);
     let thread = spawn(&slot, move |slot| slot.claim(OWNER, 0, DEADLINE).then(|| report(slot, all)));
-    let abandoned = slot.abandon();
+    let abandoned = slot.abandon().is_some();
     let claimed = join(thread);
     assert_ne!(abandoned, claimed.is_some(), "one of the two has it");
     if let Some((taken, ended)) = claimed {
@@ -205,6 +213,18 @@ fn claim_abandon() {
         let now = slot.snapshot();
         assert_eq!((now.phase(), now.cause(), slot.open()), (Phase::Released, Cause::Abandoned, all));
     }
+}
+
+/// A late report on a subject of a bucket that waits, against the steward who takes the bucket back: it is reported or put
+/// back, and whoever looks at the slot later sees the same as who closed it.
+fn late_abandon() {
+    let slot = Arc::new(Slot::new(0, 2, 0));
+    let thread = spawn(&slot, |slot| slot.report(mask(&[0])));
+    let left = slot.abandon().expect("nobody else takes it");
+    let taken = join(thread);
+    assert_eq!(left.with(taken.accepted), mask(&[0, 1]));
+    assert_eq!((left.has(0), left, slot.close()), (taken.accepted.is_empty(), slot.open(), left));
+    seen(if left.has(0) { "put back" } else { "reported" });
 }
 
 /// Two reports that overlap: each subject is accepted once, and the bucket is finished once.
