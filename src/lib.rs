@@ -171,6 +171,7 @@ mod throttle;
 mod ticket;
 mod trace;
 mod urgent;
+mod ward;
 mod watch;
 mod writer;
 
