@@ -216,7 +216,7 @@ impl<S: Service> ServiceHandle<S> {
     }
 
     /// Undoes a retraction: its results and subjects hold again. If nothing happened in between, reads are as before it. A
-    /// result that came in since stays in force, and so does a subject that was taken in anew.
+    /// result that came in since stays in force, and so does a subject that was taken in anew. One that was urgent is so no more.
     ///
     /// # Errors
     ///

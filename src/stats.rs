@@ -157,7 +157,7 @@ pub struct SeatStats {
     pub releases: u64,
     /// Repeated reports, answered `AlreadyDone`: no fault.
     pub already_done: u64,
-    /// Its results that another client's later report, in a re-run, did not confirm.
+    /// Its results that another client's later report, in a re-run, did not confirm: it was not the same, byte by byte.
     pub disagreements: u64,
     /// Time since the last successful call.
     pub idle: Duration,

@@ -101,7 +101,7 @@ fn third_party_gets_exactly_what_is_left_ahead_of_younger_work() {
     rig.assert_adds_up();
 }
 
-/// R39: however rarely the caretaker comes, a whole grace passes between its marking a lease dead and its releasing it.
+/// R39, R102: however rarely the caretaker comes, a whole grace passes between its marking a lease dead and its releasing it.
 #[test]
 fn whole_grace_passes_even_if_the_steward_comes_rarely() {
     let rig = Rig::new(short());

@@ -52,7 +52,7 @@ fn drain(shop: &Shop, seat: &Seat<Plain>) -> Vec<u64> {
     seen
 }
 
-/// R29, R94: a subject that waits goes straight into an urgent bucket, without companions; marking it again changes nothing.
+/// R29, R94, R97: a subject that waits goes straight into an urgent bucket, without companions; marking it again changes nothing.
 #[test]
 fn a_waiting_subject_is_offered_at_once() {
     let (shop, service) = shop_with(|policy| policy.pool_subjects = 8);
