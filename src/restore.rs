@@ -119,9 +119,13 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
         }
     }
     let mut leased_at: HashMap<u64, u64> = HashMap::new();
+    // Held by two leases: urgent, or urgent until they were deleted or withdrawn.
+    let mut twice = HashSet::new();
     for (rank, at) in claimed {
-        let latest = leased_at.entry(rank).or_default();
-        *latest = at.max(*latest);
+        if let Some(other) = leased_at.insert(rank, at) {
+            leased_at.insert(rank, at.max(other));
+            twice.insert(rank);
+        }
     }
     let owed = generations.iter().flat_map(|(_, leases)| leases).flat_map(|lease| {
         let open = lease.open;
@@ -130,21 +134,20 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     core.leased_before.store(Some(Arc::new(owed.collect())));
     let marks: HashMap<u64, u64> =
         apply::urgent(house.disk.store(Role::Opening).as_ref(), core.id)?.into_iter().collect();
-    let wanted: HashSet<u64> = marks.keys().copied().collect();
     // Leased after it was marked, it need not be offered again.
     let (served, waiting) = marks
         .iter()
         .partition::<Vec<_>, _>(|(rank, marked)| leased_at.get(rank).is_some_and(|leased| leased >= *marked));
     let ranks = |of: Vec<(&u64, &u64)>| of.into_iter().map(|(rank, _)| *rank).collect();
     core.urgent_before.store(Some(Arc::new(UrgentBefore { served: ranks(served), waiting: ranks(waiting) })));
-    // Where an urgent subject is held already, if another lease holds it, too.
+    // Where such a subject is held already.
     let mut held: HashMap<u64, Spot> = HashMap::new();
     for (generation, leases) in generations {
         let born = leases.iter().map(|lease| lease.claimed_at).min().unwrap_or(now);
         let birth = Birth { service: core.id, generation, born, terms };
         let pool = Pool::recover(birth, &leases, now, |rank| held.get(&rank).cloned(), &house.link.secret);
         let pool = Arc::new(pool);
-        let spots = pool.spots(&wanted);
+        let spots = pool.spots(&twice);
         held.extend(spots.into_iter().filter(|(_, spot)| spot.is_responsible()));
         core.add_live(pool);
     }

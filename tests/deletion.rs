@@ -4,7 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use commissary::{Crash, LeaseToken, Outcome, Policy, Seat, ServiceHandle, SubjectState, Ticket};
+use commissary::{
+    Crash, Lease, LeaseToken, Marked, Outcome, Policy, Seat, ServiceHandle, SubjectState, Ticket, Urgent,
+};
 use common::{Plain, Shop, Web, assert_adds_up, claim, claim_one, exact};
 
 /// The subject that is deleted; of the first bucket, 1 to 4, unless it was discovered.
@@ -268,4 +270,35 @@ fn a_subject_deleted_before_its_lease_is_journaled_is_answered_as_ever() {
             assert_eq!(work.buckets_held, 0);
         }
     }
+}
+
+/// R31, I6: a subject that a client holds in two leases, since it was made urgent, is deleted; after a restart its reports on
+/// the two are counted as one, by the hub that took them and by the next one.
+#[test]
+fn a_deleted_subject_held_twice_is_counted_once_after_a_restart() {
+    let urgent_too = || Web(Policy { urgent: Urgent::Keep, bucket_subjects: 1, ..exact() });
+    let shop = Shop::open();
+    let service = shop.hub.register(urgent_too()).unwrap();
+    let seat = shop.seat(&service, 1);
+    drop(service.add(&7).unwrap());
+    shop.settle();
+    let (marked, _ticket) = service.prioritize(&[7]).unwrap();
+    assert_eq!(marked, [Marked::Urgent]);
+    shop.tick();
+    let tokens: Vec<_> = [claim_one(&seat), claim_one(&seat)].into_iter().map(Lease::into_token).collect();
+    assert_eq!(tokens.len(), 2);
+    drop(service.delete(&[7]).unwrap());
+    shop.tick();
+    let shop = shop.after(Crash::Process);
+    let service = shop.hub.register(urgent_too()).unwrap();
+    let seat = shop.seat(&service, 1);
+    let accepted: usize = tokens.iter().map(|token| seat.submit(token, [(7, Vec::new())]).unwrap().accepted()).sum();
+    assert_eq!(accepted, 1);
+    shop.tick();
+    let work = service.seat_stats(1).unwrap().work;
+    assert_eq!((work.subjects_assigned, work.subjects_reported, work.subjects_put_back), (2, 1, 1));
+    let shop = shop.after(Crash::Process);
+    let service = shop.hub.register(urgent_too()).unwrap();
+    assert_eq!(service.seat_stats(1).unwrap().work, work);
+    assert_adds_up(&shop.hub);
 }
