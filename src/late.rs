@@ -7,7 +7,7 @@ use crate::lease::Hold;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Spot};
 use crate::record::SeatState;
-use crate::slot::{Cause, Mask, Phase, Slot};
+use crate::slot::{Cause, Mask};
 use crate::sync::Arc;
 use crate::watch::Level;
 
@@ -16,26 +16,17 @@ use crate::watch::Level;
 ///
 /// Looks through the service's buckets: takes time in proportion to what is ready and leased.
 pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask) -> Vec<(usize, Spot)> {
-    let expired = pool.slot(index).map(Slot::snapshot);
-    let expired = expired.is_some_and(|seen| seen.phase() == Phase::Released && seen.cause() == Cause::Expired);
+    let expired = || pool.slot(index).is_some_and(|slot| slot.snapshot().put_back() == Some(Cause::Expired));
     // From others it takes only as far as it is trusted.
     let trusted = || matches!(seat.standing(), (SeatState::Active, Level::Healthy | Level::Suspect));
-    if !pool.terms.accept_late || !expired || !trusted() {
+    if !pool.terms.accept_late || !expired() || !trusted() {
         return Vec::new();
     }
     let rank_at = |place| pool.subject(index, place).map(|subject| subject.rank);
     let places: HashMap<u64, usize> = wanted.places().filter_map(|place| Some((rank_at(place)?, place))).collect();
     let ranks: HashSet<u64> = places.keys().copied().collect();
-    let mut found: HashMap<u64, Vec<Spot>> = HashMap::new();
-    for live in seat.service.live().iter() {
-        for (rank, spot) in live.spots(&ranks) {
-            if spot.is_responsible() && !spot.is_at(pool, index) {
-                found.entry(rank).or_default().push(spot);
-            }
-        }
-    }
-    // Of a subject that two leases hold, those two decide.
-    let alone = found.into_iter().filter(|(_, spots)| spots.len() == 1);
+    // Not in this lease: it is over. Of a subject that two leases hold, those two decide.
+    let alone = seat.service.spots(&ranks).into_iter().filter(|(_, spots)| spots.len() == 1);
     alone.filter_map(|(rank, mut spots)| Some((*places.get(&rank)?, spots.pop()?))).collect()
 }
 
@@ -72,16 +63,13 @@ fn settle_one(seat: &SeatCore, spot: &Spot) {
     let Some(slot) = spot.pool.slot(spot.index) else { return };
     let was_waiting = slot.abandon();
     let seen = slot.snapshot();
-    if seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned {
+    if seen.put_back() == Some(Cause::Abandoned) {
         // Nobody has held it: the rest of the bucket comes back to the steward, now or for another reason.
         seat.service.ledger.moved(Move::Assigned, spot.pool.print(spot.index, Mask::of(spot.place)));
         if let Some(left) = was_waiting {
             seat.service.note_taken_back(&spot.pool, spot.index, left);
         }
-    } else if let Some(people) = seat.people.upgrade()
-        && let Some(holder) = people.seats.get(seen.owner() as usize)
-    {
-        holder.counts.subjects_put_back.add(1);
-        Hold::finish_slot(holder, &spot.pool, spot.index);
+    } else {
+        Hold::lose_one(seat, spot, seen.owner());
     }
 }

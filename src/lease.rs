@@ -16,7 +16,7 @@ use crate::link::Precedence;
 use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::people::SeatCore;
-use crate::pool::{Pool, Renewal, SubjectRef};
+use crate::pool::{Pool, Renewal, Spot, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
 use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
@@ -110,6 +110,15 @@ impl Hold {
         seat.timed(Call::Release, &timing);
         seat.counts.releases.add(1);
         Some(ended)
+    }
+
+    /// Accounts for a subject that its holder does not owe any more: `seat` reported it on another lease.
+    pub(crate) fn lose_one(seat: &SeatCore, spot: &Spot, holder: u32) {
+        let Some(people) = seat.people.upgrade() else { return };
+        if let Some(holder) = people.seats.get(holder as usize) {
+            holder.counts.subjects_put_back.add(1);
+            Self::finish_slot(holder, &spot.pool, spot.index);
+        }
     }
 
     /// Finishes a bucket in which nothing is owed any more.
@@ -692,8 +701,7 @@ impl<'a> Reporting<'a> {
                 contest.freed.insert(place);
                 continue;
             }
-            let seen = slot.snapshot();
-            if seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned {
+            if slot.snapshot().put_back() == Some(Cause::Abandoned) {
                 // Taken back before anyone held it: our own bit has decided.
                 continue;
             }
@@ -721,11 +729,7 @@ impl<'a> Reporting<'a> {
                 continue;
             }
             service.ledger.moved(Move::Cleared, origin.pool.print(origin.index, Mask::of(origin.place)));
-            let Some(people) = self.seat.people.upgrade() else { continue };
-            if let Some(holder) = people.seats.get(slot.snapshot().owner() as usize) {
-                holder.counts.subjects_put_back.add(1);
-                Hold::finish_slot(holder, &origin.pool, origin.index);
-            }
+            Hold::lose_one(self.seat, origin, slot.snapshot().owner());
         }
     }
 

@@ -557,8 +557,7 @@ impl Pool {
 
     /// True if the bucket at `index` was passed by, left, and taken back to be offered anew.
     pub(crate) fn was_recalled(&self, index: usize) -> bool {
-        let is_abandoned = |seen: Snapshot| seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
-        self.slot(index).map(Slot::snapshot).is_some_and(is_abandoned)
+        self.slot(index).is_some_and(|slot| slot.snapshot().put_back() == Some(Cause::Abandoned))
             && self.cooldowns.passed_by().any(|other| other == index)
     }
 
@@ -584,8 +583,9 @@ impl Pool {
 
     /// What was left of the bucket at `index`, for another pool: whoever gave it back must wait to get it again.
     pub(crate) fn put_back(&self, index: usize, left: Mask, now: u64) -> impl Iterator<Item = SubjectBuf> {
-        let ended = self.slot(index).map(Slot::snapshot).filter(|seen| seen.phase() == Phase::Released);
-        let giver = ended.filter(|seen| seen.cause() != Cause::Abandoned).map(Snapshot::owner);
+        let seen = self.slot(index).map(Slot::snapshot);
+        let given_back = |seen: &Snapshot| seen.put_back().is_some_and(|cause| cause != Cause::Abandoned);
+        let giver = seen.filter(given_back).map(Snapshot::owner);
         left.places().filter_map(move |place| self.again(index, place, giver, now))
     }
 

@@ -15,7 +15,7 @@ use crate::json::Plugin;
 use crate::link::Link;
 use crate::measures::Measures;
 use crate::pace::Forming;
-use crate::pool::{Birth, Pool, Terms};
+use crate::pool::{Birth, Pool, Spot, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
 use crate::slot::{Mask, Slot};
@@ -452,6 +452,22 @@ impl ServiceCore {
         self.ledger.moved(Move::Abandoned, pool.print(index, left));
         pool.mark(index);
         self.link.writer.raise();
+    }
+
+    /// The buckets in which subjects of these ranks are offered or owed.
+    pub(crate) fn spots(&self, ranks: &HashSet<u64>) -> HashMap<u64, Vec<Spot>> {
+        let mut found: HashMap<u64, Vec<Spot>> = HashMap::new();
+        if ranks.is_empty() {
+            return found;
+        }
+        for pool in self.live().iter() {
+            for (rank, spot) in pool.spots(ranks) {
+                if spot.is_responsible() {
+                    found.entry(rank).or_default().push(spot);
+                }
+            }
+        }
+        found
     }
 
     pub(crate) fn live(&self) -> Arc<Vec<Arc<Pool>>> {

@@ -156,6 +156,11 @@ impl Snapshot {
         self.0 & TIME_MAX
     }
 
+    /// Why what was left was put back, if it was.
+    pub(crate) fn put_back(self) -> Option<Cause> {
+        (self.phase() == Phase::Released).then(|| self.cause())
+    }
+
     /// `Released`: why.
     pub(crate) fn cause(self) -> Cause {
         Cause::from_bits(self.time())

@@ -97,6 +97,13 @@ impl Ward {
         }
     }
 
+    /// Takes the subjects of these ranks from where they wait, but for the urgent ones.
+    fn take_out(&mut self, ranks: &HashSet<u64>) -> impl Iterator<Item = SubjectBuf> + use<> {
+        let (out, stay): (Vec<_>, _) = self.returned.drain(..).partition(|subject| ranks.contains(&subject.rank));
+        self.returned = VecDeque::from(stay);
+        out.into_iter().chain(self.reader.take_out(ranks))
+    }
+
     /// Makes subjects urgent: takes them from where they wait; out of buckets that wait as the policy says.
     pub(crate) fn make_urgent(
         &mut self,
@@ -106,14 +113,12 @@ impl Ward {
         now: u64,
     ) -> Result<(), StoreError> {
         let mut wanted: HashSet<u64> = ranks.iter().copied().filter(|rank| self.rush.add(*rank)).collect();
-        let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| wanted.contains(&subject.rank));
-        self.returned = stay;
-        for subject in Vec::from(out).into_iter().chain(self.reader.take_out(&wanted)) {
+        for subject in self.take_out(&wanted) {
             wanted.remove(&subject.rank);
             self.rush.push(subject, None);
         }
         let policy = service.policy().urgent;
-        for (rank, spots) in stand_in_buckets(service, &wanted) {
+        for (rank, spots) in service.spots(&wanted) {
             wanted.remove(&rank);
             // Offered twice already: it stays so.
             if let [spot] = spots.as_slice() {
@@ -168,9 +173,7 @@ impl Ward {
     pub(crate) fn take_away(&mut self, service: &ServiceCore, ranks: &[u64]) {
         let gone: HashSet<u64> = ranks.iter().copied().collect();
         let mut never_read = gone.clone();
-        let (out, stay): (VecDeque<_>, _) = self.returned.drain(..).partition(|subject| gone.contains(&subject.rank));
-        self.returned = stay;
-        for subject in Vec::from(out).into_iter().chain(self.reader.take_out(&gone)) {
+        for subject in self.take_out(&gone) {
             self.ledger.flowed(Flow::Dropped, Print::of(subject.rank));
             never_read.remove(&subject.rank);
         }
@@ -218,10 +221,16 @@ impl Ward {
         let least = policy.bucket_subjects.saturating_mul(seats);
         let most = refill.saturating_mul(self.haste).min(soon.max(least)).min(policy.pool_subjects);
         let most = most.max(policy.bucket_subjects);
-        service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
+        self.fill(service, store, most, now)?;
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
         Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
+    }
+
+    /// Reads from the store until `most` subjects wait there, if it holds so many.
+    fn fill(&mut self, service: &ServiceCore, store: &dyn Store, most: usize, now: u64) -> Result<(), StoreError> {
+        service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
+        Ok(())
     }
 
     /// What the next urgent pool is made of.
@@ -271,7 +280,7 @@ impl Ward {
         if self.news || policy.company == 0 {
             return Ok(self.news);
         }
-        service.counts.unreadable.add(self.reader.fill(store, service, policy.company_subjects(), now)?);
+        self.fill(service, store, policy.company_subjects(), now)?;
         let is_late = |since: u64| is_overdue(now.saturating_sub(since), millis(policy.max_wait));
         let late = pool.aside().any(|index| pool.bucket(index).any(|subject| is_late(subject.since)));
         Ok(self.reader.oldest().is_some_and(|since| !late || is_late(since)))
@@ -299,7 +308,7 @@ impl Ward {
         self.news = false;
         let company = policy.company_subjects();
         if company > 0 {
-            service.counts.unreadable.add(self.reader.fill(store, service, company, now)?);
+            self.fill(service, store, company, now)?;
             let most = company.min(policy.pool_subjects.saturating_sub(window.len()));
             window.extend(self.reader.take_oldest(most, |subject| !late || is_late(subject)));
             window.shuffle(rng);
@@ -321,12 +330,17 @@ impl Ward {
         self.cooled_at = now;
     }
 
+    /// Subjects in its queues.
+    fn waiting(&self) -> usize {
+        self.rush.waiting() + self.returned.len() + self.reader.waiting()
+    }
+
     /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
     /// oldest has waited, of which class the oldest is that is not urgent, and how long what is ready will last.
     pub(crate) fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
         let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
-        counts.waiting.set((self.rush.waiting() + self.returned.len() + self.reader.waiting() + unread) as u64);
+        counts.waiting.set((self.waiting() + unread) as u64);
         let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
         let returned = self.returned.front().map(|subject| subject.since);
         let offered = service.front.oldest();
@@ -339,13 +353,10 @@ impl Ward {
         self.drain.look(self.cut.saturating_sub(ready as u64), now);
         counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
     }
-}
 
-impl Ward {
     /// Publishes how long the queues are, and, if it was asked for, what stands in them.
     pub(crate) fn publish_queues(&self, service: &ServiceCore) {
-        let waiting = self.rush.waiting() + self.returned.len() + self.reader.waiting();
-        self.ledger.queued.set(waiting as u64);
+        self.ledger.queued.set(self.waiting() as u64);
         self.ledger.read_to.raise_to(self.reader.next_rank());
         if service.ledger.is_asked() {
             let returned: Print = self.returned.iter().map(|subject| subject.rank).collect();
@@ -354,22 +365,6 @@ impl Ward {
             self.ledger.answer(Queues { waiting, read_to: self.reader.next_rank(), passed_over });
         }
     }
-}
-
-/// The buckets in which subjects of these ranks are offered or owed.
-fn stand_in_buckets(service: &ServiceCore, wanted: &HashSet<u64>) -> HashMap<u64, Vec<Spot>> {
-    let mut found: HashMap<u64, Vec<Spot>> = HashMap::new();
-    if wanted.is_empty() {
-        return found;
-    }
-    for pool in service.live().iter() {
-        for (rank, spot) in pool.spots(wanted) {
-            if spot.is_responsible() {
-                found.entry(rank).or_default().push(spot);
-            }
-        }
-    }
-    found
 }
 
 /// Milliseconds until so many subjects are taken at so many a second.

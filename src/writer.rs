@@ -310,7 +310,7 @@ impl Writer {
     /// Makes sure that the lease of a slot is in the journal.
     fn draft_lease(&mut self, time: GroupTime, pool: &Pool, index: usize, slot: &Slot) {
         let seen = slot.snapshot();
-        let never_leased = seen.phase() == Phase::Released && seen.cause() == Cause::Abandoned;
+        let never_leased = seen.put_back() == Some(Cause::Abandoned);
         if pool.logged(index) & LOGGED_LEASED != 0 || never_leased {
             return;
         }
