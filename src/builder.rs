@@ -18,7 +18,7 @@ use crate::error::{OpenError, StoreError, TicketError};
 use crate::house::{Caretakers, House, Shelf};
 use crate::hub::{Hub, Threads};
 use crate::id::{ClientId, Secret};
-use crate::journal::{Entry, GroupTime, Header, Journal, JournalError, Log, ReplayError, Scan};
+use crate::journal::{Entry, GroupTime, Header, JournalError, JournalFile, Log, Purpose, ReplayError, Scan};
 use crate::limits::Limits;
 use crate::link::Link;
 use crate::people::{ClientCore, People};
@@ -310,7 +310,7 @@ impl Builder {
         let mut device = place.journal()?;
         place.sweep()?;
         // Only a journal that is all there can take the store's place.
-        let whole = Journal::header(device.as_mut()).map_err(JournalError::Io)?.is_some_and(Header::is_whole);
+        let whole = JournalFile::header(device.as_mut()).map_err(JournalError::Io)?.is_some_and(Header::is_whole);
         let not_rebuildable = |damaged| OpenError::NotRebuildable { damaged };
         if self.rebuild_store && place.has_store() {
             if !whole {
@@ -365,7 +365,7 @@ impl Builder {
         let disk = DiskMeter::over(Arc::clone(store));
         let store = disk.store(Role::Opening);
         let stands = apply::standing(store.as_ref())?;
-        let header = Journal::header(device.as_mut()).map_err(JournalError::Io)?;
+        let header = JournalFile::header(device.as_mut()).map_err(JournalError::Io)?;
         let refounded = header.filter(|header| header.refounded);
         if let (Some(header), Some(standing)) = (refounded, stands)
             && standing.position <= header.base
@@ -380,7 +380,7 @@ impl Builder {
             if standing.position > 0 && !self.accept_missing_journal {
                 return Err(OpenError::JournalMissing { store_position: standing.position }.into());
             }
-            let journal = Journal::create(device, standing.position, self.clock.wall_ms())?;
+            let journal = JournalFile::create(device, Purpose::Hub, standing.position, self.clock.wall_ms())?;
             (report.journal_base, report.journal_end) = (standing.position, standing.position);
             return Ok(State { journal, applier, disk, resume_at: standing.hub_ms });
         }
@@ -389,7 +389,8 @@ impl Builder {
         // Only a sync proves that what the store reflects is on the device.
         let proven = if standing.class == CLASS_SYNC { standing.position } else { 0 };
         let mut replayed = Replayed { applier: &mut applier, last: None, class: standing.class, records: 0 };
-        let opened = Journal::open(device, standing.position, proven, &mut |entry| replayed.entry(&entry));
+        let opened =
+            JournalFile::open(device, Purpose::Hub, standing.position, proven, &mut |entry| replayed.entry(&entry));
         let (journal, scan) = match opened {
             Ok(opened) => opened,
             Err(ReplayError::Journal(JournalError::Headless)) => return Err(Failure::Headless),
@@ -599,7 +600,7 @@ fn load_clients(store: &dyn Store, people: &People) -> Result<(), StoreError> {
 
 /// Journal and store, opened and agreeing.
 struct State {
-    journal: Journal,
+    journal: JournalFile,
     applier: Applier,
     disk: DiskMeter,
     resume_at: u64,

@@ -18,7 +18,7 @@ use crate::builder::Place;
 use crate::clock::millis;
 use crate::device::{Device, FileDevice, FileDeviceError, rename};
 use crate::error::OpenError;
-use crate::journal::{Entry, Group, GroupTime, Journal, JournalError, Log, Outcome, ReplayError};
+use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Outcome, Purpose, ReplayError};
 use crate::record::{self, GAP, PAST, Past, Record, SNAPSHOT, Snapshot, StoredPair, Tombstone, key};
 use crate::redact::{RedactError, Redaction};
 use crate::store::{Pair, Store, marker, retire};
@@ -98,13 +98,13 @@ pub struct Compacted {
 /// Writes a journal anew on `fresh`, whose positions go on where those of the old one end. Returns when it is synced and
 /// was read back.
 pub(crate) fn rewrite(
-    old: &mut Journal,
+    old: &mut JournalFile,
     store: &dyn Store,
     fresh: Box<dyn Device>,
     terms: &Compact,
     now: GroupTime,
-) -> Result<(Journal, Compacted), OpenError> {
-    let journal = Journal::refound(fresh, old.end(), now.wall_ms)?;
+) -> Result<(JournalFile, Compacted), OpenError> {
+    let journal = JournalFile::refound(fresh, Purpose::Hub, old.end(), now.wall_ms)?;
     crash_point();
     let redaction = Redaction::load(store)?;
     let done = Compacted { journal_bytes_before: old.bytes()?, ..Compacted::default() };
@@ -135,7 +135,7 @@ pub(crate) fn rewrite(
 
 /// A journal that is being written anew.
 struct Rewriting<'s> {
-    journal: Journal,
+    journal: JournalFile,
     group: Group,
     /// Nothing is in the group.
     empty: bool,

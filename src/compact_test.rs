@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Compact;
 use crate::device::MemoryDevice;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{JournalError, JournalFile, Purpose};
 use crate::record::{Boot, PAST, Past, Record, SNAPSHOT, key};
 use crate::store::{Pair, Store};
 use crate::{
@@ -140,7 +140,7 @@ fn seen(hub: &Hub) -> Seen {
 fn records(disk: &MemoryDisk) -> BTreeMap<u64, (u8, i64, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let device = Box::new(disk.journal().copy(false));
-    Journal::open::<Infallible>(device, 0, 0, &mut |entry| {
+    JournalFile::open::<Infallible>(device, Purpose::Hub, 0, 0, &mut |entry| {
         let (position, kind, body) = match Record::decode(entry.kind, entry.body).unwrap() {
             Record::Snapshot(_) => return Ok(()),
             Record::Past(Past { position, kind, body }) => (position, kind, body),
@@ -271,7 +271,7 @@ fn crash_at_any_step_in_a_directory_leaves_one_journal_whole() {
         steps += u32::from(!done);
         assert!(opened.is_none_or(|opened| opened.is_ok()));
         let mut device = MemoryDevice::holding(&fs::read(at.join("journal")).unwrap());
-        let took_effect = Journal::header(&mut device).unwrap().unwrap().refounded;
+        let took_effect = JournalFile::header(&mut device).unwrap().unwrap().refounded;
         let hub = builder().0.open(&at).unwrap();
         assert_eq!(seen(&hub), before, "step {steps}");
         let compacted = hub.open_report().journal_base > 0;
@@ -349,7 +349,7 @@ fn damage_in_what_a_journal_was_begun_with_is_refused_and_left_alone() {
     let bytes = loop {
         let disk = disk.after(Crash::Process);
         assert!(stopped_at(step, || compacting().open_in_memory(&disk).map(drop)).is_none(), "there is such a step");
-        if Journal::header(&mut disk.journal().copy(false)).unwrap().unwrap().refounded {
+        if JournalFile::header(&mut disk.journal().copy(false)).unwrap().unwrap().refounded {
             break disk.journal().bytes();
         }
         step += 1;

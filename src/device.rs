@@ -170,15 +170,16 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(to)
 }
 
+/// Returns when the names in a file's directory would survive a power cut.
 #[cfg(unix)]
-fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }
 
 /// Elsewhere a directory cannot be opened as a file, and names are journaled by the file system.
 #[cfg(not(unix))]
-fn sync_parent(_path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -229,9 +230,28 @@ pub(crate) struct MemoryDevice {
     memory: Arc<Mutex<Memory>>,
 }
 
+/// The bytes under a name, for as long as somebody reads them.
+#[derive(Debug, Clone, Default)]
+struct Inode(Arc<Mutex<Vec<u8>>>);
+
+impl Inode {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        // As in `MemoryDevice::memory`.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReadAt for Inode {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.bytes();
+        let mut rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+        rest.read(buf)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Memory {
-    bytes: Vec<u8>,
+    inode: Inode,
     /// How many of `bytes` would survive a power cut.
     synced: usize,
     /// Bytes that still fit; without it there is no limit.
@@ -256,21 +276,22 @@ impl MemoryDevice {
     /// A device of its own with what is there, or with what a power cut would leave.
     pub(crate) fn copy(&self, synced_only: bool) -> MemoryDevice {
         let memory = self.memory();
-        let kept = if synced_only { memory.synced } else { memory.bytes.len() };
-        let bytes = memory.bytes.get(..kept).unwrap_or_default();
+        let bytes = memory.inode.bytes();
+        let kept = if synced_only { memory.synced } else { bytes.len() };
+        let bytes = bytes.get(..kept).unwrap_or_default();
         let bytes = memory.replaced.as_deref().filter(|_| synced_only).unwrap_or(bytes);
         Self::holding(bytes)
     }
 
     /// What renaming the file `fresh` to this one's name does: the bytes are that one's. Durable after `sync_name`.
     pub(crate) fn take_over(&self, fresh: &MemoryDevice) {
-        let (bytes, synced) = {
+        let (inode, synced) = {
             let mut fresh = fresh.memory();
-            (std::mem::take(&mut fresh.bytes), std::mem::take(&mut fresh.synced))
+            (std::mem::take(&mut fresh.inode), std::mem::take(&mut fresh.synced))
         };
         let mut memory = self.memory();
-        let before = std::mem::replace(&mut memory.bytes, bytes);
-        memory.replaced = Some(before.get(..memory.synced).unwrap_or_default().to_vec());
+        let before = std::mem::replace(&mut memory.inode, inode);
+        memory.replaced = Some(before.bytes().get(..memory.synced).unwrap_or_default().to_vec());
         memory.synced = synced;
     }
 
@@ -282,43 +303,43 @@ impl MemoryDevice {
     /// Drops everything, as removing the file does.
     pub(crate) fn clear(&self) {
         let mut memory = self.memory();
-        memory.bytes.clear();
+        memory.inode = Inode::default();
         memory.synced = 0;
     }
 
     /// A device of its own that holds `bytes`, all of it synced.
     pub(crate) fn holding(bytes: &[u8]) -> MemoryDevice {
-        let memory = Memory { bytes: bytes.to_vec(), synced: bytes.len(), ..Memory::default() };
+        let inode = Inode(Arc::new(Mutex::new(bytes.to_vec())));
+        let memory = Memory { inode, synced: bytes.len(), ..Memory::default() };
         MemoryDevice { memory: Arc::new(Mutex::new(memory)) }
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.memory().bytes.len() as u64
+        self.memory().inode.bytes().len() as u64
     }
 }
 
 impl ReadAt for MemoryDevice {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let memory = self.memory();
-        let mut rest = usize::try_from(offset).ok().and_then(|at| memory.bytes.get(at..)).unwrap_or_default();
-        rest.read(buf)
+        self.memory().inode.read_at(offset, buf)
     }
 }
 
 impl Device for MemoryDevice {
     fn len(&mut self) -> io::Result<u64> {
-        Ok(self.memory().bytes.len() as u64)
+        Ok(self.size())
     }
 
+    /// Reads on in these bytes, whatever takes their name.
     fn reader(&self) -> io::Result<Arc<dyn ReadAt>> {
-        Ok(Arc::new(self.clone()))
+        Ok(Arc::new(self.memory().inode.clone()))
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut memory = self.memory();
         let fits = memory.room.map_or(bytes.len(), |room| room.min(bytes.len()));
         let (written, lost) = bytes.split_at_checked(fits).unwrap_or((bytes, &[]));
-        memory.bytes.extend_from_slice(written);
+        memory.inode.bytes().extend_from_slice(written);
         memory.room = memory.room.map(|room| room.saturating_sub(written.len()));
         if lost.is_empty() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
@@ -330,15 +351,17 @@ impl Device for MemoryDevice {
             Some(left) => memory.syncs = Some(left.saturating_sub(1)),
             None => {}
         }
-        memory.synced = memory.bytes.len();
+        let synced = memory.inode.bytes().len();
+        memory.synced = synced;
         Ok(())
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         let mut memory = self.memory();
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        memory.bytes.truncate(len);
-        memory.synced = memory.bytes.len();
+        memory.inode.bytes().truncate(len);
+        let synced = memory.inode.bytes().len();
+        memory.synced = synced;
         Ok(())
     }
 }
@@ -348,20 +371,19 @@ impl Device for MemoryDevice {
 impl MemoryDevice {
     /// Drops everything that was not synced.
     pub(crate) fn lose_power(&self) {
-        let mut memory = self.memory();
-        let synced = memory.synced;
-        memory.bytes.truncate(synced);
+        let memory = self.memory();
+        memory.inode.bytes().truncate(memory.synced);
     }
 
     /// Returns a copy of what is there.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.memory().bytes.clone()
+        self.memory().inode.bytes().clone()
     }
 
     /// Replaces what is there; all of it counts as synced.
     pub(crate) fn set_bytes(&self, bytes: &[u8]) {
         let mut memory = self.memory();
-        memory.bytes = bytes.to_vec();
+        *memory.inode.bytes() = bytes.to_vec();
         memory.synced = bytes.len();
     }
 

@@ -1,6 +1,6 @@
 //! Stories with turns that are written into the journal by hand here: re-runs, deletions, retractions.
 
-use crate::journal::{Group, GroupTime, Journal, Log, Outcome};
+use crate::journal::{Group, GroupTime, JournalFile, Log, Outcome, Purpose};
 use crate::record::{self, KeyRecord, Keys, Record, Restored, Urgent, VersionName, Withdrawn};
 use crate::services::{FollowingCheck, UserList};
 use crate::{
@@ -62,7 +62,7 @@ impl Shop {
 pub(crate) fn write_by_hand(disk: &MemoryDisk, records: &[Record<'_>]) {
     let device = Box::new(disk.journal().clone());
     let mut last = GroupTime { hub_ms: 0, wall_ms: 0 };
-    let (mut journal, _) = Journal::open(device, 0, 0, &mut |entry| {
+    let (mut journal, _) = JournalFile::open(device, Purpose::Hub, 0, 0, &mut |entry| {
         last = entry.time;
         Ok::<(), ()>(())
     })

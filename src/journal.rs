@@ -35,11 +35,15 @@ const PREFIX: usize = 6;
 const KIND_GROUP: u8 = 0;
 /// Length of a group frame's payload; the same for as long as the file's format version is the same.
 const GROUP_PAYLOAD: usize = PREFIX + 8 + 8 + 8 + 1;
+/// Length of a group frame in the file.
+pub(crate) const GROUP_FRAME: u64 = (HEAD + GROUP_PAYLOAD) as u64;
 /// Where `synced_to` stands in a group frame.
 const GROUP_SYNCED_TO: std::ops::Range<usize> = HEAD + PREFIX..HEAD + PREFIX + 8;
 
 /// In the header's flags: the file was begun with everything that came before it, and sealed when that was whole.
 const FLAG_REFOUNDED: u16 = 1;
+/// In the header's flags: the entries are messages.
+const FLAG_MESSAGES: u16 = 2;
 
 /// Least that is read from the device at once.
 const READ_MIN: usize = 256 << 10;
@@ -48,6 +52,31 @@ const READ_MIN: usize = 256 << 10;
 const COUNTED_BYTES_MAX: u64 = 256 << 20;
 /// What a group's buffer keeps of its memory for the next group.
 const GROUP_KEPT_MAX: usize = 32 << 20;
+
+/// Whose entries a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A hub's changes. The store remembers up to where the file was durable.
+    Hub,
+    /// Messages. Nothing but the file itself knows what was acknowledged: a bad frame with good ones behind it is corruption.
+    Messages,
+}
+
+impl Purpose {
+    fn flag(self) -> u16 {
+        match self {
+            Self::Hub => 0,
+            Self::Messages => FLAG_MESSAGES,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hub => "a hub's journal",
+            Self::Messages => "a message log",
+        }
+    }
+}
 
 /// When a group was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,6 +326,14 @@ pub enum JournalError {
     /// The file is something else.
     #[error("the file is not a journal")]
     NotAJournal,
+    /// A hub's journal was opened as a message log, or the other way round.
+    #[error("the file is {found}, not {wanted}")]
+    OtherPurpose {
+        /// What it is.
+        found: &'static str,
+        /// What it was opened as.
+        wanted: &'static str,
+    },
     /// A new journal would overwrite something.
     #[error("journal cannot be created over the {bytes} bytes of a file that is not empty")]
     NotEmpty {
@@ -326,8 +363,10 @@ impl<E> From<io::Error> for ReplayError<E> {
 pub(crate) struct Header {
     /// Position of the first frame.
     pub(crate) base: u64,
-    /// The file was begun with everything that came before `base`: see [`Journal::refound`].
+    /// The file was begun with everything that came before `base`: see [`JournalFile::refound`].
     pub(crate) refounded: bool,
+    /// Whose entries it holds.
+    purpose: Purpose,
     crc: u32,
 }
 
@@ -345,7 +384,7 @@ impl Header {
 /// What `append` wrote is durable when `sync` has returned after it. After an error of either nothing is known of what
 /// the device holds, so everything further is refused; opening the device again finds out.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct JournalFile {
     device: Box<dyn Device>,
     end: u64,
     synced: u64,
@@ -361,21 +400,33 @@ pub(crate) struct Journal {
 struct Failure {
     kind: io::ErrorKind,
     text: String,
+    /// It was an append, which can be undone; a sync cannot.
+    append: bool,
 }
 
-impl Journal {
+impl JournalFile {
     /// Makes a journal on an empty device, whose first frame will have the position `base`.
-    pub(crate) fn create(device: Box<dyn Device>, base: u64, wall_ms: i64) -> Result<Journal, JournalError> {
-        Self::found(device, base, wall_ms, 0)
+    pub(crate) fn create(
+        device: Box<dyn Device>,
+        purpose: Purpose,
+        base: u64,
+        wall_ms: i64,
+    ) -> Result<JournalFile, JournalError> {
+        Self::found(device, base, wall_ms, purpose.flag())
     }
 
     /// As `create`, for a journal that is begun with everything that came before `base`, and then sealed. Until it is
     /// sealed it counts as damaged, so it must not have the journal's name before.
-    pub(crate) fn refound(device: Box<dyn Device>, base: u64, wall_ms: i64) -> Result<Journal, JournalError> {
-        Self::found(device, base, wall_ms, FLAG_REFOUNDED)
+    pub(crate) fn refound(
+        device: Box<dyn Device>,
+        purpose: Purpose,
+        base: u64,
+        wall_ms: i64,
+    ) -> Result<JournalFile, JournalError> {
+        Self::found(device, base, wall_ms, purpose.flag() | FLAG_REFOUNDED)
     }
 
-    fn found(mut device: Box<dyn Device>, base: u64, wall_ms: i64, flags: u16) -> Result<Journal, JournalError> {
+    fn found(mut device: Box<dyn Device>, base: u64, wall_ms: i64, flags: u16) -> Result<JournalFile, JournalError> {
         let bytes = device.len()?;
         if bytes != 0 {
             return Err(JournalError::NotEmpty { bytes });
@@ -384,7 +435,7 @@ impl Journal {
         device.append(&header)?;
         device.sync()?;
         let published = Arc::new(Published::new(base, base, &[]));
-        Ok(Journal { device, end: base, synced: base, chain, failed: None, published })
+        Ok(JournalFile { device, end: base, synced: base, chain, failed: None, published })
     }
 
     /// Makes durable what a refounded journal was begun with, and says so in an empty group, which is durable as well
@@ -421,6 +472,11 @@ impl Journal {
         Ok(self.device.len()?)
     }
 
+    /// The device.
+    pub(crate) fn device_mut(&mut self) -> &mut Box<dyn Device> {
+        &mut self.device
+    }
+
     /// Gives back the device, locked as it is.
     pub(crate) fn into_device(self) -> Box<dyn Device> {
         self.device
@@ -433,11 +489,16 @@ impl Journal {
     /// A `from` below [`Scan::base`] means that entries are missing at the front, if the caller had not seen them.
     pub(crate) fn open<E>(
         mut device: Box<dyn Device>,
+        purpose: Purpose,
         from: u64,
         proven: u64,
         visit: &mut dyn FnMut(Entry<'_>) -> Result<(), E>,
-    ) -> Result<(Journal, Scan), ReplayError<E>> {
+    ) -> Result<(JournalFile, Scan), ReplayError<E>> {
         let mut reader = Reader::open(device.as_mut(), proven)?;
+        if reader.purpose != purpose {
+            let (found, wanted) = (reader.purpose.name(), purpose.name());
+            return Err(JournalError::OtherPurpose { found, wanted }.into());
+        }
         let fault = reader.walk(from, visit)?;
         let cut = reader.judge(fault, proven)?;
         let (chain, keep) = (reader.chain.unwrap_or_default(), reader.offset);
@@ -449,7 +510,7 @@ impl Journal {
         // What was read may have come from the cache of a process that died before its sync. The first group to be
         // appended will claim all of it as synced.
         device.sync()?;
-        Ok((Journal { device, end: scan.end, synced: scan.end, chain, failed: None, published }, scan))
+        Ok((JournalFile { device, end: scan.end, synced: scan.end, chain, failed: None, published }, scan))
     }
 
     /// A way to read what is written, beside the writer.
@@ -470,14 +531,36 @@ impl Journal {
         Ok(decode_header(&header).ok())
     }
 
-    fn fail(&mut self, error: &io::Error) {
-        self.failed = Some(Failure { kind: error.kind(), text: error.to_string() });
+    /// After an append that failed: drops what it left behind, syncs, and goes on. What was appended before stays.
+    pub(crate) fn undo_append(&mut self) -> io::Result<()> {
+        let Some(Failure { append: true, .. }) = &self.failed else {
+            return self.check();
+        };
+        let offset = self.end.saturating_sub(self.published.base()).saturating_add(HEADER as u64);
+        self.device.truncate(offset).inspect_err(|error| self.fail(error, false))?;
+        self.failed = None;
+        self.synced = self.end;
+        self.published.synced(self.synced);
+        Ok(())
+    }
+
+    /// Whether there is no header because its creation was interrupted.
+    pub(crate) fn is_headless(device: &mut dyn Device) -> Result<bool, JournalError> {
+        match Reader::open(device, 0) {
+            Err(JournalError::Headless) => Ok(true),
+            Err(JournalError::Io(error)) => Err(error.into()),
+            _ => Ok(false),
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error, append: bool) {
+        self.failed = Some(Failure { kind: error.kind(), text: error.to_string(), append });
     }
 
     fn check(&self) -> io::Result<()> {
         match &self.failed {
             None => Ok(()),
-            Some(Failure { kind, text }) => {
+            Some(Failure { kind, text, .. }) => {
                 let text = format!("journal refuses to go on after an earlier error until it is reopened: {text}");
                 Err(io::Error::new(*kind, text))
             }
@@ -485,7 +568,7 @@ impl Journal {
     }
 }
 
-impl Log for Journal {
+impl Log for JournalFile {
     fn append(&mut self, group: &mut Group) -> Outcome {
         if let Err(error) = self.check() {
             return Outcome::Refused(error);
@@ -496,7 +579,7 @@ impl Log for Journal {
         };
         let chain = group.seal(self.chain, self.synced);
         if let Err(error) = self.device.append(&group.buf) {
-            self.fail(&error);
+            self.fail(&error, true);
             return Outcome::Unknown(error);
         }
         self.chain = chain;
@@ -508,7 +591,7 @@ impl Log for Journal {
     fn sync(&mut self) -> io::Result<()> {
         self.check()?;
         // A sync that failed is never repeated: the next one may report success for pages that the first has dropped.
-        self.device.sync().inspect_err(|error| self.fail(error))?;
+        self.device.sync().inspect_err(|error| self.fail(error, false))?;
         self.synced = self.end;
         self.published.synced(self.synced);
         Ok(())
@@ -545,7 +628,7 @@ fn checksum(len: u32, previous: u32, payload: &[u8]) -> u32 {
 }
 
 /// Integers off the front of some bytes.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -554,27 +637,35 @@ impl<'a> Fields<'a> {
         Some(*field)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.take().map(u8::from_be_bytes)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.take().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_be_bytes)
     }
 
-    fn i64(&mut self) -> Option<i64> {
+    pub(crate) fn i64(&mut self) -> Option<i64> {
         self.take().map(i64::from_be_bytes)
     }
 
-    fn rest(self) -> &'a [u8] {
+    pub(crate) fn u128(&mut self) -> Option<u128> {
+        self.take().map(u128::from_be_bytes)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn rest(self) -> &'a [u8] {
         self.0
     }
 }
@@ -731,6 +822,7 @@ impl<R: ReadAt> Window<R> {
 #[derive(Debug)]
 struct Reader<R> {
     window: Window<R>,
+    purpose: Purpose,
     base: u64,
     /// Checksum of the last good frame, or of the header; nothing where reading began in the middle.
     chain: Option<u32>,
@@ -762,21 +854,21 @@ impl<'d> Reader<&'d dyn Device> {
             return Err(headless(&mut window, proven)?);
         }
         let header = window.view(0, HEADER)?.unwrap_or_default();
-        let Header { base, refounded, crc: chain } = decode_header(header)?;
+        let Header { base, refounded, purpose, crc: chain } = decode_header(header)?;
         // With this checked once, no position in the file overflows.
         if base.checked_add(window.len).is_none() {
             return Err(JournalError::Corrupt { position: 0, what: "the base leaves no room for the file" });
         }
         let reader = Reader::at(window, base, Some(chain), HEADER as u64);
-        Ok(Reader { sealed: !refounded, ..reader })
+        Ok(Reader { sealed: !refounded, purpose, ..reader })
     }
 }
 
 impl<R: ReadAt> Reader<R> {
     /// Begins with the frame at `offset`.
     fn at(window: Window<R>, base: u64, chain: Option<u32>, offset: u64) -> Self {
-        let marks = Vec::new();
-        Reader { window, base, chain, sealed: true, offset, stamp: None, entries: 0, groups: 0, marks }
+        let (purpose, marks) = (Purpose::Hub, Vec::new());
+        Reader { window, purpose, base, chain, sealed: true, offset, stamp: None, entries: 0, groups: 0, marks }
     }
 
     /// Position of the next frame.
@@ -859,7 +951,7 @@ impl<R: ReadAt> Reader<R> {
             return Err(JournalError::Corrupt { position, what });
         }
         let search = self.search(position)?;
-        if search.synced_later {
+        if search.synced_later || (self.purpose == Purpose::Messages && search.frames > 0) {
             return Err(JournalError::Corrupt { position, what });
         }
         let bytes = self.window.len.saturating_sub(self.offset);
@@ -954,10 +1046,11 @@ fn decode_header(header: &[u8]) -> Result<Header, JournalError> {
     if version != FORMAT_VERSION {
         return Err(JournalError::Version { found: version, supported: FORMAT_VERSION, position: 0 });
     }
-    if flags & !FLAG_REFOUNDED != 0 {
+    if flags & !(FLAG_REFOUNDED | FLAG_MESSAGES) != 0 {
         return Err(corrupt("the header has a flag that is not known"));
     }
-    Ok(Header { base, refounded: flags & FLAG_REFOUNDED != 0, crc })
+    let purpose = if flags & FLAG_MESSAGES == 0 { Purpose::Hub } else { Purpose::Messages };
+    Ok(Header { base, refounded: flags & FLAG_REFOUNDED != 0, purpose, crc })
 }
 
 fn check_stamp(position: u64, body: &[u8]) -> Result<Stamp, JournalError> {

@@ -54,7 +54,7 @@ fn time(index: u64) -> GroupTime {
 
 fn sample(base: u64, sizes: &[&[usize]], sync_each: bool) -> Sample {
     let device = MemoryDevice::new();
-    let mut journal = Journal::create(Box::new(device.clone()), base, 77).unwrap();
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, base, 77).unwrap();
     let mut sample = Sample { bytes: vec![], base, entries: vec![], frames: vec![], groups: vec![] };
     let mut group = Group::new();
     for (index, sizes) in sizes.iter().enumerate() {
@@ -96,7 +96,7 @@ fn small() -> Sample {
     sample(0, &[&[3, 0, 5], &[7], &[2, 4]], true)
 }
 
-fn append(journal: &mut Journal, group: &mut Group) -> (u64, u64) {
+fn append(journal: &mut JournalFile, group: &mut Group) -> (u64, u64) {
     match journal.append(group) {
         Outcome::Applied { start, end } => (start, end),
         outcome => panic!("{outcome:?}"),
@@ -109,11 +109,11 @@ fn one_entry(body: &[u8]) -> Group {
     group
 }
 
-type Opened = Result<(Journal, Scan), ReplayError<Infallible>>;
+type Opened = Result<(JournalFile, Scan), ReplayError<Infallible>>;
 
 fn open_device(device: &MemoryDevice, from: u64, proven: u64) -> (Opened, Vec<Seen>) {
     let mut seen = Vec::new();
-    let opened = Journal::open(Box::new(device.clone()), from, proven, &mut |entry: Entry<'_>| {
+    let opened = JournalFile::open(Box::new(device.clone()), Purpose::Hub, from, proven, &mut |entry: Entry<'_>| {
         let Entry { position, next, time, kind, pallet, body, .. } = entry;
         seen.push(Seen { position, next, time, kind, pallet, body: body.to_vec() });
         Ok(())
@@ -192,7 +192,7 @@ fn layout_is_the_documented_one() {
 #[test]
 fn offsets_in_a_group_are_positions_from_its_start() {
     let device = MemoryDevice::new();
-    let mut journal = Journal::create(Box::new(device.clone()), 1000, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 1000, 0).unwrap();
     let mut group = Group::new();
     append(&mut journal, &mut group);
     group.begin(time(1), 0);
@@ -222,7 +222,7 @@ fn entry_longer_than_the_limit_leaves_the_group_as_it_was() {
     group.push(2, 0, |buf| buf.resize(buf.len() + FRAME_MAX - PREFIX, 1)).unwrap();
 
     let device = MemoryDevice::new();
-    append(&mut Journal::create(Box::new(device.clone()), 0, 0).unwrap(), &mut group);
+    append(&mut JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap(), &mut group);
     let (opened, seen) = open_device(&device, 0, 0);
     opened.unwrap();
     assert_eq!(seen.iter().map(|entry| entry.body.len()).collect::<Vec<_>>(), [6, FRAME_MAX - PREFIX]);
@@ -253,7 +253,7 @@ fn visitors_error_is_passed_through_and_nothing_is_cut() {
     let sample = small();
     let device = MemoryDevice::new();
     device.set_bytes(&sample.bytes[..sample.bytes.len() - 1]);
-    let error = Journal::open(Box::new(device.clone()), 0, 0, &mut |_| Err("no")).unwrap_err();
+    let error = JournalFile::open(Box::new(device.clone()), Purpose::Hub, 0, 0, &mut |_| Err("no")).unwrap_err();
     assert!(matches!(error, ReplayError::Visit("no")), "{error}");
     assert_eq!(device.bytes().len(), sample.bytes.len() - 1);
 }
@@ -409,7 +409,7 @@ fn good_frames_behind_a_cut_are_counted() {
 #[test]
 fn torn_stretch_of_groups_that_were_not_synced_is_cut() {
     let device = MemoryDevice::new();
-    let mut journal = Journal::create(Box::new(device.clone()), 0, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap();
     append(&mut journal, &mut one_entry(b"kept"));
     journal.sync().unwrap();
     let synced = journal.synced();
@@ -436,7 +436,7 @@ fn torn_stretch_of_groups_that_were_not_synced_is_cut() {
 #[test]
 fn power_cut_after_any_append_keeps_what_was_synced() {
     let device = MemoryDevice::new();
-    let mut journal = Journal::create(Box::new(device.clone()), 0, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap();
     append(&mut journal, &mut one_entry(b"synced"));
     journal.sync().unwrap();
     append(&mut journal, &mut one_entry(b"not synced"));
@@ -453,7 +453,7 @@ fn append_failing_after_any_byte_poisons_and_reopening_recovers() {
     let mut group = one_entry(b"second");
     for room in 0..group.bytes() {
         let device = MemoryDevice::new();
-        let mut journal = Journal::create(Box::new(device.clone()), 0, 0).unwrap();
+        let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap();
         append(&mut journal, &mut one_entry(b"first"));
         journal.sync().unwrap();
         device.fail_append_after(room);
@@ -485,7 +485,7 @@ fn append_failing_after_any_byte_poisons_and_reopening_recovers() {
 #[test]
 fn failed_sync_poisons() {
     let device = MemoryDevice::new();
-    let mut journal = Journal::create(Box::new(device.clone()), 0, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap();
     device.fail_sync_after(1);
     append(&mut journal, &mut one_entry(b"first"));
     journal.sync().unwrap();
@@ -529,7 +529,7 @@ fn positions_start_at_the_base() {
 #[test]
 fn file_begun_anew_is_torn_only_after_its_seal() {
     let device = MemoryDevice::new();
-    let mut journal = Journal::refound(Box::new(device.clone()), 1_000, 77).unwrap();
+    let mut journal = JournalFile::refound(Box::new(device.clone()), Purpose::Hub, 1_000, 77).unwrap();
     append(&mut journal, &mut one_entry(b"a"));
     append(&mut journal, &mut one_entry(b"b"));
     let sealed_from = journal.end();
@@ -537,7 +537,7 @@ fn file_begun_anew_is_torn_only_after_its_seal() {
     let sealed = journal.end();
     append(&mut journal, &mut one_entry(b"c"));
     assert_eq!((sealed - sealed_from, journal.synced()), (43, sealed));
-    let header = Journal::header(&mut device.clone()).unwrap().unwrap();
+    let header = JournalFile::header(&mut device.clone()).unwrap().unwrap();
     assert!(header.base == 1_000 && header.refounded && header.is_whole());
     let bytes = device.bytes();
     for len in HEADER..bytes.len() {
@@ -555,7 +555,7 @@ fn file_begun_anew_is_torn_only_after_its_seal() {
 #[test]
 fn unknown_flag_is_corruption() {
     let mut bytes = small().bytes;
-    bytes[11] |= 2;
+    bytes[11] |= 4;
     let crc = crc32fast::hash(&bytes[..28]);
     bytes[28..32].copy_from_slice(&crc.to_be_bytes());
     assert_corrupt_at(&open(&bytes, 0).0, 0);
@@ -565,7 +565,7 @@ fn unknown_flag_is_corruption() {
 fn base_without_room_for_the_file_is_corruption() {
     let sample = sample(u64::MAX - 10, &[], true);
     assert_corrupt_at(&open(&sample.bytes, 0).0, 0);
-    let mut journal = Journal::create(Box::new(MemoryDevice::new()), u64::MAX - 10, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Hub, u64::MAX - 10, 0).unwrap();
     assert!(matches!(journal.append(&mut one_entry(b"")), Outcome::Refused(_)));
 }
 
@@ -587,7 +587,7 @@ fn reopening_twice_finds_the_same() {
 #[test]
 fn first_group_after_opening_claims_what_was_found() {
     let device = MemoryDevice::new();
-    let mut journal = Journal::create(Box::new(device.clone()), 0, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap();
     append(&mut journal, &mut one_entry(b"first"));
     let (opened, _) = open_device(&device, 0, 0);
     let mut journal = opened.unwrap().0;
@@ -601,7 +601,7 @@ fn first_group_after_opening_claims_what_was_found() {
 fn creating_over_something_is_refused() {
     let device = MemoryDevice::new();
     device.set_bytes(b"x");
-    let error = Journal::create(Box::new(device.clone()), 0, 0).unwrap_err();
+    let error = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap_err();
     assert!(matches!(error, JournalError::NotEmpty { bytes: 1 }), "{error}");
     assert_eq!(device.bytes(), b"x");
 }
@@ -699,7 +699,7 @@ fn search_of_made_up_frames_is_bounded_and_still_finds_groups() {
 fn journal_in_a_file_is_locked_and_lasts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
-    let mut journal = Journal::create(Box::new(FileDevice::open(&path).unwrap()), 0, 0).unwrap();
+    let mut journal = JournalFile::create(Box::new(FileDevice::open(&path).unwrap()), Purpose::Hub, 0, 0).unwrap();
     append(&mut journal, &mut one_entry(b"lasting"));
     journal.sync().unwrap();
     FileDevice::open(&path).unwrap_err();
@@ -713,7 +713,7 @@ fn journal_in_a_file_is_locked_and_lasts() {
         bodies.push(entry.body.to_vec());
         Ok::<(), Infallible>(())
     };
-    let (_, scan) = Journal::open(Box::new(torn), 0, end, &mut visit).unwrap();
+    let (_, scan) = JournalFile::open(Box::new(torn), Purpose::Hub, 0, end, &mut visit).unwrap();
     assert_eq!(scan.cut, Some(Cut { position: end, bytes: 4, valid_after: 0 }));
     assert_eq!(bodies, [b"lasting"]);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), end + HEADER as u64);

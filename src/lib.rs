@@ -139,6 +139,7 @@ mod limits;
 mod link;
 mod lists;
 mod measures;
+pub mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod notices;
@@ -166,6 +167,7 @@ mod steward;
 mod storage;
 mod store;
 mod sync;
+mod syncing;
 mod taint;
 mod throttle;
 mod ticket;

@@ -28,6 +28,7 @@ use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::steward::{Errand, Fate, PutBack};
 use crate::sync::Arc;
+use crate::syncing::Syncing;
 use crate::ticket::{Durability, Intake};
 
 /// Bytes of one group, about at most; what is more makes further groups, synced together.
@@ -91,8 +92,7 @@ pub(crate) struct Writer {
     drafts: Vec<Draft>,
     backlog: VecDeque<Journaled>,
     backlog_bytes: usize,
-    /// Hub time of the last sync, ms.
-    synced_at: u64,
+    syncing: Syncing,
     checkpoint: u64,
     spare: Vec<Group>,
     gauge: Gauge,
@@ -109,7 +109,7 @@ impl Writer {
         durability: Durability,
     ) -> Self {
         let checkpoint = applier.standing().position;
-        let synced_at = link.clock.now();
+        let syncing = Syncing::new(durability, link.clock.now());
         Self {
             link,
             registry,
@@ -121,7 +121,7 @@ impl Writer {
             drafts: Vec::new(),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
-            synced_at,
+            syncing,
             checkpoint,
             spare: Vec::new(),
             gauge: Gauge::default(),
@@ -247,13 +247,7 @@ impl Writer {
 
     /// How long it may sleep if nothing wakes it; `None`: for as long as it likes.
     pub(crate) fn sleep(&self) -> Option<Duration> {
-        match self.durability {
-            Durability::Every(every) if self.log.synced() < self.log.end() => {
-                let due = self.synced_at.saturating_add(millis(every));
-                Some(Duration::from_millis(due.saturating_sub(self.link.clock.now()).max(1)))
-            }
-            _ => None,
-        }
+        self.syncing.sleep(self.log.as_ref(), self.link.clock.now())
     }
 
     /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
@@ -500,9 +494,8 @@ impl Writer {
     }
 
     fn sync_if_due(&mut self, now: u64) {
-        let Durability::Every(every) = self.durability else { return };
-        if self.log.synced() < self.log.end() && now >= self.synced_at.saturating_add(millis(every)) {
-            self.synced_at = now;
+        if self.syncing.is_due(self.log.as_ref(), now) {
+            self.syncing.note(now);
             if let Err(error) = self.log.sync() {
                 self.link.poison(format!("journal sync: {error}"));
             }

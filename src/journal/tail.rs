@@ -50,6 +50,11 @@ impl Published {
         self.synced.store(synced, Ordering::Release);
     }
 
+    /// Position of the first frame.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
     /// The last mark at or before `position`.
     fn mark(&self, position: u64) -> Option<u64> {
         let (mut low, mut high) = (0, self.marks.count());
@@ -106,6 +111,33 @@ impl Tail {
         end.load(Ordering::Acquire)
     }
 
+    /// Whether it ends where the journal is synced.
+    pub(crate) fn is_synced_only(&self) -> bool {
+        self.synced_only
+    }
+
+    /// The same, up to where it is written.
+    pub(crate) fn unsynced(&self) -> Self {
+        Self { synced_only: false, ..self.clone() }
+    }
+
+    /// The file's length up to where may be read now.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.offset(self.end())
+    }
+
+    fn offset(&self, position: u64) -> u64 {
+        position.saturating_sub(self.base()).saturating_add(HEADER as u64)
+    }
+
+    /// Lets frames of this journal go on to where may be read now. False if that is no further.
+    pub(crate) fn extend(&self, frames: &mut Frames) -> bool {
+        let len = self.offset(self.end());
+        let further = len > frames.reader.window.len;
+        frames.reader.window.len = len.max(frames.reader.window.len);
+        further
+    }
+
     /// The frames from position `from` up to where may be read now. Goes through about 1 MiB before `from`.
     pub(crate) fn frames(&self, from: u64) -> Result<Frames, SeekError> {
         let (base, end) = (self.base(), self.end());
@@ -115,10 +147,9 @@ impl Tail {
         if from > end {
             return Err(SeekError::Beyond { position: from, end });
         }
-        let offset = |position: u64| position.saturating_sub(base).saturating_add(HEADER as u64);
-        let window = Window::new(Arc::clone(&self.source), offset(end));
+        let window = Window::new(Arc::clone(&self.source), self.offset(end));
         let start = self.published.mark(from).unwrap_or(base);
-        let mut frames = Frames { reader: Reader::at(window, base, None, offset(start)) };
+        let mut frames = Frames { reader: Reader::at(window, base, None, self.offset(start)) };
         while frames.position() < from {
             frames.step()?;
         }
@@ -167,11 +198,11 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Group, GroupTime, Journal, Log, Outcome};
+    use super::super::{Group, GroupTime, JournalFile, Log, Outcome, Purpose};
     use super::*;
     use crate::device::MemoryDevice;
 
-    fn append(journal: &mut Journal, hub_ms: u64, sizes: &[usize]) -> (u64, u64) {
+    fn append(journal: &mut JournalFile, hub_ms: u64, sizes: &[usize]) -> (u64, u64) {
         let mut group = Group::new();
         group.begin(GroupTime { hub_ms, wall_ms: 0 }, 0);
         for size in sizes {
@@ -192,8 +223,8 @@ mod tests {
         seen
     }
 
-    fn journal(device: &MemoryDevice) -> Journal {
-        Journal::create(Box::new(device.clone()), 1_000, 0).unwrap()
+    fn journal(device: &MemoryDevice) -> JournalFile {
+        JournalFile::create(Box::new(device.clone()), Purpose::Hub, 1_000, 0).unwrap()
     }
 
     #[test]
@@ -238,7 +269,8 @@ mod tests {
         let mut journal = journal(&device);
         let groups: Vec<u64> = (0..40).map(|at| append(&mut journal, at, &[100_000, 9]).0).collect();
         let tail = journal.tail(false).unwrap();
-        let (reopened, _) = Journal::open(Box::new(device.copy(false)), 0, 0, &mut |_| Ok::<(), ()>(())).unwrap();
+        let (reopened, _) =
+            JournalFile::open(Box::new(device.copy(false)), Purpose::Hub, 0, 0, &mut |_| Ok::<(), ()>(())).unwrap();
         let again = reopened.tail(true).unwrap();
         let marks = |tail: &Tail| tail.published.marks.iter().map(|(_, mark)| *mark).collect::<Vec<_>>();
         assert_eq!(marks(&tail), marks(&again));

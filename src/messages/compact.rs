@@ -1,0 +1,351 @@
+//! Compaction: drops the front of a log, by writing the rest to a file beside it and renaming that over it.
+//!
+//! Every message that is kept keeps its position, so readers and acknowledgements go on to mean the same. What is remembered of
+//! the clients whose messages are dropped stands before them, in the place of what was dropped: so the new file's base is the
+//! first kept position less the length of that.
+
+use std::io;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::frame::{Body, MESSAGE, WINDOW, WindowBody};
+use super::place::Place;
+use super::shared::{Shared, Source};
+use super::window::{Known, Terms, Windows};
+use crate::clock::millis;
+use crate::error::{OpenError, ReadError};
+use crate::journal::{
+    Entry, Frames, GROUP_FRAME, Group, GroupTime, JournalError, JournalFile, Log, Outcome, Purpose, Tail,
+};
+use crate::stack::Node;
+use crate::sync::Arc;
+use crate::ticket::CLASS_SYNC;
+
+/// Bytes of one group of what is remembered, about.
+const GROUP_BYTES: usize = 256 << 10;
+/// Bytes behind the end that the writer copies itself, at most, unless senders are faster than the copying.
+const REST_BYTES: u64 = 1 << 20;
+/// Times that the copying goes after the end before it hands the rest to the writer.
+const ROUNDS: usize = 8;
+
+/// What a compaction keeps: whole groups, hence a little more or less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retain {
+    /// What stands at this position, and all behind it.
+    From(u64),
+    /// The last so many bytes of the file, at most.
+    Bytes(u64),
+    /// What was written in the time until now, by the wall clock.
+    For(Duration),
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// The log's first position now.
+    pub first: u64,
+    /// The file's length before.
+    pub bytes_before: u64,
+    /// Its length after; the same if there was nothing to gain.
+    pub bytes_after: u64,
+}
+
+/// Why a compaction did not take effect. The log is as it was, and goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompactError {
+    /// Another one is under way.
+    #[error("another compaction is under way")]
+    Busy,
+    /// The log failed, before or meanwhile: see [`Nack::Io`](super::Nack::Io).
+    #[error("the log has failed; open it anew")]
+    Failed,
+    /// The log was closed, before or meanwhile.
+    #[error("the log is closed")]
+    Closing,
+    /// [`Retain::From`]: the log does not reach so far.
+    #[error("position {position} is beyond the log's end, {end}")]
+    BeyondEnd {
+        /// The position given.
+        position: u64,
+        /// Where the log ends.
+        end: u64,
+    },
+    /// The log could not be read, or is damaged.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The file beside it could not be made.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The file beside it could not be written.
+    #[error("cannot write the compacted log: {0}")]
+    Write(#[from] io::Error),
+}
+
+impl From<JournalError> for CompactError {
+    fn from(error: JournalError) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+/// A log that is being written anew.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    log: JournalFile,
+    group: Group,
+    /// Entries in the group.
+    entries: usize,
+    old: Tail,
+    frames: Frames,
+    first: u64,
+    bytes_before: u64,
+}
+
+/// A log that is written anew but for the last stretch, which is the writer's.
+#[derive(Debug)]
+pub(super) struct Rewriting {
+    rewrite: Mutex<Option<Rewrite>>,
+    done: mpsc::Sender<Result<Compacted, CompactError>>,
+}
+
+/// Compacts a log, on the caller's thread but for the end of it.
+pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Compacted, CompactError> {
+    let source = shared.source();
+    let old = source.tail.unsynced();
+    let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
+    let (groups, length) = remembered(&windows_at(&old, cut, terms)?, stamp(shared))?;
+    let bytes_before = old.bytes();
+    let base = cut.checked_sub(length).filter(|base| *base > old.base());
+    let Some(base) = base.filter(|_| cut > source.first) else {
+        return Ok(Compacted { first: source.first, bytes_before, bytes_after: bytes_before });
+    };
+    let device = place.fresh()?;
+    let rewrite = begin(device, base, cut, groups, old, bytes_before, shared).and_then(|mut rewrite| {
+        rewrite.catch_up()?;
+        Ok(rewrite)
+    });
+    let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
+    let (done, answer) = mpsc::channel();
+    let rewriting = Rewriting { rewrite: Mutex::new(Some(rewrite)), done };
+    shared.rewritings.push(Arc::new(Node::new(rewriting)));
+    shared.signal.raise();
+    if shared.is_over() {
+        abandon_all(shared);
+    }
+    // The writer is gone without an answer if it panicked.
+    let answer = answer.recv().unwrap_or(Err(CompactError::Failed));
+    answer.inspect_err(|_| place.discard_fresh())
+}
+
+/// Nobody brings them to their end any more.
+pub(super) fn abandon_all(shared: &Shared) {
+    for rewriting in shared.rewritings.take_all() {
+        // Whoever waits for it may be gone.
+        let _ = rewriting.value.done.send(Err(CompactError::Closing));
+    }
+}
+
+fn stamp(shared: &Shared) -> GroupTime {
+    GroupTime { hub_ms: shared.clock.now(), wall_ms: shared.clock.wall_ms() }
+}
+
+/// The start of the first group that is kept.
+fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<u64, CompactError> {
+    let end = old.end();
+    if let Retain::From(position) = retain
+        && position > end
+    {
+        return Err(CompactError::BeyondEnd { position, end });
+    }
+    let mut frames = old.frames(source.first).map_err(ReadError::from)?;
+    let (mut next, mut last) = (source.first, source.first);
+    while let Some(Entry { position, next: after, time, .. }) = frames.next()? {
+        let begins = position > next;
+        next = after;
+        if !begins {
+            continue;
+        }
+        let start = position.saturating_sub(GROUP_FRAME);
+        let keeps = match retain {
+            Retain::From(wanted) if start > wanted => return Ok(last),
+            Retain::From(_) => false,
+            Retain::Bytes(bytes) => start >= end.saturating_sub(bytes),
+            Retain::For(time_kept) => {
+                let kept_ms = i64::try_from(millis(time_kept)).unwrap_or(i64::MAX);
+                time.wall_ms >= now_ms.saturating_sub(kept_ms)
+            }
+        };
+        if keeps {
+            return Ok(start);
+        }
+        last = start;
+    }
+    Ok(if matches!(retain, Retain::From(wanted) if wanted < end) { last } else { frames.position() })
+}
+
+/// What is remembered of the clients where the entries before `cut` end.
+fn windows_at(old: &Tail, cut: u64, terms: Terms) -> Result<Windows, CompactError> {
+    let mut windows = Windows::new(terms);
+    let mut frames = old.frames(old.base()).map_err(ReadError::from)?;
+    while let Some(entry) = frames.next()?.filter(|entry| entry.position < cut) {
+        remember(&mut windows, &entry).map_err(|what| {
+            CompactError::Read(ReadError::Record { position: entry.position, what: what.to_owned() })
+        })?;
+    }
+    Ok(windows)
+}
+
+/// What an entry means for what is remembered: the same when a log is opened.
+pub(super) fn remember(windows: &mut Windows, entry: &Entry<'_>) -> Result<(), &'static str> {
+    const SHORT: &str = "the entry is too short, or its fields contradict each other";
+    match entry.kind {
+        MESSAGE => {
+            let Body { client, seq, payload, .. } = Body::decode(entry.body).ok_or(SHORT)?;
+            windows.take(client, Known { seq, position: entry.position, crc: crc32fast::hash(payload) });
+        }
+        WINDOW => windows.restore(WindowBody::decode(entry.body).ok_or(SHORT)?),
+        super::frame::END => drop(Body::decode(entry.body).ok_or(SHORT)?),
+        _ => return Err("the entry's kind is not known"),
+    }
+    Ok(())
+}
+
+/// Groups with what is remembered, and their length.
+fn remembered(windows: &Windows, time: GroupTime) -> Result<(Vec<Group>, u64), CompactError> {
+    let mut groups: Vec<Group> = Vec::new();
+    for body in windows.bodies() {
+        if groups.last().is_none_or(|group| group.bytes() >= GROUP_BYTES) {
+            let mut group = Group::new();
+            group.begin(time, CLASS_SYNC);
+            groups.push(group);
+        }
+        if let Some(group) = groups.last_mut() {
+            group.push(WINDOW, 0, |out| body.append_to(out)).map_err(io::Error::other)?;
+        }
+    }
+    let length = groups.iter().map(|group| group.bytes() as u64).sum();
+    Ok((groups, length))
+}
+
+fn begin(
+    device: Box<dyn crate::device::Device>,
+    base: u64,
+    cut: u64,
+    groups: Vec<Group>,
+    old: Tail,
+    bytes_before: u64,
+    shared: &Shared,
+) -> Result<Rewrite, CompactError> {
+    let mut log = JournalFile::refound(device, Purpose::Messages, base, shared.clock.wall_ms())?;
+    for mut group in groups {
+        append(&mut log, &mut group)?;
+    }
+    let frames = old.frames(cut).map_err(ReadError::from)?;
+    Ok(Rewrite { log, group: Group::new(), entries: 0, old, frames, first: cut, bytes_before })
+}
+
+fn append(log: &mut JournalFile, group: &mut Group) -> io::Result<()> {
+    match log.append(group) {
+        Outcome::Applied { .. } => Ok(()),
+        Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
+    }
+}
+
+impl Rewrite {
+    /// Copies until little is left.
+    fn catch_up(&mut self) -> Result<(), CompactError> {
+        for _ in 0..ROUNDS {
+            self.copy()?;
+            if self.old.end().saturating_sub(self.frames.position()) < REST_BYTES {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the next frame will stand.
+    fn position(&self) -> u64 {
+        self.log.end() + if self.entries > 0 { self.group.bytes() as u64 } else { 0 }
+    }
+
+    /// Copies up to the end, group by group: each frame to its own position.
+    fn copy(&mut self) -> Result<(), CompactError> {
+        self.old.extend(&mut self.frames);
+        loop {
+            let at = self.position();
+            let Some(entry) = self.frames.next()? else { break };
+            let gap = entry.position.saturating_sub(at);
+            if gap > 0 {
+                flush(&mut self.log, &mut self.group, &mut self.entries)?;
+                pad(&mut self.log, gap.saturating_sub(GROUP_FRAME), entry.time, entry.class)?;
+                self.group.begin(entry.time, entry.class);
+            }
+            let pushed = self.group.push(entry.kind, entry.pallet, |out| out.extend_from_slice(entry.body));
+            let offset = pushed.map_err(io::Error::other)?;
+            self.entries += 1;
+            if self.log.end() + offset != entry.position {
+                return Err(JournalError::Corrupt {
+                    position: entry.position,
+                    what: "a frame is not where it should be",
+                }
+                .into());
+            }
+        }
+        flush(&mut self.log, &mut self.group, &mut self.entries)?;
+        let (time, gap) = (self.group.time(), self.frames.position().saturating_sub(self.log.end()));
+        pad(&mut self.log, gap, time, CLASS_SYNC)?;
+        Ok(())
+    }
+}
+
+fn flush(log: &mut JournalFile, group: &mut Group, entries: &mut usize) -> io::Result<()> {
+    if std::mem::take(entries) == 0 { Ok(()) } else { append(log, group) }
+}
+
+/// Groups without entries, where the old file had some.
+fn pad(log: &mut JournalFile, bytes: u64, time: GroupTime, class: u8) -> io::Result<()> {
+    let mut group = Group::new();
+    for _ in 0..bytes / GROUP_FRAME {
+        group.begin(time, class);
+        append(log, &mut group)?;
+    }
+    Ok(())
+}
+
+impl Rewriting {
+    /// Copies what is left, and puts the new file in the old one's place. The writer's: nothing is written meanwhile. True if `log` is
+    /// the new file now.
+    pub(super) fn finish(&self, log: &mut JournalFile, place: &Place, shared: &Shared) -> bool {
+        let rewrite = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let finished = match rewrite {
+            Some(rewrite) if shared.failure().is_none() => rewrite.finish(log, place, shared),
+            _ => Err(CompactError::Failed),
+        };
+        let took_effect = finished.is_ok();
+        // Whoever waits for it may be gone.
+        let _ = self.done.send(finished);
+        took_effect
+    }
+}
+
+impl Rewrite {
+    fn finish(mut self, log: &mut JournalFile, place: &Place, shared: &Shared) -> Result<Compacted, CompactError> {
+        self.copy()?;
+        self.log.seal(stamp(shared), CLASS_SYNC)?;
+        let tail = self.log.tail(shared.source().tail.is_synced_only())?;
+        place.rename(self.log.device_mut())?;
+        // From here on the name is the new file's: it takes what comes.
+        *log = self.log;
+        shared.set_source(Source { tail, first: self.first });
+        if let Err(error) = place.sync_name() {
+            // The name may be the old file's again after a power cut.
+            shared.fail(error.kind(), format!("syncing the log's directory: {error}"));
+            return Err(CompactError::Failed);
+        }
+        let (first, bytes_before, bytes_after) = (self.first, self.bytes_before, log.bytes()?);
+        Ok(Compacted { first, bytes_before, bytes_after })
+    }
+}

@@ -1,0 +1,106 @@
+//! Where a log's file is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::builder::MemoryDisk;
+use crate::device::{Device, FileDevice, FileDeviceError, sync_parent};
+use crate::error::OpenError;
+
+/// A file, or memory.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    File(PathBuf),
+    Memory(MemoryDisk),
+}
+
+impl Place {
+    /// The log's device, locked. What a compaction left behind that did not take effect is removed.
+    pub(super) fn device(&self) -> Result<Box<dyn Device>, OpenError> {
+        match self {
+            Self::File(path) => {
+                let device = open(path)?;
+                match fs::remove_file(fresh_name(path)) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        Err(OpenError::Io { path: fresh_name(path), source })
+                    }
+                    _ => Ok(Box::new(device)),
+                }
+            }
+            Self::Memory(disk) => {
+                disk.fresh().clear();
+                Ok(Box::new(disk.journal().clone()))
+            }
+        }
+    }
+
+    /// An empty file beside the log's, locked.
+    pub(super) fn fresh(&self) -> Result<Box<dyn Device>, OpenError> {
+        match self {
+            Self::File(path) => {
+                let mut device = open(&fresh_name(path))?;
+                device.truncate(0).map_err(|source| OpenError::Io { path: fresh_name(path), source })?;
+                Ok(Box::new(device))
+            }
+            Self::Memory(disk) => {
+                disk.fresh().clear();
+                Ok(Box::new(disk.fresh().clone()))
+            }
+        }
+    }
+
+    /// Gives the fresh file, whose device is given, the log's name: durable after `sync_name`.
+    pub(super) fn rename(&self, fresh: &mut Box<dyn Device>) -> io::Result<()> {
+        match self {
+            Self::File(path) => {
+                fs::rename(fresh_name(path), path)?;
+                fresh.renamed(path);
+            }
+            Self::Memory(disk) => {
+                disk.journal().take_over(disk.fresh());
+                *fresh = Box::new(disk.journal().clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when the log's name would survive a power cut.
+    pub(super) fn sync_name(&self) -> io::Result<()> {
+        match self {
+            Self::File(path) => sync_parent(path),
+            Self::Memory(disk) => {
+                disk.journal().sync_name();
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the fresh file.
+    pub(super) fn discard_fresh(&self) {
+        match self {
+            Self::File(path) => {
+                if let Err(error) = fs::remove_file(fresh_name(path))
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(%error, "what is left of a compaction could not be removed");
+                }
+            }
+            Self::Memory(disk) => disk.fresh().clear(),
+        }
+    }
+}
+
+/// Where a compaction writes: beside the log, so that a rename does.
+fn fresh_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".new");
+    name.into()
+}
+
+fn open(path: &Path) -> Result<FileDevice, OpenError> {
+    FileDevice::open(path).map_err(|error| match error {
+        FileDeviceError::Locked { path } => OpenError::Locked { path },
+        FileDeviceError::Io { path, source } => OpenError::Io { path, source },
+    })
+}

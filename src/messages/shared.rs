@@ -1,0 +1,228 @@
+//! What senders, readers and the writer of a message log share.
+
+use std::io;
+use std::sync::OnceLock;
+
+use arc_swap::ArcSwap;
+use event_listener::Event;
+
+use super::compact::{CompactError, Rewriting};
+use super::receipt::{Nack, Pending, Receipt, Sent, cost};
+use crate::clock::HubClock;
+use crate::error::ReadError;
+use crate::journal::{Frames, Tail};
+use crate::pace::Outflow;
+use crate::permits::Permits;
+use crate::signal::Signal;
+use crate::stack::{Node, Stack};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Counter, Ordering, Padded};
+
+const OPEN: u32 = 0;
+const FAILED: u32 = 1;
+const CLOSING: u32 = 2;
+const OVER: u32 = 3;
+
+/// The file, for readers.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) tail: Tail,
+    /// Position of the first entry that was not dropped; before it stands at most what a compaction remembers.
+    pub(super) first: u64,
+}
+
+impl Source {
+    pub(super) fn frames(&self, from: u64) -> Result<Frames, ReadError> {
+        if from < self.first {
+            return Err(ReadError::Lagged { resume_at: self.first });
+        }
+        Ok(self.tail.frames(from)?)
+    }
+}
+
+/// Why the log takes nothing any more.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) kind: io::ErrorKind,
+    pub(super) text: String,
+}
+
+/// The counts that `Stats` shows.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) taken: Counter,
+    pub(super) repeats: Counter,
+    pub(super) refused: Counter,
+    pub(super) groups: Counter,
+    pub(super) syncs: Counter,
+    pub(super) clients: Counter,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    status: AtomicU32,
+    failure: OnceLock<Failure>,
+    /// Every sender writes these two.
+    queue: Padded<Stack<Pending>>,
+    permits: Padded<Permits>,
+    pub(super) outflow: Outflow,
+    pub(super) signal: Padded<Signal>,
+    /// Compactions that the writer is to bring to their end.
+    pub(super) rewritings: Stack<Rewriting>,
+    compacting: AtomicBool,
+    source: ArcSwap<Source>,
+    /// Notified when readers may see more.
+    pub(super) news: Event,
+    pub(super) clock: HubClock,
+    pub(super) cap: usize,
+    pub(super) counts: Counts,
+}
+
+impl Shared {
+    pub(super) fn new(source: Source, clock: HubClock, cap: usize, queue_bytes: u64) -> Self {
+        Self {
+            status: AtomicU32::new(OPEN),
+            failure: OnceLock::new(),
+            queue: Padded::default(),
+            permits: Padded(Permits::new(queue_bytes)),
+            outflow: Outflow::default(),
+            signal: Padded::default(),
+            rewritings: Stack::default(),
+            compacting: AtomicBool::new(false),
+            source: ArcSwap::from_pointee(source),
+            news: Event::new(),
+            clock,
+            cap,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Why nothing is taken, if that is so. Wait-free.
+    pub(super) fn refusal(&self) -> Option<Nack> {
+        // ordering: SeqCst; `push` relies on it against `close` and `fail`.
+        match self.status.load(Ordering::SeqCst) {
+            OPEN => None,
+            FAILED => Some(Nack::Io { kind: self.failure.get().map_or(io::ErrorKind::Other, |failure| failure.kind) }),
+            _ => Some(Nack::Closing),
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failure.get()
+    }
+
+    /// Takes nothing more from here on: what the device holds is not known. The first reason stays.
+    pub(super) fn fail(&self, kind: io::ErrorKind, text: String) {
+        tracing::error!(%text, "message log failed");
+        // A second reason is dropped.
+        let _ = self.failure.set(Failure { kind, text });
+        // ordering: SeqCst; see `refusal`. A log that is being closed stays so.
+        let _ = self.status.compare_exchange(OPEN, FAILED, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Only one compaction runs at a time.
+    pub(super) fn begin_compaction(&self) -> Result<(), CompactError> {
+        match self.refusal() {
+            Some(Nack::Closing) => Err(CompactError::Closing),
+            Some(_) => Err(CompactError::Failed),
+            // ordering: Acquire; pairs with the Release in `end_compaction`, hands over the file beside the log.
+            None if self.compacting.swap(true, Ordering::Acquire) => Err(CompactError::Busy),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn end_compaction(&self) {
+        // ordering: Release; see `begin_compaction`.
+        self.compacting.store(false, Ordering::Release);
+    }
+
+    /// Takes nothing more from here on.
+    pub(super) fn close(&self) {
+        // ordering: SeqCst; see `push`. A log that is over stays so.
+        let _ = self.status.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| (at != OVER).then_some(CLOSING));
+        self.signal.raise();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        // ordering: SeqCst; see `refusal`.
+        self.status.load(Ordering::SeqCst) >= CLOSING
+    }
+
+    /// The writer is gone.
+    pub(super) fn end(&self) {
+        // ordering: SeqCst; see `push`.
+        self.status.store(OVER, Ordering::SeqCst);
+        self.refuse_all(Nack::Closing);
+        self.news.notify(usize::MAX);
+    }
+
+    /// Nothing comes any more.
+    pub(super) fn is_over(&self) -> bool {
+        // ordering: SeqCst; whoever sees the end sees what was published before.
+        self.status.load(Ordering::SeqCst) == OVER
+    }
+
+    /// Hands a message to the writer. Lock-free; never waits.
+    pub(super) fn send(&self, sent: Sent, client: u128, seq: u64, payload: &[u8]) -> Receipt {
+        if let Some(nack) = self.refusal() {
+            return self.refuse(nack);
+        }
+        if payload.len() > self.cap {
+            return self.refuse(Nack::TooLong { bytes: payload.len(), cap: self.cap });
+        }
+        if !self.permits.take(cost(payload.len()), u64::MAX) {
+            self.outflow.turn_away(self.clock.now());
+            return self.refuse(Nack::Overloaded { retry_after: self.outflow.time_for(self.permits.used()) });
+        }
+        let pending = Pending::new(sent, client, seq, self.clock.wall_ms(), payload);
+        let node = Arc::new(Node::new(pending));
+        self.push(Arc::clone(&node));
+        Receipt::waiting(node)
+    }
+
+    fn refuse(&self, nack: Nack) -> Receipt {
+        self.counts.refused.add(1);
+        Receipt::refused(nack)
+    }
+
+    fn push(&self, node: Arc<Node<Pending>>) {
+        self.queue.push(node);
+        // The log may have failed or been closed since the sender looked. Either the writer's last look at the queue, which comes
+        // after that, finds the message, or this look finds it so.
+        match self.refusal() {
+            Some(nack) => self.refuse_all(nack),
+            None => self.signal.raise(),
+        }
+    }
+
+    pub(super) fn take_all(&self) -> Vec<Arc<Node<Pending>>> {
+        self.queue.take_all()
+    }
+
+    /// Refuses whatever waits.
+    pub(super) fn refuse_all(&self, nack: Nack) {
+        for node in self.take_all() {
+            self.answer(&node.value, Err(nack));
+        }
+    }
+
+    /// Answers a message, and gives back what was reserved for it.
+    pub(super) fn answer(&self, pending: &Pending, answer: super::receipt::Answer) {
+        if answer.is_err() {
+            self.counts.refused.add(1);
+        }
+        self.permits.give_back(pending.cost());
+        pending.answer(answer);
+    }
+
+    pub(super) fn queued_bytes(&self) -> u64 {
+        self.permits.used()
+    }
+
+    pub(super) fn source(&self) -> Arc<Source> {
+        self.source.load_full()
+    }
+
+    pub(super) fn set_source(&self, source: Source) {
+        self.source.store(Arc::new(source));
+    }
+}

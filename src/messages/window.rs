@@ -1,0 +1,167 @@
+//! What is remembered of each client, to tell a repeat from a new message: a window of its last numbers.
+//!
+//! The windows are a function of the entries in the file, in their order, and of the terms: replay makes the same ones.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::frame::WindowBody;
+use super::receipt::Nack;
+
+/// What a number that does not follow its client's last one means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gaps {
+    /// A client's messages are numbered 1, 2, 3 and so on; one that does not follow the last is refused
+    /// ([`Nack::Gap`]). So the log holds each client's messages without a hole and in order, also when a client sends many
+    /// ahead and one of them is refused. The default.
+    Strict,
+    /// Any number that was not taken before is taken, in the order in which they come.
+    Loose,
+}
+
+/// How much is remembered, and how numbers are judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) gaps: Gaps,
+    /// Numbers remembered of a client.
+    pub(super) window: usize,
+    /// Clients remembered.
+    pub(super) clients: usize,
+}
+
+/// A message that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) seq: u64,
+    pub(super) position: u64,
+    /// CRC-32 of its payload.
+    pub(super) crc: u32,
+}
+
+/// What a number is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    New,
+    /// It was taken, and stands at this position.
+    Repeat(u64),
+    Refused(Nack),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Client {
+    /// Numbers up to this one are not remembered one by one.
+    floor: Option<u64>,
+    /// By number, ascending.
+    known: VecDeque<Known>,
+    /// Position of the last message taken.
+    last: u64,
+}
+
+impl Client {
+    fn find(&self, seq: u64) -> Result<&Known, usize> {
+        // Most are the next one.
+        if self.known.back().is_none_or(|last| last.seq < seq) {
+            return Err(self.known.len());
+        }
+        let place = self.known.binary_search_by_key(&seq, |known| known.seq)?;
+        self.known.get(place).ok_or(place)
+    }
+
+    /// The highest number taken.
+    fn last_seq(&self) -> u64 {
+        self.known.back().map(|known| known.seq).or(self.floor).unwrap_or(0)
+    }
+}
+
+/// The windows of all clients.
+#[derive(Debug)]
+pub(super) struct Windows {
+    terms: Terms,
+    clients: HashMap<u128, Client>,
+    /// By the position of their last message: the first was silent longest.
+    order: BTreeMap<u64, u128>,
+}
+
+impl Windows {
+    pub(super) fn new(terms: Terms) -> Self {
+        Self { terms, clients: HashMap::new(), order: BTreeMap::new() }
+    }
+
+    /// What a message would be. `ahead` is the client's highest number among messages that are about to be taken.
+    pub(super) fn judge(&self, client: u128, seq: u64, crc: u32, ahead: Option<u64>) -> Verdict {
+        let client = self.clients.get(&client);
+        match client.map(|client| client.find(seq)) {
+            Some(Ok(known)) if known.crc == crc => return Verdict::Repeat(known.position),
+            Some(Ok(known)) => return Verdict::Refused(Nack::Differs { position: known.position }),
+            _ => {}
+        }
+        let floor = client.and_then(|client| client.floor);
+        if let Some(floor) = floor.filter(|floor| seq <= *floor) {
+            return Verdict::Refused(Nack::Expired { oldest: floor.saturating_add(1) });
+        }
+        let last = ahead.unwrap_or_else(|| client.map_or(0, Client::last_seq));
+        match self.terms.gaps {
+            Gaps::Strict if last.checked_add(1) != Some(seq) => {
+                Verdict::Refused(Nack::Gap { expected: last.saturating_add(1) })
+            }
+            _ => Verdict::New,
+        }
+    }
+
+    /// A message was taken.
+    pub(super) fn take(&mut self, client: u128, message: Known) {
+        let Known { seq, position, .. } = message;
+        let strict = self.terms.gaps == Gaps::Strict;
+        let new = || Client { floor: seq.checked_sub(1).filter(|_| strict), known: VecDeque::new(), last: position };
+        let entry = self.clients.entry(client).or_insert_with(new);
+        self.order.remove(&entry.last);
+        entry.last = position;
+        match entry.find(seq) {
+            Ok(_) => {}
+            Err(place) => entry.known.insert(place, message),
+        }
+        while entry.known.len() > self.terms.window {
+            entry.floor = entry.known.pop_front().map(|known| known.seq).max(entry.floor);
+        }
+        self.order.insert(position, client);
+        self.forget();
+    }
+
+    /// Forgets who was silent longest, while there are too many.
+    fn forget(&mut self) {
+        while self.clients.len() > self.terms.clients {
+            let Some((_, client)) = self.order.pop_first() else { break };
+            self.clients.remove(&client);
+        }
+    }
+
+    /// What a compaction kept of a client.
+    pub(super) fn restore(&mut self, body: WindowBody) {
+        let WindowBody { client, last, floor, known } = body;
+        if let Some(before) = self.clients.insert(client, Client { floor, known: known.into(), last }) {
+            self.order.remove(&before.last);
+        }
+        self.order.insert(last, client);
+        self.forget();
+    }
+
+    /// Everything, by how long clients have been silent; the longest first.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = WindowBody> + '_ {
+        let clients = self.order.values().filter_map(|id| Some((*id, self.clients.get(id)?)));
+        clients.map(|(client, Client { floor, known, last })| WindowBody {
+            client,
+            last: *last,
+            floor: *floor,
+            known: known.iter().copied().collect(),
+        })
+    }
+
+    /// The highest number taken of a client; 0 if none is known.
+    pub(super) fn last_seq(&self, client: u128) -> u64 {
+        self.clients.get(&client).map_or(0, Client::last_seq)
+    }
+
+    /// Clients remembered.
+    pub(super) fn len(&self) -> usize {
+        self.clients.len()
+    }
+}

@@ -1,0 +1,374 @@
+//! The writer of a message log: takes what waits, writes it as groups, syncs once, answers.
+
+use std::collections::HashMap;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use super::compact::abandon_all;
+use super::frame::{Body, END, MESSAGE};
+use super::place::Place;
+use super::receipt::{Ack, Nack, Pending, Sent};
+use super::shared::Shared;
+use super::window::{Verdict, Windows};
+use crate::journal::{Group, GroupTime, JournalFile, Log, Outcome};
+use crate::pace::Gauge;
+use crate::stack::Node;
+use crate::sync::Arc;
+use crate::syncing::Syncing;
+use crate::ticket::Durability;
+
+/// Bytes of one group, about at most; what is more makes further groups, synced together.
+const GROUP_BYTES: usize = 256 << 10;
+
+/// A message taken from the queue. Whatever becomes of the writer, its receipt is answered: here at the latest.
+#[derive(Debug)]
+struct Waiting {
+    node: Arc<Node<Pending>>,
+    shared: Arc<Shared>,
+    answered: bool,
+}
+
+impl Waiting {
+    fn pending(&self) -> &Pending {
+        &self.node.value
+    }
+
+    fn answer(mut self, answer: Result<Ack, Nack>) {
+        self.answered = true;
+        self.shared.answer(&self.node.value, answer);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.shared.answer(&self.node.value, Err(Nack::Io { kind: io::ErrorKind::Other }));
+        }
+    }
+}
+
+/// A group under construction.
+#[derive(Debug)]
+struct Draft {
+    group: Group,
+    /// Each message with the offset of its frame; of repeats, that of the first.
+    waiting: Vec<(u64, Waiting)>,
+    /// How many of them are repeats.
+    repeats: u64,
+}
+
+/// What this turn's drafts hold, as far as the next message's verdict depends on it.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// By client and number: checksum of the payload, draft, and offset in it.
+    messages: HashMap<(u128, u64), (u32, usize, u64)>,
+    /// Each client's last number.
+    last: HashMap<u128, u64>,
+}
+
+/// The writer. It alone touches the file.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    place: Place,
+    log: JournalFile,
+    windows: Windows,
+    durability: Durability,
+    syncing: Syncing,
+    gauge: Gauge,
+    drafts: Vec<Draft>,
+    ahead: Ahead,
+    spare: Vec<Group>,
+    /// Messages answered in the last turn: as many senders may be about to send the next.
+    answered: usize,
+    /// Where the file ended when it was last known to say so itself.
+    marked: u64,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        place: Place,
+        log: JournalFile,
+        windows: Windows,
+        durability: Durability,
+    ) -> Self {
+        let syncing = Syncing::new(durability, shared.clock.now());
+        shared.counts.clients.set(windows.len() as u64);
+        Self {
+            marked: log.end(),
+            shared,
+            place,
+            log,
+            windows,
+            durability,
+            syncing,
+            gauge: Gauge::default(),
+            drafts: Vec::new(),
+            ahead: Ahead::default(),
+            spare: Vec::new(),
+            answered: 0,
+        }
+    }
+
+    /// Works until the log is closed.
+    pub(super) fn run(&mut self) {
+        while !self.shared.is_closing() {
+            if !self.turn() {
+                self.shared.signal.wait(self.sleep());
+            }
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        self.syncing.sleep(&self.log, self.shared.clock.now()).unwrap_or(Duration::MAX)
+    }
+
+    /// Writes what waits. False if there was nothing.
+    pub(super) fn turn(&mut self) -> bool {
+        self.shared.signal.lower();
+        for rewriting in self.shared.rewritings.take_all() {
+            if rewriting.value.finish(&mut self.log, &self.place, &self.shared) {
+                self.marked = self.log.end();
+            }
+        }
+        let waiting = self.take();
+        if let Some(nack) = self.refused() {
+            for waiting in waiting {
+                waiting.answer(Err(nack));
+            }
+            return false;
+        }
+        if waiting.is_empty() {
+            self.sync_if_due();
+            self.answered = 0;
+            return false;
+        }
+        let time = GroupTime { hub_ms: self.shared.clock.now(), wall_ms: self.shared.clock.wall_ms() };
+        self.gauge.begin(&self.shared.outflow, time.hub_ms);
+        self.answered = waiting.len();
+        let bytes = waiting.iter().map(|waiting| waiting.pending().cost()).sum();
+        for message in waiting {
+            self.draft(time, message);
+        }
+        self.commit();
+        let empty = self.shared.queued_bytes() == 0;
+        self.gauge.note(&self.shared.outflow, bytes, empty, self.shared.clock.now());
+        true
+    }
+
+    /// Once it failed, nothing is written any more: neither what still waits when the log is closed.
+    fn refused(&self) -> Option<Nack> {
+        self.shared.failure().map(|failure| Nack::Io { kind: failure.kind })
+    }
+
+    /// Takes what waits. Where a sync is to come, those who were just answered get a moment to send again, for as long as more
+    /// come: together they cost one sync.
+    fn take(&self) -> Vec<Waiting> {
+        let mut taken = self.shared.take_all();
+        while self.durability == Durability::Sync && !taken.is_empty() && taken.len() < self.answered {
+            thread::yield_now();
+            let more = self.shared.take_all();
+            if more.is_empty() {
+                break;
+            }
+            taken.extend(more);
+        }
+        let waiting = |node| Waiting { node, shared: Arc::clone(&self.shared), answered: false };
+        taken.into_iter().map(waiting).collect()
+    }
+
+    /// Adds a message to the last draft, or answers it.
+    fn draft(&mut self, time: GroupTime, waiting: Waiting) {
+        let Pending { sent, client, seq, crc, .. } = *waiting.pending();
+        if sent == Sent::End {
+            let seq = self.ahead.last.get(&client).copied().unwrap_or_else(|| self.windows.last_seq(client));
+            self.push(time, END, seq, waiting);
+            return;
+        }
+        if let Some(&(known, draft, offset)) = self.ahead.messages.get(&(client, seq)) {
+            let before: u64 = self.drafts.iter().take(draft).map(|draft| draft.group.bytes() as u64).sum();
+            match self.drafts.get_mut(draft) {
+                Some(draft) if known == crc => {
+                    draft.repeats += 1;
+                    draft.waiting.push((offset, waiting));
+                }
+                _ => waiting.answer(Err(Nack::Differs { position: self.log.end() + before + offset })),
+            }
+            return;
+        }
+        match self.windows.judge(client, seq, crc, self.ahead.last.get(&client).copied()) {
+            Verdict::New => {
+                if let Some((draft, offset)) = self.push(time, MESSAGE, seq, waiting) {
+                    self.ahead.messages.insert((client, seq), (crc, draft, offset));
+                    let last = self.ahead.last.entry(client).or_insert(seq);
+                    *last = seq.max(*last);
+                }
+            }
+            Verdict::Repeat(position) => {
+                self.shared.counts.repeats.add(1);
+                waiting.answer(Ok(Ack { position, durability: self.durability }));
+            }
+            Verdict::Refused(nack) => waiting.answer(Err(nack)),
+        }
+    }
+
+    /// Adds an entry to the last draft, or to a new one. Returns which, and the offset in it.
+    fn push(&mut self, time: GroupTime, kind: u8, seq: u64, waiting: Waiting) -> Option<(usize, u64)> {
+        let full = self.drafts.last().is_none_or(|draft| draft.group.bytes() >= GROUP_BYTES);
+        if full {
+            let mut group = self.spare.pop().unwrap_or_else(Group::new);
+            group.begin(time, self.durability.class());
+            self.drafts.push(Draft { group, waiting: Vec::new(), repeats: 0 });
+        }
+        let number = self.drafts.len().saturating_sub(1);
+        let draft = self.drafts.last_mut()?;
+        let Pending { client, wall_ms, payload, .. } = waiting.pending();
+        let body = Body { client: *client, seq, wall_ms: *wall_ms, payload };
+        match draft.group.push(kind, PALLET, |out| body.append_to(out)) {
+            Ok(offset) => {
+                draft.waiting.push((offset, waiting));
+                Some((number, offset))
+            }
+            Err(error) => {
+                // The cap leaves room for the fields.
+                waiting.answer(Err(Nack::TooLong { bytes: error.bytes, cap: error.limit }));
+                None
+            }
+        }
+    }
+
+    /// Writes the drafts, syncs once, answers. What follows a draft that failed is refused with it: nothing stands in the
+    /// file behind a hole.
+    fn commit(&mut self) {
+        self.ahead.messages.clear();
+        self.ahead.last.clear();
+        let mut written = Vec::new();
+        let mut refused: Option<Nack> = None;
+        for mut draft in std::mem::take(&mut self.drafts) {
+            if refused.is_none() {
+                match self.log.append(&mut draft.group) {
+                    Outcome::Applied { start, .. } => {
+                        written.push((start, draft));
+                        continue;
+                    }
+                    Outcome::Refused(error) | Outcome::Unknown(error) => refused = Some(self.recover(&error)),
+                }
+            }
+            let nack = refused.unwrap_or(Nack::Full);
+            self.refuse(draft, nack);
+        }
+        if let Err(nack) = self.sync_group() {
+            for (_, draft) in written.drain(..) {
+                self.refuse(draft, nack);
+            }
+        }
+        self.publish(written);
+    }
+
+    /// Gets over an append that failed, if the device is only full.
+    fn recover(&mut self, error: &io::Error) -> Nack {
+        if is_full(error.kind()) {
+            match self.log.undo_append() {
+                Ok(()) => return Nack::Full,
+                Err(undo) => self.shared.fail(undo.kind(), format!("cutting off what did not fit: {undo}")),
+            }
+        }
+        self.shared.fail(error.kind(), format!("append: {error}"));
+        Nack::Io { kind: error.kind() }
+    }
+
+    /// Makes what was written as durable as was promised.
+    fn sync_group(&mut self) -> Result<(), Nack> {
+        if self.durability != Durability::Sync || self.log.synced() == self.log.end() {
+            return Ok(());
+        }
+        self.sync().map_err(|kind| Nack::Io { kind })
+    }
+
+    fn sync(&mut self) -> Result<(), io::ErrorKind> {
+        self.shared.counts.syncs.add(1);
+        self.syncing.note(self.shared.clock.now());
+        self.log.sync().map_err(|error| {
+            self.shared.fail(error.kind(), format!("sync: {error}"));
+            error.kind()
+        })
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.syncing.is_due(&self.log, self.shared.clock.now()) && self.sync().is_ok() {
+            self.shared.news.notify(usize::MAX);
+        }
+    }
+
+    fn refuse(&mut self, draft: Draft, nack: Nack) {
+        for (_, waiting) in draft.waiting {
+            waiting.answer(Err(nack));
+        }
+        self.spare(draft.group);
+    }
+
+    /// What was written is what is remembered, and is answered.
+    fn publish(&mut self, written: Vec<(u64, Draft)>) {
+        if !written.is_empty() {
+            self.shared.news.notify(usize::MAX);
+        }
+        for (start, draft) in written {
+            let mut before = None;
+            for (offset, waiting) in &draft.waiting {
+                // A repeat in the same draft stands behind what it repeats.
+                let (pending, position) = (waiting.pending(), start + offset);
+                if pending.sent == Sent::Message && before.is_none_or(|before| before < position) {
+                    self.windows.take(pending.client, pending.known(position));
+                    before = Some(position);
+                }
+            }
+            self.shared.counts.groups.add(1);
+            self.shared.counts.repeats.add(draft.repeats);
+            self.shared.counts.taken.add((draft.waiting.len() as u64).saturating_sub(draft.repeats));
+            self.shared.counts.clients.set(self.windows.len() as u64);
+            for (offset, waiting) in draft.waiting {
+                waiting.answer(Ok(Ack { position: start + offset, durability: self.durability }));
+            }
+            self.spare(draft.group);
+        }
+        self.sync_if_due();
+    }
+
+    fn spare(&mut self, group: Group) {
+        if self.spare.len() < 4 {
+            self.spare.push(group);
+        }
+    }
+
+    /// The end: writes what still waits, and says in the file that all of it is synced, so that damage to it is found
+    /// whatever comes.
+    pub(super) fn finish(&mut self) {
+        while self.turn() {}
+        if self.shared.failure().is_none() && self.log.end() > self.marked {
+            let time = GroupTime { hub_ms: self.shared.clock.now(), wall_ms: self.shared.clock.wall_ms() };
+            if let Err(error) = self.mark(time) {
+                self.shared.fail(error.kind(), format!("closing: {error}"));
+            }
+        }
+        self.shared.end();
+        abandon_all(&self.shared);
+    }
+
+    fn mark(&mut self, time: GroupTime) -> io::Result<()> {
+        match self.log.seal(time, self.durability.class()) {
+            // Everything else is synced: the mark is not worth a failure.
+            Err(error) if is_full(error.kind()) => self.log.undo_append(),
+            sealed => sealed,
+        }
+    }
+}
+
+/// A plain log has one.
+const PALLET: u32 = 0;
+
+/// Whether the device, the file or its owner has come to a limit, and a later attempt may succeed.
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
