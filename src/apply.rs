@@ -675,6 +675,15 @@ pub(crate) fn leases(store: &dyn Store, service: u32) -> Result<Vec<(u64, u32, L
     Ok(found)
 }
 
+/// The block of a rank: its first rank, and what it owes. `None` if it owes nothing any more.
+pub(crate) fn owed_block(store: &dyn Store, service: u32, rank: u64) -> Result<Option<(u64, Owed)>, StoreError> {
+    let (start, last) = (key::of(service, key::OWED, &[]), key::of(service, key::OWED, &rank.to_be_bytes()));
+    let Some((name, owed)) = store.last(&start, &last)? else { return Ok(None) };
+    let Some(first) = key::number(key::rest(&name)) else { return Ok(None) };
+    let owed: Owed = stored(record::decode("block state", &owed))?;
+    Ok(owed.holds(first, rank).then_some((first, owed)))
+}
+
 impl Applier {
     /// Every service the store knows.
     pub(crate) fn services(&self) -> impl Iterator<Item = (u32, &ServiceValue)> {
