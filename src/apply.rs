@@ -15,7 +15,7 @@ use crate::record::{
     Reported, SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
 };
 use crate::slot::Cause;
-use crate::store::{Batch, Store};
+use crate::store::{Batch, Pair, Store, walk};
 use crate::sync::Arc;
 use crate::ticket::Intake;
 
@@ -23,6 +23,8 @@ use crate::ticket::Intake;
 const FULL: usize = 1 << 20;
 /// Blocks' bitmaps kept in memory between batches.
 const BLOCKS_CACHED: usize = 4_096;
+/// Pairs read from the store at once.
+const PAGE: usize = 1_024;
 /// Seats' tallies kept in memory between batches.
 const SEATS_CACHED: usize = 65_536;
 
@@ -620,6 +622,12 @@ pub(crate) fn standing(store: &dyn Store) -> Result<Option<Standing>, StoreError
     bytes.map(|bytes| stored(record::decode("standing", &bytes))).transpose()
 }
 
+/// Every pair under `service` and `tag`, in key order.
+pub(crate) fn pairs(store: &dyn Store, service: u32, tag: u8) -> impl Iterator<Item = Result<Pair, StoreError>> {
+    let (start, end) = key::range(service, tag, &[]);
+    walk(store, start, Some(end), PAGE)
+}
+
 /// Calls `visit` with the rest of the key and the value of every pair under `service` and `tag`.
 pub(crate) fn each(
     store: &dyn Store,
@@ -627,15 +635,10 @@ pub(crate) fn each(
     tag: u8,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let (mut start, end) = key::range(service, tag, &[]);
-    loop {
-        let pairs = store.scan(&start, Some(&end), 1_024)?;
-        let Some((last, _)) = pairs.last() else { return Ok(()) };
-        start = [last.as_slice(), &[0]].concat();
-        for (key, value) in &pairs {
-            visit(key::rest(key), value)?;
-        }
-    }
+    pairs(store, service, tag).try_for_each(|pair| {
+        let (key, value) = pair?;
+        visit(key::rest(&key), &value)
+    })
 }
 
 /// The urgent ranks of a service, ascending, and the hub time, ms, of each one's mark.
@@ -673,6 +676,15 @@ pub(crate) fn leases(store: &dyn Store, service: u32) -> Result<Vec<(u64, u32, L
         Ok(())
     })?;
     Ok(found)
+}
+
+/// The block of a rank: its first rank, and what it owes. `None` if it owes nothing any more.
+pub(crate) fn owed_block(store: &dyn Store, service: u32, rank: u64) -> Result<Option<(u64, Owed)>, StoreError> {
+    let (start, last) = (key::of(service, key::OWED, &[]), key::of(service, key::OWED, &rank.to_be_bytes()));
+    let Some((name, owed)) = store.last(&start, &last)? else { return Ok(None) };
+    let Some(first) = key::number(key::rest(&name)) else { return Ok(None) };
+    let owed: Owed = stored(record::decode("block state", &owed))?;
+    Ok(owed.holds(first, rank).then_some((first, owed)))
 }
 
 impl Applier {

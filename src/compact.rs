@@ -21,7 +21,7 @@ use crate::error::OpenError;
 use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Outcome, Purpose, ReplayError};
 use crate::record::{self, GAP, PAST, Past, Record, SNAPSHOT, Snapshot, StoredPair, Tombstone, key};
 use crate::redact::{RedactError, Redaction};
-use crate::store::{Pair, Store, marker, retire};
+use crate::store::{Store, marker, retire, walk};
 use crate::ticket::CLASS_SYNC;
 
 #[cfg(test)]
@@ -190,16 +190,17 @@ impl Rewriting<'_> {
     /// Writes the store down, without the tombstones that are older than `tombstones_ms`.
     fn snapshot(&mut self, store: &dyn Store, now: GroupTime, tombstones_ms: i64) -> Result<(), OpenError> {
         let (mut pairs, mut first) = (Vec::new(), true);
-        each_pair(store, |(name, value)| {
+        for pair in walk(store, Vec::new(), None, PAIRS_READ) {
+            let (name, value) = pair?;
             if key::tag(&name) == Some(key::GONE) {
                 // No lease from before can be journaled any more.
-                return Ok(());
+                continue;
             }
             if key::tag(&name) == Some(key::DELETED) {
                 let tombstone: Tombstone = stored(record::decode("tombstone", &value))?;
                 if tombstone.wall_ms < tombstones_ms {
                     self.done.tombstones_dropped += 1;
-                    return Ok(());
+                    continue;
                 }
             }
             record::append(&mut pairs, &StoredPair { key: &name, value: &value });
@@ -208,8 +209,7 @@ impl Rewriting<'_> {
                 first = false;
                 pairs.clear();
             }
-            Ok(())
-        })?;
+        }
         self.part(now, first, true, &pairs)
     }
 
@@ -240,16 +240,6 @@ impl Rewriting<'_> {
             Outcome::Applied { .. } => Ok(()),
             Outcome::Refused(error) | Outcome::Unknown(error) => Err(JournalError::Io(error).into()),
         }
-    }
-}
-
-fn each_pair(store: &dyn Store, mut visit: impl FnMut(Pair) -> Result<(), OpenError>) -> Result<(), OpenError> {
-    let mut start = Vec::new();
-    loop {
-        let pairs = store.scan(&start, None, PAIRS_READ)?;
-        let Some((last, _)) = pairs.last() else { return Ok(()) };
-        start = [last.as_slice(), &[0]].concat();
-        pairs.into_iter().try_for_each(&mut visit)?;
     }
 }
 

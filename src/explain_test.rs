@@ -84,6 +84,18 @@ pub(crate) fn keys(users: &[u64]) -> Vec<u8> {
     list
 }
 
+/// A list of the first version of a user's result.
+fn first_version(user: u64) -> Vec<u8> {
+    record::encode(&VersionName { key: &user.to_be_bytes(), number: 1 })
+}
+
+/// Retraction 9, of what client 1 reported, and its undoing.
+fn retraction<'a>(versions: &'a [u8], subjects: &'a [u8]) -> [Record<'a>; 2] {
+    let (service, id) = (1, 9);
+    let withdrawn = Withdrawn { service, id, client: 1, from_ms: 0, to_ms: 1, versions, subjects, found: b"" };
+    [Record::Withdrawn(withdrawn), Record::Restored(Restored { service, id, last: true, versions, subjects })]
+}
+
 #[test]
 fn a_story_of_rounds_and_lives() {
     let shop = Shop::open(MemoryDisk::new(), ManualClock::default());
@@ -130,24 +142,13 @@ fn a_story_of_a_retraction_undone() {
     let shop = Shop::open(MemoryDisk::new(), ManualClock::default());
     shop.service.add_all([34]).unwrap();
     shop.work();
-    let mut versions = Vec::new();
-    record::append(&mut versions, &VersionName { key: &34_u64.to_be_bytes(), number: 1 });
-    let part = Withdrawn {
-        service: 1,
-        id: 9,
-        client: 1,
-        from_ms: 0,
-        to_ms: 1,
-        versions: &versions,
-        subjects: b"",
-        found: b"",
-    };
-    let shop = shop.with(&[Record::Withdrawn(part)]);
+    let versions = first_version(34);
+    let [withdrawn, restored] = retraction(&versions, b"");
+    let shop = shop.with(&[withdrawn]);
     let told = shop.told(34);
     assert_eq!(told[3], "version 1 of its result, client 1 (ann)'s, withdrawn by retraction 9");
     assert!(shop.service.trace(&34).unwrap().is_none(), "it has no result now");
-    let shop =
-        shop.with(&[Record::Restored(Restored { service: 1, id: 9, last: true, versions: &versions, subjects: b"" })]);
+    let shop = shop.with(&[restored]);
     let told = shop.told(34);
     assert_eq!(told[4], "retraction 9 undone: its results hold again");
     assert!(told[5].starts_with("done: version 1 of its result"), "{told:?}");
@@ -161,24 +162,14 @@ fn decisions_on_subjects_are_events() {
     shop.work();
     let list = keys(&[12]);
     let named = Keys { service: 1, keys: &list };
-    let mut versions = Vec::new();
-    record::append(&mut versions, &VersionName { key: &12_u64.to_be_bytes(), number: 1 });
-    let part = Withdrawn {
-        service: 1,
-        id: 9,
-        client: 1,
-        from_ms: 0,
-        to_ms: 1,
-        versions: &versions,
-        subjects: &list,
-        found: b"",
-    };
+    let versions = first_version(12);
+    let [withdrawn, restored] = retraction(&versions, &list);
     let from = shop.hub.events(0).unwrap().last().unwrap().unwrap().next;
     let shop = shop.with(&[
         Record::Rerun(named.clone()),
         Record::Marked(named.clone()),
-        Record::Withdrawn(part),
-        Record::Restored(Restored { service: 1, id: 9, last: true, versions: &versions, subjects: &list }),
+        withdrawn,
+        restored,
         Record::Deleted(named),
     ]);
     let seen: Vec<EventKind> = shop.hub.events(from).unwrap().map(|event| event.unwrap().kind).take(5).collect();

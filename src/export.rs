@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::dot::Dot;
 use self::json::Json;
-use crate::apply::stored;
+use crate::apply::{self, stored};
 use crate::clock::utc;
 use crate::error::{ExportError, HubError, StoreError};
 use crate::house::House;
@@ -29,8 +29,6 @@ use crate::watch::Level;
 
 /// Bytes gathered before they are given to the caller's writer.
 const BUFFER: usize = 64 << 10;
-/// Clients read from the store at once.
-const PAGE: usize = 1_024;
 
 #[derive(Debug, Serialize)]
 struct HubNode {
@@ -254,19 +252,15 @@ fn tally(house: &House, service: u32) -> Result<ServiceTally, StoreError> {
 
 /// Every client the store knows, in the order of their ids.
 fn clients(house: &House, sink: &mut dyn Sink) -> Result<(), ExportError> {
-    let (mut start, end) = key::range(0, key::CLIENT, &[]);
-    loop {
-        let page = house.store.scan(&start, Some(&end), PAGE)?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        start = [last.as_slice(), &[0]].concat();
-        for (name, value) in &page {
-            let Some(id) = key::number(key::rest(name)) else { continue };
-            match house.people.client(id) {
-                Some(core) => known_client(house, &core, sink)?,
-                None => stored_client(id, value, sink)?,
-            }
+    for pair in apply::pairs(house.store.as_ref(), 0, key::CLIENT) {
+        let (name, value) = pair?;
+        let Some(id) = key::number(key::rest(&name)) else { continue };
+        match house.people.client(id) {
+            Some(core) => known_client(house, &core, sink)?,
+            None => stored_client(id, &value, sink)?,
         }
     }
+    Ok(())
 }
 
 fn known_client(house: &House, core: &ClientCore, sink: &mut dyn Sink) -> io::Result<()> {

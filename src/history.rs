@@ -15,7 +15,7 @@ use crate::error::{ReadError, StoreError};
 use crate::id::ClientId;
 use crate::record::{self, SubjectValue, VersionValue, key};
 use crate::registry::ServiceCore;
-use crate::results::{bytes_of, hex, key_of};
+use crate::results::{bytes_of, hex, key_of, pairs_after};
 use crate::service::{Service, Subject, contain};
 use crate::store::Store;
 
@@ -250,30 +250,25 @@ pub(crate) fn by_client<S: Service>(
     limit: usize,
 ) -> Result<(Vec<Version<S>>, Option<<S::Subject as Subject>::Key>), ReadError> {
     let window = window.start.timestamp_millis()..window.end.timestamp_millis();
-    let from = after.map(|after| [bytes_of::<S>(after).as_slice(), &[0]].concat()).unwrap_or_default();
-    let (mut start, end) = key::range(core.id, key::SUBJECT, &from);
     let mut found = Vec::new();
-    loop {
-        let pairs = store.scan(&start, Some(&end), 256)?;
-        let Some((last, _)) = pairs.last() else { return Ok((found, None)) };
-        start = [last.as_slice(), &[0]].concat();
-        for (name, value) in &pairs {
-            let name = key::rest(name);
-            let value: SubjectValue<'_> = stored(record::decode("subject", value))?;
-            let is_theirs = |version: &Raw| version.client == client && window.contains(&version.wall_ms);
-            let mut past = Past::of(store, core.id, name, &value)?;
-            if !past.versions.iter().any(is_theirs) {
-                continue;
-            }
-            if value.versions > 1 {
-                past = folded::<S>(store, core, name)?;
-            }
-            for raw in past.versions.iter().filter(|version| is_theirs(version)) {
-                found.push(past.version(name, raw)?);
-            }
-            if found.len() >= limit {
-                return Ok((found, Some(key_of::<S>(name)?)));
-            }
+    for pair in pairs_after::<S>(store, core.id, key::SUBJECT, after, 256) {
+        let (name, value) = pair?;
+        let name = key::rest(&name);
+        let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;
+        let is_theirs = |version: &Raw| version.client == client && window.contains(&version.wall_ms);
+        let mut past = Past::of(store, core.id, name, &value)?;
+        if !past.versions.iter().any(is_theirs) {
+            continue;
+        }
+        if value.versions > 1 {
+            past = folded::<S>(store, core, name)?;
+        }
+        for raw in past.versions.iter().filter(|version| is_theirs(version)) {
+            found.push(past.version(name, raw)?);
+        }
+        if found.len() >= limit {
+            return Ok((found, Some(key_of::<S>(name)?)));
         }
     }
+    Ok((found, None))
 }

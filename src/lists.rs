@@ -10,9 +10,9 @@ use crate::clock::millis;
 use crate::error::ReadError;
 use crate::record::{self, BlockItem, Owed, SubjectValue, key};
 use crate::registry::ServiceCore;
-use crate::results::{bytes_of, hex, key_of};
+use crate::results::{hex, key_of, pairs_after};
 use crate::service::{Service, Subject, contain};
-use crate::store::Store;
+use crate::store::{Store, walk};
 
 /// Where a walk over pending subjects goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,28 +49,23 @@ pub(crate) fn unmarked<S: Service>(
     after: Option<&<S::Subject as Subject>::Key>,
     limit: usize,
 ) -> Result<(Vec<S::Subject>, Option<<S::Subject as Subject>::Key>), ReadError> {
-    let from = after.map(|after| [bytes_of::<S>(after).as_slice(), &[0]].concat()).unwrap_or_default();
-    let (mut start, end) = key::range(core.id, key::UNMARKED, &from);
     let mut found = Vec::new();
-    loop {
-        let pairs = store.scan(&start, Some(&end), limit.clamp(1, 1_024))?;
-        let Some((last, _)) = pairs.last() else { return Ok((found, None)) };
-        start = [last.as_slice(), &[0]].concat();
-        for (name, body) in &pairs {
-            let name = key::rest(name);
-            // Asked again: it may have been marked since the scan, or withdrawn before.
-            let Some(value) = store.get(&key::of(core.id, key::SUBJECT, name))? else { continue };
-            let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;
-            if value.round > 0 || value.withdrawn != 0 {
-                continue;
-            }
-            let read = contain(|| S::Subject::read(name, body)).unwrap_or_else(Err);
-            found.push(read.map_err(|what| ReadError::Decode { key: hex(name), what })?);
-            if found.len() >= limit {
-                return Ok((found, Some(key_of::<S>(name)?)));
-            }
+    for pair in pairs_after::<S>(store, core.id, key::UNMARKED, after, limit.clamp(1, 1_024)) {
+        let (name, body) = pair?;
+        let name = key::rest(&name);
+        // Asked again: it may have been marked since the scan, or withdrawn before.
+        let Some(value) = store.get(&key::of(core.id, key::SUBJECT, name))? else { continue };
+        let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;
+        if value.round > 0 || value.withdrawn != 0 {
+            continue;
+        }
+        let read = contain(|| S::Subject::read(name, &body)).unwrap_or_else(Err);
+        found.push(read.map_err(|what| ReadError::Decode { key: hex(name), what })?);
+        if found.len() >= limit {
+            return Ok((found, Some(key_of::<S>(name)?)));
         }
     }
+    Ok((found, None))
 }
 
 /// Up to `limit` subjects that are pending for longer than `least`, oldest first; and where to go on.
@@ -86,34 +81,31 @@ pub(crate) fn pending_longer_than<S: Service>(
     // The block that holds `from` may begin before it.
     let (first, end) = key::range(core.id, key::OWED, &[]);
     let before = store.last(&first, &key::of(core.id, key::OWED, &from.to_be_bytes()))?;
-    let mut start = before.map_or(first, |(name, _)| name);
+    let start = before.map_or(first, |(name, _)| name);
     let mut found = Vec::new();
-    loop {
-        let blocks = store.scan(&start, Some(&end), 4)?;
-        let Some((last, _)) = blocks.last() else { return Ok((found, None)) };
-        start = [last.as_slice(), &[0]].concat();
-        for (name, owed) in &blocks {
-            let owed: Owed = stored(record::decode("block state", owed))?;
-            let pending = now.saturating_sub(owed.since);
-            if pending <= least {
-                // Blocks follow each other in the order of time.
-                return Ok((found, None));
+    for pair in walk(store, start, Some(end), 4) {
+        let (name, owed) = pair?;
+        let owed: Owed = stored(record::decode("block state", &owed))?;
+        let pending = now.saturating_sub(owed.since);
+        if pending <= least {
+            // Blocks follow each other in the order of time.
+            break;
+        }
+        let first = key::number(key::rest(&name)).unwrap_or(0);
+        let block = store.get(&key::of(core.id, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
+        for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
+            let BlockItem { depth, round, key, .. } = stored(item)?;
+            let rank = first.saturating_add(place as u64);
+            // One that was deleted between the two reads is blank.
+            if rank < from || !owed.has(place as u64) || key.is_empty() {
+                continue;
             }
-            let first = key::number(key::rest(name)).unwrap_or(0);
-            let block = store.get(&key::of(core.id, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
-            for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
-                let BlockItem { depth, round, key, .. } = stored(item)?;
-                let rank = first.saturating_add(place as u64);
-                // One that was deleted between the two reads is blank.
-                if rank < from || !owed.has(place as u64) || key.is_empty() {
-                    continue;
-                }
-                let pending = Duration::from_millis(pending);
-                found.push(PendingSubject { key: key_of::<S>(key)?, pending, round, depth });
-                if found.len() >= limit {
-                    return Ok((found, Some(PendingCursor(rank))));
-                }
+            let pending = Duration::from_millis(pending);
+            found.push(PendingSubject { key: key_of::<S>(key)?, pending, round, depth });
+            if found.len() >= limit {
+                return Ok((found, Some(PendingCursor(rank))));
             }
         }
     }
+    Ok((found, None))
 }

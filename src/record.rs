@@ -793,6 +793,11 @@ impl Owed {
         Self { len, since, bodies, words }
     }
 
+    /// True if a rank is one of the block's, whose first is `first`; whether it is owed or not.
+    pub(crate) fn holds(&self, first: u64, rank: u64) -> bool {
+        rank.checked_sub(first).is_some_and(|place| place < u64::from(self.len))
+    }
+
     pub(crate) fn has(&self, place: u64) -> bool {
         let word = usize::try_from(place / 64).ok().and_then(|i| self.words.get(i));
         word.is_some_and(|word| word & (1 << (place % 64)) != 0)

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::apply::{self, stored};
 use crate::error::StoreError;
 use crate::record::{
@@ -85,7 +87,7 @@ impl<'s> Redaction<'s> {
             Record::Deleted(Keys { service, .. }) => Some(record::encode(&Keys { service, keys: &[] })),
             Record::Withdrawn(withdrawn) => Some(self.withdrawn(position, &withdrawn)?),
             Record::Restored(restored) => {
-                let versions = self.versions(position, restored.service, restored.versions)?;
+                let versions = self.versions(position, restored.service, restored.versions)?.unwrap_or_default();
                 let subjects = self.keys(position, restored.service, restored.subjects)?.unwrap_or_default();
                 Some(record::encode(&Restored { versions: &versions, subjects: &subjects, ..restored }))
             }
@@ -104,52 +106,42 @@ impl<'s> Redaction<'s> {
     }
 
     fn withdrawn(&mut self, position: u64, record: &Withdrawn<'_>) -> Result<Vec<u8>, RedactError> {
-        let versions = self.versions(position, record.service, record.versions)?;
+        let versions = self.versions(position, record.service, record.versions)?.unwrap_or_default();
         let subjects = self.keys(position, record.service, record.subjects)?.unwrap_or_default();
-        let found = self.found(position, record.service, record.found)?;
+        let found = self.found(position, record.service, record.found)?.unwrap_or_default();
         Ok(record::encode(&Withdrawn { versions: &versions, subjects: &subjects, found: &found, ..*record }))
     }
 
-    fn found(&mut self, position: u64, service: u32, list: &[u8]) -> Result<Vec<u8>, RedactError> {
-        let mut left = Vec::with_capacity(list.len());
-        for found in record::list::<FoundRecord<'_>>("found subject", list) {
-            let found = found?;
-            if !self.is_erased(position, service, found.key)? {
-                record::append(&mut left, &found);
-            }
-        }
-        Ok(left)
+    fn found(&mut self, position: u64, service: u32, list: &[u8]) -> Result<Option<Vec<u8>>, RedactError> {
+        self.named(position, service, "found subject", list, |found: &FoundRecord<'_>| found.key)
     }
 
-    fn versions(&mut self, position: u64, service: u32, list: &[u8]) -> Result<Vec<u8>, RedactError> {
-        let mut left = Vec::with_capacity(list.len());
-        for version in record::list::<VersionName<'_>>("version", list) {
-            let version = version?;
-            if !self.is_erased(position, service, version.key)? {
-                record::append(&mut left, &version);
-            }
-        }
-        Ok(left)
+    fn versions(&mut self, position: u64, service: u32, list: &[u8]) -> Result<Option<Vec<u8>>, RedactError> {
+        self.named(position, service, "version", list, |version: &VersionName<'_>| version.key)
     }
 
     fn keys(&mut self, position: u64, service: u32, list: &[u8]) -> Result<Option<Vec<u8>>, RedactError> {
-        let mut left = Vec::with_capacity(list.len());
-        for name in record::list::<KeyRecord<'_>>("key", list) {
-            let name = name?;
-            if !self.is_erased(position, service, name.key)? {
-                record::append(&mut left, &name);
-            }
-        }
-        Ok(something(left, list))
+        self.named(position, service, "key", list, |name: &KeyRecord<'_>| name.key)
     }
 
-    /// What is left of a list of subjects; `None` if nothing is left of what was there.
     fn subjects(&mut self, position: u64, service: u32, list: &[u8]) -> Result<Option<Vec<u8>>, RedactError> {
+        self.named(position, service, "subject", list, |subject: &SubjectRecord<'_>| subject.key)
+    }
+
+    /// What is left of a list of records that name a subject each; `None` if nothing is left of what was there.
+    fn named<'a, T: Serialize + Deserialize<'a> + 'a>(
+        &mut self,
+        position: u64,
+        service: u32,
+        what: &'static str,
+        list: &'a [u8],
+        key: impl Fn(&T) -> &[u8],
+    ) -> Result<Option<Vec<u8>>, RedactError> {
         let mut left = Vec::with_capacity(list.len());
-        for subject in record::list::<SubjectRecord<'_>>("subject", list) {
-            let subject = subject?;
-            if !self.is_erased(position, service, subject.key)? {
-                record::append(&mut left, &subject);
+        for record in record::list::<T>(what, list) {
+            let record = record?;
+            if !self.is_erased(position, service, key(&record))? {
+                record::append(&mut left, &record);
             }
         }
         Ok(something(left, list))

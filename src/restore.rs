@@ -30,7 +30,8 @@ pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), Regi
         Ok(())
     })?;
     // Everything that can fail is read before anything is made.
-    let leases = read_leases(store, core.id)?;
+    let mut blocks = Blocks::default();
+    let leases = read_leases(store, core.id, &mut blocks)?;
     for (client, mut value) in seats {
         let Some(client) = house.people.client(client) else { continue };
         if value.state == SeatState::Active && !client.is_registered() {
@@ -42,19 +43,24 @@ pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), Regi
             core.active_seats.fetch_add(1, Ordering::Relaxed);
         }
     }
-    let leased = note_recovered(house.store.as_ref(), core, &leases)?;
+    let leased = note_recovered(store, core, &leases, &mut blocks)?;
     core.ledger.open(Booked::of(&tally, leased));
     Ok(restore_leases(house, core, leases)?)
 }
 
 /// Enters what the leases owe in the ledger; returns its fingerprint. Spare are subjects that the store does not owe, and
 /// all but one of those that stand more than once.
-fn note_recovered(store: &dyn Store, core: &ServiceCore, leases: &[Stored]) -> Result<Print, StoreError> {
+fn note_recovered(
+    store: &dyn Store,
+    core: &ServiceCore,
+    leases: &[Stored],
+    blocks: &mut Blocks,
+) -> Result<Print, StoreError> {
     let (mut leased, mut spare, mut seen) = (Print::default(), Print::default(), HashSet::new());
     for lease in leases {
         for subject in lease.open.places().filter_map(|place| lease.subjects.get(place)) {
             leased.add(subject.rank);
-            if !seen.insert(subject.rank) || !is_owed(store, core.id, subject.rank)? {
+            if !seen.insert(subject.rank) || !blocks.is_owed(store, core.id, subject.rank)? {
                 spare.add(subject.rank);
             }
         }
@@ -62,15 +68,6 @@ fn note_recovered(store: &dyn Store, core: &ServiceCore, leases: &[Stored]) -> R
     core.ledger.flowed(Flow::Recovered, leased);
     core.ledger.flowed(Flow::RecoveredSpare, spare);
     Ok(leased)
-}
-
-/// True if the store owes a rank.
-fn is_owed(store: &dyn Store, service: u32, rank: u64) -> Result<bool, StoreError> {
-    let (start, last) = (key::of(service, key::OWED, &[]), key::of(service, key::OWED, &rank.to_be_bytes()));
-    let Some((name, owed)) = store.last(&start, &last)? else { return Ok(false) };
-    let first = key::number(key::rest(&name)).unwrap_or(0);
-    let owed: Owed = stored(record::decode("block state", &owed))?;
-    Ok(owed.has(rank - first))
 }
 
 /// A live lease with its subjects.
@@ -83,8 +80,7 @@ struct Stored {
     subjects: Vec<SubjectBuf>,
 }
 
-fn read_leases(store: &dyn Store, service: u32) -> Result<Vec<Stored>, StoreError> {
-    let mut blocks = Blocks::default();
+fn read_leases(store: &dyn Store, service: u32, blocks: &mut Blocks) -> Result<Vec<Stored>, StoreError> {
     let mut leases = Vec::new();
     for (generation, slot, lease) in apply::leases(store, service)? {
         let subjects = lease.ranks.iter().map(|rank| blocks.subject(store, service, *rank));
@@ -157,35 +153,53 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
 /// Blocks of pending subjects, read once each.
 #[derive(Default)]
 pub(crate) struct Blocks {
-    read: BTreeMap<u64, Vec<SubjectBuf>>,
+    read: BTreeMap<u64, Block>,
+}
+
+/// A block: what is owed of it, and its subjects.
+struct Block {
+    owed: Owed,
+    subjects: Vec<SubjectBuf>,
 }
 
 impl Blocks {
     /// The subject of a rank. One whose block is finished and gone was reported: it keeps its place, under no name.
     pub(crate) fn subject(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<SubjectBuf, StoreError> {
-        if let Some(subject) = self.cached(rank) {
-            return Ok(subject);
-        }
-        let start = key::of(service, key::OWED, &[]);
-        let found = store.last(&start, &key::of(service, key::OWED, &rank.to_be_bytes()))?;
-        if let Some((name, owed)) = found {
-            let first = key::number(key::rest(&name)).unwrap_or(0);
-            let Owed { since, .. } = stored(record::decode("block state", &owed))?;
-            let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
-            let mut subjects = Vec::new();
-            for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
-                let BlockItem { depth, round, key, body } = stored(item)?;
-                let rank = first + place as u64;
-                subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }));
-            }
-            self.read.insert(first, subjects);
-        }
+        let found = self.find(store, service, rank)?;
+        let subject = found.and_then(|(place, block)| block.subjects.get(usize::try_from(place).ok()?).cloned());
         let nameless = SubjectRef { rank, depth: 0, round: 0, since: 0, key: &[], body: &[] };
-        Ok(self.cached(rank).unwrap_or_else(|| SubjectBuf::new(nameless)))
+        Ok(subject.unwrap_or_else(|| SubjectBuf::new(nameless)))
     }
 
-    fn cached(&self, rank: u64) -> Option<SubjectBuf> {
-        let (first, subjects) = self.read.range(..=rank).next_back()?;
-        subjects.get(usize::try_from(rank - first).ok()?).cloned()
+    /// True if the store owed a rank when its block was read.
+    fn is_owed(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<bool, StoreError> {
+        Ok(self.find(store, service, rank)?.is_some_and(|(place, block)| block.owed.has(place)))
+    }
+
+    /// The block of a rank, and its place there.
+    fn find(&mut self, store: &dyn Store, service: u32, rank: u64) -> Result<Option<(u64, &Block)>, StoreError> {
+        let known = self.read.range(..=rank).next_back().filter(|(first, block)| block.owed.holds(**first, rank));
+        let first = if let Some((first, _)) = known {
+            *first
+        } else {
+            let Some((first, owed)) = apply::owed_block(store, service, rank)? else { return Ok(None) };
+            self.read.insert(first, Block::read(store, service, first, owed)?);
+            first
+        };
+        Ok(self.read.get(&first).map(|block| (rank - first, block)))
+    }
+}
+
+impl Block {
+    fn read(store: &dyn Store, service: u32, first: u64, owed: Owed) -> Result<Self, StoreError> {
+        let since = owed.since;
+        let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
+        let mut subjects = Vec::new();
+        for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
+            let BlockItem { depth, round, key, body } = stored(item)?;
+            let rank = first + place as u64;
+            subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }));
+        }
+        Ok(Self { owed, subjects })
     }
 }

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use crate::apply::stored;
 use crate::clock::utc;
-use crate::error::ReadError;
+use crate::error::{ReadError, StoreError};
 use crate::history::{Past, report_of, says_the_same};
 use crate::id::ClientId;
 use crate::record::{self, SubjectValue, key};
 use crate::registry::ServiceCore;
 use crate::service::{Key, Service, Subject};
-use crate::store::Store;
+use crate::store::{self, Pair, Store};
 
 /// The result of one subject, and where it came from.
 #[derive(Clone, Serialize)]
@@ -148,21 +148,29 @@ pub(crate) fn page<S: Service>(
     after: Option<&<S::Subject as Subject>::Key>,
     limit: usize,
 ) -> Result<(Vec<Finding<S>>, Option<<S::Subject as Subject>::Key>), ReadError> {
-    let from = after.map(|after| [bytes_of::<S>(after).as_slice(), &[0]].concat()).unwrap_or_default();
-    let (mut start, end) = key::range(core.id, key::SUBJECT, &from);
     let mut findings = Vec::new();
-    loop {
-        let pairs = store.scan(&start, Some(&end), limit.clamp(1, 1_024))?;
-        let Some((last, _)) = pairs.last() else { return Ok((findings, None)) };
-        start = [last.as_slice(), &[0]].concat();
-        for (name, value) in &pairs {
-            let bytes = key::rest(name);
-            findings.extend(decode(store, core, bytes, value)?);
-            if findings.len() >= limit {
-                return Ok((findings, Some(key_of::<S>(bytes)?)));
-            }
+    for pair in pairs_after::<S>(store, core.id, key::SUBJECT, after, limit.clamp(1, 1_024)) {
+        let (name, value) = pair?;
+        let bytes = key::rest(&name);
+        findings.extend(decode(store, core, bytes, &value)?);
+        if findings.len() >= limit {
+            return Ok((findings, Some(key_of::<S>(bytes)?)));
         }
     }
+    Ok((findings, None))
+}
+
+/// The pairs of a service and a tag whose subjects come after `after`, in key order, read `page` by `page`.
+pub(crate) fn pairs_after<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    tag: u8,
+    after: Option<&<S::Subject as Subject>::Key>,
+    page: usize,
+) -> impl Iterator<Item = Result<Pair, StoreError>> {
+    let from = after.map(|after| store::after(&bytes_of::<S>(after))).unwrap_or_default();
+    let (start, end) = key::range(service, tag, &from);
+    store::walk(store, start, Some(end), page)
 }
 
 pub(crate) fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, ReadError> {

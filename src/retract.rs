@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::apply::stored;
+use crate::apply::{self, stored};
 use crate::clock::utc;
 use crate::commit::{Change, Pending};
 use crate::error::{HubError, ReadError, RetractError, StoreError};
@@ -18,7 +18,7 @@ use crate::record::{self, KeyRecord, RetractionValue, SubjectValue, VersionName,
 use crate::registry::ServiceCore;
 use crate::service::Service;
 use crate::store::Store;
-use crate::taint::{Findings, Inquiry, Parts, Suspect, walk};
+use crate::taint::{Findings, Inquiry, Parts, Suspect};
 
 /// Bytes of one part, about at most: a part is one journal record.
 const PART_BYTES: usize = 256 << 10;
@@ -135,10 +135,10 @@ pub(crate) fn restore(house: &House, core: &ServiceCore, id: u64) -> Result<Retr
 /// The retractions that are in force, oldest first.
 pub(crate) fn all(store: &dyn Store, service: u32) -> Result<Vec<Retraction>, ReadError> {
     let mut found = Vec::new();
-    walk(store, service, key::RETRACTION, |rest, value| {
+    apply::each(store, service, key::RETRACTION, |rest, value| {
         let value = stored(record::decode("retraction", value))?;
         found.extend(key::number(rest).map(|id| Retraction::new(id, &value)));
-        Ok::<(), StoreError>(())
+        Ok(())
     })?;
     Ok(found)
 }
@@ -222,21 +222,21 @@ impl Sender<'_> {
 /// Everything that a retraction withdrew: versions and subjects.
 fn withdrawn_by(store: &dyn Store, service: u32, id: u64, limit: usize) -> Result<(Parts, Parts), StoreError> {
     let (mut versions, mut subjects) = (Parts::default(), Parts::default());
-    walk(store, service, key::VERSION, |rest, bytes| {
+    apply::each(store, service, key::VERSION, |rest, bytes| {
         let version: VersionValue<'_> = stored(record::decode("version", bytes))?;
         if let Some((key, number)) = key::of_version(rest)
             && version.withdrawn == id
         {
             versions.push(limit, &VersionName { key, number });
         }
-        Ok::<(), StoreError>(())
+        Ok(())
     })?;
-    walk(store, service, key::SUBJECT, |key, bytes| {
+    apply::each(store, service, key::SUBJECT, |key, bytes| {
         let value: SubjectValue<'_> = stored(record::decode("subject", bytes))?;
         if value.withdrawn == id {
             subjects.push(limit, &KeyRecord { key });
         }
-        Ok::<(), StoreError>(())
+        Ok(())
     })?;
     Ok((versions, subjects))
 }

@@ -7,9 +7,11 @@ pub(crate) mod counted;
 pub(crate) mod marker;
 mod memory;
 mod sled;
+mod walk;
 
 pub(crate) use self::memory::MemoryStore;
 pub(crate) use self::sled::{open_or_set_aside, retire, set_aside};
+pub(crate) use self::walk::{after, walk};
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -120,7 +122,7 @@ fn assert_unreserved(batch: &Batch) {
 
 #[cfg(test)]
 pub(crate) mod conformance {
-    use super::{Batch, Pair, Store, VERSION_KEY};
+    use super::{Batch, Pair, Store, VERSION_KEY, walk};
 
     pub(crate) fn batch<const N: usize>(writes: [(&[u8], Option<&[u8]>); N]) -> Batch {
         writes.into_iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect()
@@ -265,16 +267,13 @@ pub(crate) mod conformance {
         let expected: Vec<Pair> = model.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         assert_eq!(store.scan(b"", None, usize::MAX).unwrap(), expected);
         // Pages of a walk join without a gap or a repeat.
-        let mut walked = Vec::new();
-        let mut start = Vec::new();
-        loop {
-            let page = store.scan(&start, None, 64).unwrap();
-            let Some((key, _)) = page.last() else { break };
-            start.clone_from(key);
-            start.push(0);
-            walked.extend(page);
+        for page in [1, 64, expected.len(), usize::MAX] {
+            let walked: Result<Vec<Pair>, _> = walk(store, Vec::new(), None, page).collect();
+            assert_eq!(walked.unwrap(), expected);
         }
-        assert_eq!(walked, expected);
+        let (start, end) = (expected[100].0.clone(), expected[300].0.clone());
+        let walked: Result<Vec<Pair>, _> = walk(store, start, Some(end), 64).collect();
+        assert_eq!(walked.unwrap(), expected[100..300]);
     }
 
     /// One value holds the round for two keys; a reader must never find the second key behind the first.

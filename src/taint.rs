@@ -4,16 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::apply::stored;
+use crate::apply::{self, stored};
 use crate::error::{HubError, RetractError, StoreError};
 use crate::house::House;
 use crate::record::{self, BlockItem, FoundRecord, KeyRecord, SubjectValue, Tombstone, VersionName, VersionValue, key};
 use crate::registry::ServiceCore;
 use crate::service::{Key, Service, Subject, contain};
 use crate::store::{Pair, Store};
-
-/// Pairs read at a time.
-const PAGE: usize = 1_024;
 
 /// Lists of records, each short enough for one part.
 #[derive(Debug, Default)]
@@ -258,23 +255,25 @@ impl<'a, S: Service> Inquiry<'a, S> {
         &self,
         mut visit: impl FnMut(&[u8], &SubjectValue<'_>, &VersionValue<'_>) -> Result<(), RetractError>,
     ) -> Result<(), RetractError> {
-        walk(self.store, self.core.id, key::SUBJECT, |name, bytes| {
-            let value: SubjectValue<'_> = stored(record::decode("subject", bytes))?;
-            match &value.current {
-                Some(version) => visit(name, &value, version),
-                None => Ok(()),
+        for pair in apply::pairs(self.store, self.core.id, key::SUBJECT) {
+            let (name, bytes) = pair?;
+            let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
+            if let Some(version) = &value.current {
+                visit(key::rest(&name), &value, version)?;
             }
-        })?;
+        }
         let mut last: Option<Pair> = None;
-        walk(self.store, self.core.id, key::VERSION, |rest, bytes| {
-            let Some((name, _)) = key::of_version(rest) else { return Ok(()) };
+        for pair in apply::pairs(self.store, self.core.id, key::VERSION) {
+            let (name, bytes) = pair?;
+            let Some((name, _)) = key::of_version(key::rest(&name)) else { continue };
             if last.as_ref().is_none_or(|(known, _)| known != name) {
                 last = self.get(key::SUBJECT, name)?.map(|bytes| (name.to_vec(), bytes));
             }
-            let Some((_, subject)) = &last else { return Ok(()) };
-            let version = stored(record::decode("version", bytes))?;
-            visit(name, &stored(record::decode("subject", subject))?, &version)
-        })
+            let Some((_, subject)) = &last else { continue };
+            let version = stored(record::decode("version", &bytes))?;
+            visit(name, &stored(record::decode("subject", subject))?, &version)?;
+        }
+        Ok(())
     }
 
     fn each_version_of(
@@ -350,23 +349,5 @@ impl<'a, S: Service> Inquiry<'a, S> {
         let place = usize::try_from(subject.rank - first).unwrap_or(usize::MAX);
         let item = record::list::<BlockItem<'_>>("block", &bytes).nth(place).map(stored).transpose()?;
         Ok(item.map(|item| item.body.to_vec()).unwrap_or_default())
-    }
-}
-
-/// Calls `visit` with the rest of the key and the value of every pair under a tag, page by page.
-pub(crate) fn walk<E: From<StoreError>>(
-    store: &dyn Store,
-    service: u32,
-    tag: u8,
-    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    let (mut start, end) = key::range(service, tag, &[]);
-    loop {
-        let pairs = store.scan(&start, Some(&end), PAGE)?;
-        let Some((last, _)) = pairs.last() else { return Ok(()) };
-        start = [last.as_slice(), &[0]].concat();
-        for (name, value) in &pairs {
-            visit(key::rest(name), value)?;
-        }
     }
 }

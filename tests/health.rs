@@ -43,6 +43,16 @@ fn watching(shop: &Shop, change: impl FnOnce(&mut Watch)) -> ServiceHandle<Plain
     shop.hub.register(Plain::with("plain", |policy| change(&mut policy.watch))).unwrap()
 }
 
+/// A shop whose service watches as told, `n` subjects, the clients 1 and 2, and a lease that client 2 holds.
+fn at_work(n: u64, change: impl FnOnce(&mut Watch)) -> (Shop, ServiceHandle<Plain>, [Seat<Plain>; 2], Lease<Plain>) {
+    let shop = Shop::open();
+    let service = watching(&shop, change);
+    let seats = [1, 2].map(|id| shop.seat(&service, id));
+    shop.stock(&service, n);
+    let held = claim_one(&seats[1]);
+    (shop, service, seats, held)
+}
+
 fn level<S: Service>(service: &ServiceHandle<S>, client: u64) -> Level {
     service.seat_stats(client).expect("it was activated").level
 }
@@ -78,11 +88,8 @@ fn refused(seat: &Seat<Plain>) -> String {
 /// reason. What it holds may be reported; others are served as ever.
 #[test]
 fn forger_is_suspected_then_quarantined_and_told_why() {
-    let shop = Shop::open();
-    let service = watching(&shop, |_| {});
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 40);
-    let (held, others) = (claim_one(&forger), claim_one(&honest));
+    let (shop, service, [forger, honest], others) = at_work(40, |_| {});
+    let held = claim_one(&forger);
     forge_for(&shop, &forger, &others, 2);
     assert_eq!(level(&service, 1), Level::Healthy);
     forge_for(&shop, &forger, &others, 1);
@@ -138,11 +145,7 @@ fn level_and_reason_survive_every_restart() {
 /// the graph. All of it also after a restart.
 #[test]
 fn levels_and_their_causes_are_told() {
-    let shop = Shop::open();
-    let service = watching(&shop, |_| {});
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 40);
-    let others = claim_one(&honest);
+    let (shop, _service, [forger, _honest], others) = at_work(40, |_| {});
     forge_for(&shop, &forger, &others, 6);
     let (why, shop) = (refused(&forger), shop.restart());
     let service = watching(&shop, |_| {});
@@ -176,11 +179,7 @@ fn levels_and_their_causes_are_told() {
 /// R48 and R47: the graph shows who is not trusted.
 #[test]
 fn the_graph_shows_levels() {
-    let shop = Shop::open();
-    let service = watching(&shop, |_| {});
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 40);
-    let others = claim_one(&honest);
+    let (shop, _service, [forger, _honest], others) = at_work(40, |_| {});
     forge_for(&shop, &forger, &others, 3);
     let (mut json, mut dot) = (Vec::new(), Vec::new());
     shop.hub.export_json(&mut json).unwrap();
@@ -196,11 +195,7 @@ fn the_graph_shows_levels() {
 /// R48: an administrator lifts a quarantine; from there on the client begins anew, and that survives a restart.
 #[test]
 fn administrator_clears_a_quarantined_client() {
-    let shop = Shop::open();
-    let service = watching(&shop, |_| {});
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 40);
-    let others = claim_one(&honest);
+    let (shop, service, [forger, _honest], others) = at_work(40, |_| {});
     forge_for(&shop, &forger, &others, 6);
     refused(&forger);
     shop.pass(Duration::from_secs(30 * 24 * 3_600));
@@ -248,11 +243,7 @@ fn clearing_who_needs_none_changes_nothing() {
 #[test]
 fn quarantine_ends_by_time_only_if_told_so() {
     let lasting = |watch: &mut Watch| watch.quarantine = Some(Duration::from_secs(3_000));
-    let shop = Shop::open();
-    let service = watching(&shop, lasting);
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 40);
-    let others = claim_one(&honest);
+    let (shop, _service, [forger, honest], others) = at_work(40, lasting);
     forge_for(&shop, &forger, &others, 6);
     for _ in 0..2 {
         shop.pass(INTERVAL);
@@ -276,11 +267,7 @@ fn quarantine_ends_by_time_only_if_told_so() {
 /// R48: six good intervals in a row make a suspect healthy; intervals in which nothing happens neither help nor harm.
 #[test]
 fn suspect_becomes_healthy_by_good_intervals_only() {
-    let shop = Shop::open();
-    let service = watching(&shop, |_| {});
-    let [suspect, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 400);
-    let others = claim_one(&honest);
+    let (shop, service, [suspect, honest], others) = at_work(400, |_| {});
     forge_for(&shop, &suspect, &others, 2);
     for _ in 0..20 {
         shop.pass(INTERVAL);
@@ -301,11 +288,7 @@ fn suspect_becomes_healthy_by_good_intervals_only() {
 /// R48: by policy a suspect gets one bucket a claim, without being blamed for asking for more.
 #[test]
 fn suspect_gets_one_bucket_if_told_so() {
-    let shop = Shop::open();
-    let service = watching(&shop, |watch| watch.suspect_one_bucket = true);
-    let [suspect, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 400);
-    let others = claim_one(&honest);
+    let (shop, service, [suspect, honest], others) = at_work(400, |watch| watch.suspect_one_bucket = true);
     assert_eq!(claim(&suspect, 3).len(), 3);
     forge_for(&shop, &suspect, &others, 3);
     let Claim::Leased(grant) = suspect.claim(Ask::buckets(3)).unwrap() else { panic!("there are buckets") };
@@ -317,14 +300,10 @@ fn suspect_gets_one_bucket_if_told_so() {
 /// R48: a level is of one client for one service, and cannot be shed by registering again or by a suspension lifted.
 #[test]
 fn level_is_per_service_and_sticks_to_the_client() {
-    let shop = Shop::open();
-    let service = watching(&shop, |_| {});
+    let (shop, service, [forger, _honest], others) = at_work(40, |_| {});
     let other_service = shop.hub.register(Plain::new("other")).unwrap();
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
     let elsewhere = shop.seat(&other_service, 1);
-    shop.stock(&service, 40);
     shop.stock(&other_service, 40);
-    let others = claim_one(&honest);
     forge_for(&shop, &forger, &others, 6);
     assert_eq!((level(&service, 1), level(&other_service, 1)), (Level::Quarantined, Level::Healthy));
     report_all(&claim_one(&elsewhere));
@@ -524,11 +503,7 @@ fn categories_out_of_order_harm_nobody() {
 /// R48: with the watch off nobody is watched; settings out of range are refused by name.
 #[test]
 fn watch_can_be_switched_off_and_is_checked() {
-    let shop = Shop::open();
-    let service = watching(&shop, |watch| *watch = Watch::off());
-    let [forger, honest] = [shop.seat(&service, 1), shop.seat(&service, 2)];
-    shop.stock(&service, 40);
-    let others = claim_one(&honest);
+    let (shop, service, [forger, honest], others) = at_work(40, |watch| *watch = Watch::off());
     forge_for(&shop, &forger, &others, 20);
     assert_eq!((level(&service, 1), service.seat_stats(1).unwrap().faults.not_owner), (Level::Healthy, 60));
     let set = |watch| service.set_policy(Policy { watch, ..service.policy() });

@@ -9,9 +9,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use commissary::{
     Ask, Claim, Compact, Crash, Hub, Late, LeaseToken, Limits, ManualClock, MemoryDisk, Outcome, Policy, Registration,
-    Reporter, Seat, Service, ServiceHandle, SubjectState, Ticket, Urgent, Verdict, Work,
+    Seat, ServiceHandle, SubjectState, Ticket, Urgent, Work,
 };
-use common::{assert_adds_up, exact};
+use common::{Web, assert_adds_up, exact};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -19,36 +19,12 @@ use proptest::sample::Index;
 const USERS: u64 = 16;
 const CLIENTS: u64 = 3;
 
-#[derive(Debug, Clone)]
-struct Mixed(Policy);
-
-impl Service for Mixed {
-    type Subject = u64;
-    type Report = Vec<u64>;
-
-    fn id(&self) -> &'static str {
-        "mixed"
-    }
-
-    fn policy(&self) -> Policy {
-        self.0.clone()
-    }
-
-    fn judge(&self, _user: &u64, _list: &Vec<u64>, _reporter: Reporter) -> Verdict {
-        Verdict::Accept
-    }
-
-    fn discover(&self, _user: &u64, list: &Vec<u64>, found: &mut Vec<u64>) {
-        found.extend(list);
-    }
-}
-
-fn mixed(urgent: Urgent, late: Late) -> Mixed {
+fn mixed(urgent: Urgent, late: Late) -> Web {
     let (lease, grace) = (Duration::from_secs(1), Duration::from_millis(500));
     let linger = Duration::from_millis(5);
     let small = Policy { bucket_subjects: 3, pool_subjects: 9, lease, grace, linger, ..exact() };
     let idle = Duration::from_secs(100_000);
-    Mixed(Policy { urgent, late, idle, max_depth: 2, keep_unmarked: true, ..small })
+    Web(Policy { urgent, late, idle, max_depth: 2, keep_unmarked: true, ..small })
 }
 
 #[derive(Debug, Clone)]
@@ -107,10 +83,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 struct World {
     hub: Hub,
-    service: ServiceHandle<Mixed>,
+    service: ServiceHandle<Web>,
     disk: MemoryDisk,
     clock: ManualClock,
-    plugin: Mixed,
+    plugin: Web,
     given: Vec<(u64, LeaseToken, Vec<u64>)>,
 }
 
@@ -127,12 +103,7 @@ struct Seen {
     held: BTreeSet<String>,
 }
 
-fn open(
-    plugin: &Mixed,
-    disk: &MemoryDisk,
-    clock: &ManualClock,
-    compact: Option<Compact>,
-) -> (Hub, ServiceHandle<Mixed>) {
+fn open(plugin: &Web, disk: &MemoryDisk, clock: &ManualClock, compact: Option<Compact>) -> (Hub, ServiceHandle<Web>) {
     let mut builder = Hub::builder().manual().clock(clock.clone()).seed(5).limits(Limits::default());
     if let Some(compact) = compact {
         builder = builder.compact(compact);
@@ -143,7 +114,7 @@ fn open(
     (hub, service)
 }
 
-fn seen(hub: &Hub, service: &ServiceHandle<Mixed>) -> Seen {
+fn seen(hub: &Hub, service: &ServiceHandle<Web>) -> Seen {
     let stats = service.stats();
     let (results, _) = service.results(None, usize::MAX).unwrap();
     let mut held = BTreeSet::new();
@@ -205,13 +176,13 @@ fn seen(hub: &Hub, service: &ServiceHandle<Mixed>) -> Seen {
 }
 
 impl World {
-    fn new(plugin: Mixed) -> Self {
+    fn new(plugin: Web) -> Self {
         let (disk, clock) = (MemoryDisk::new(), ManualClock::default());
         let (hub, service) = open(&plugin, &disk, &clock, None);
         Self { hub, service, disk, clock, plugin, given: Vec::new() }
     }
 
-    fn seat(&self, client: u64) -> Option<Seat<Mixed>> {
+    fn seat(&self, client: u64) -> Option<Seat<Web>> {
         let registered = self.hub.register_client(&Registration::new(client, format!("c{client}"))).ok()?;
         registered.client.activate(&self.service).ok()
     }

@@ -125,6 +125,7 @@ fn each_role_is_counted_by_itself() {
     assert_eq!((cost.results.gets, cost.results.pairs_read > 1), (1, true), "{:?}", cost.results);
     assert_eq!(reads(&cost), 0);
 
+    let _held = claim_one(&shop.seat(&service, 1)).into_token();
     drop(service);
     let shop = shop.restart();
     let opened = shop.hub.stats().storage;

@@ -2,18 +2,24 @@
 
 mod common;
 
-use commissary::{Crash, KeysError, Limits, SubjectState};
+use commissary::{Crash, KeysError, Limits, Seat, ServiceHandle, SubjectState};
 use common::{Plain, Shop, assert_adds_up, claim_nothing, claim_one, report_all, reports};
 
-/// R33: a re-run opens a new round; the old result stays in force until the new one comes.
-#[test]
-fn a_rerun_opens_a_round_and_the_old_result_stays_until_the_new_one() {
+/// A shop with one service and one client, which has reported the users 1 to 4.
+fn four_done() -> (Shop, ServiceHandle<Plain>, Seat<Plain>) {
     let shop = Shop::open();
     let service = shop.hub.register(Plain::new("plain")).unwrap();
     let seat = shop.seat(&service, 1);
     shop.stock(&service, 4);
     report_all(&claim_one(&seat));
     shop.settle();
+    (shop, service, seat)
+}
+
+/// R33: a re-run opens a new round; the old result stays in force until the new one comes.
+#[test]
+fn a_rerun_opens_a_round_and_the_old_result_stays_until_the_new_one() {
+    let (shop, service, seat) = four_done();
     let ticket = service.rerun(&[2, 3]).unwrap();
     shop.settle();
     let intake = ticket.wait_visible().unwrap();
@@ -67,12 +73,7 @@ fn a_rerun_of_an_open_or_unknown_subject_changes_nothing() {
 #[test]
 fn a_rerun_survives_a_crash() {
     for crash in [Crash::Process, Crash::Power] {
-        let shop = Shop::open();
-        let service = shop.hub.register(Plain::new("plain")).unwrap();
-        let seat = shop.seat(&service, 1);
-        shop.stock(&service, 4);
-        report_all(&claim_one(&seat));
-        shop.settle();
+        let (shop, service, _seat) = four_done();
         drop(service.rerun(&[4]).unwrap());
         shop.hub.tick();
         let after = shop.after(crash);
@@ -110,12 +111,7 @@ fn keys_beyond_the_limits_are_refused_by_name() {
 /// R33: re-runs by name, as JSON.
 #[test]
 fn a_rerun_by_name_takes_an_array_of_keys() {
-    let shop = Shop::open();
-    let service = shop.hub.register(Plain::new("plain")).unwrap();
-    let seat = shop.seat(&service, 1);
-    shop.stock(&service, 4);
-    report_all(&claim_one(&seat));
-    shop.settle();
+    let (shop, service, seat) = four_done();
     let named = shop.hub.service("plain").unwrap();
     let tickets = [named.rerun(b"[1,2,9]"), named.mark(b"[1]"), named.delete(b"[3]")];
     shop.settle();

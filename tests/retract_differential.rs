@@ -5,10 +5,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use commissary::{
-    Ask, Claim, Crash, Lease, Limits, Outcome, Policy, Reporter, Seat, Service, ServiceHandle, SubjectState, Verdict,
-};
-use common::{Shop, assert_adds_up, exact};
+use commissary::{Ask, Claim, Crash, Lease, Limits, Outcome, Policy, Seat, ServiceHandle, SubjectState};
+use common::{Shop, Web, assert_adds_up, exact};
 use proptest::prelude::*;
 
 /// Users that are there; the graph leads to some of them.
@@ -18,30 +16,6 @@ const GHOSTS: u64 = 8;
 /// A user that is deleted on the way. Nobody but the operator names it.
 const DELETED: u64 = 100;
 const LIAR: u64 = 9;
-
-#[derive(Debug, Clone)]
-struct Follows(Policy);
-
-impl Service for Follows {
-    type Subject = u64;
-    type Report = Vec<u64>;
-
-    fn id(&self) -> &'static str {
-        "follows"
-    }
-
-    fn policy(&self) -> Policy {
-        self.0.clone()
-    }
-
-    fn judge(&self, _user: &u64, _list: &Vec<u64>, _reporter: Reporter) -> Verdict {
-        Verdict::Accept
-    }
-
-    fn discover(&self, _user: &u64, list: &Vec<u64>, found: &mut Vec<u64>) {
-        found.extend(list);
-    }
-}
 
 /// A small world, and what happens in it.
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that may happen")]
@@ -112,9 +86,9 @@ impl Scenario {
         anyone.filter(|_| dice.below(4) == 0).collect()
     }
 
-    fn service(&self) -> Follows {
+    fn service(&self) -> Web {
         let max_depth = self.layers.unwrap_or(u16::MAX);
-        Follows(Policy { bucket_subjects: self.bucket, max_depth, linger: Duration::ZERO, ..exact() })
+        Web(Policy { bucket_subjects: self.bucket, max_depth, linger: Duration::ZERO, ..exact() })
     }
 
     /// What a search of the true graph leads to: those worked on, and those that lie too deep.
@@ -156,9 +130,9 @@ struct End {
 struct Run<'a> {
     scenario: &'a Scenario,
     shop: Shop,
-    service: ServiceHandle<Follows>,
+    service: ServiceHandle<Web>,
     /// The honest clients, then the liar, if there is one.
-    seats: Vec<Seat<Follows>>,
+    seats: Vec<Seat<Web>>,
     dice: Dice,
 }
 
@@ -175,7 +149,7 @@ impl<'a> Run<'a> {
     }
 
     /// Reports on what a lease still owes. Only the liar lies.
-    fn report(&mut self, lease: &Lease<Follows>, is_liar: bool) {
+    fn report(&mut self, lease: &Lease<Web>, is_liar: bool) {
         let mut lists = Vec::new();
         for user in lease.subjects() {
             let lies = is_liar && self.dice.below(100) < self.scenario.rate;
@@ -187,7 +161,7 @@ impl<'a> Run<'a> {
     }
 
     /// Anyone does anything for a while. Returns leases that were kept.
-    fn muddle(&mut self) -> Vec<Lease<Follows>> {
+    fn muddle(&mut self) -> Vec<Lease<Web>> {
         let mut kept = Vec::new();
         for _ in 0..self.scenario.steps {
             self.shop.settle();
@@ -305,7 +279,7 @@ fn without(scenario: &Scenario) -> End {
 }
 
 /// What reads say, but for when.
-fn reads(service: &ServiceHandle<Follows>) -> String {
+fn reads(service: &ServiceHandle<Web>) -> String {
     let (findings, _) = service.results(None, 1_000).unwrap();
     let findings: Vec<_> =
         findings.iter().map(|found| (found.key, &found.report, found.client, found.version, found.depth)).collect();

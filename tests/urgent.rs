@@ -32,6 +32,19 @@ fn hurry(shop: &Shop, service: &ServiceHandle<Plain>, users: &[u64]) -> Vec<Mark
     marked
 }
 
+/// Two clients, and four users that the first of them holds; some are urgent, so that the second holds them as well.
+fn held_twice(shop: &Shop, service: &ServiceHandle<Plain>, urgent: &[u64]) -> ([Seat<Plain>; 2], [Lease<Plain>; 2]) {
+    let seats = [1, 2].map(|id| shop.seat(service, id));
+    shop.stock(service, 4);
+    let held = claim_one(&seats[0]);
+    assert_eq!(hurry(shop, service, urgent), vec![Marked::Urgent; urgent.len()]);
+    let again = claim_one(&seats[1]);
+    let mut offered = users(&again);
+    offered.sort_unstable();
+    assert_eq!(offered, urgent);
+    (seats, [held, again])
+}
+
 fn report(lease: &Lease<Plain>, user: u64, what: &str) -> Outcome {
     lease.report([(user, what.to_owned())]).unwrap().outcomes.remove(0)
 }
@@ -98,12 +111,7 @@ fn a_subject_in_a_bucket_that_waits_is_moved() {
 fn a_held_subject_is_offered_again_and_the_first_report_wins() {
     for urgent_first in [true, false] {
         let (shop, service) = shop_with(|_| {});
-        let seats = shop.seats(&service, 2);
-        shop.stock(&service, 4);
-        let held = claim_one(&seats[0]);
-        assert_eq!(hurry(&shop, &service, &[3]), [Marked::Urgent]);
-        let again = claim_one(&seats[1]);
-        assert_eq!(users(&again), [3]);
+        let (seats, [held, again]) = held_twice(&shop, &service, &[3]);
         let (first, second) = if urgent_first { (&again, &held) } else { (&held, &again) };
         assert_eq!(report(first, 3, "same"), Outcome::Accepted);
         shop.tick();
@@ -130,11 +138,7 @@ fn a_held_subject_is_offered_again_and_the_first_report_wins() {
 #[test]
 fn the_first_report_wins_though_the_rest_of_its_bucket_is_put_back() {
     let (shop, service) = shop_with(|_| {});
-    let seats = shop.seats(&service, 2);
-    shop.stock(&service, 4);
-    let held = claim_one(&seats[0]);
-    hurry(&shop, &service, &[3]);
-    let again = claim_one(&seats[1]);
+    let (seats, [held, again]) = held_twice(&shop, &service, &[3]);
     let first = held.submit([(3, "same".to_owned())]).unwrap();
     assert_eq!((&first.outcomes[..], first.put_back), (&[Outcome::Accepted][..], 3));
     assert_eq!(report(&again, 3, "same"), Outcome::AlreadyDone);
@@ -149,11 +153,7 @@ fn the_first_report_wins_though_the_rest_of_its_bucket_is_put_back() {
 #[test]
 fn a_contradicting_report_on_the_other_lease_is_a_conflict() {
     let (shop, service) = shop_with(|_| {});
-    let seats = shop.seats(&service, 2);
-    shop.stock(&service, 4);
-    let held = claim_one(&seats[0]);
-    hurry(&shop, &service, &[3]);
-    let again = claim_one(&seats[1]);
+    let (_seats, [held, again]) = held_twice(&shop, &service, &[3]);
     assert_eq!(report(&again, 3, "yes"), Outcome::Accepted);
     assert_eq!(report(&held, 3, "no"), Outcome::Conflict);
     shop.tick();
@@ -361,12 +361,7 @@ fn too_many_at_once_are_refused() {
 #[test]
 fn a_stale_report_takes_nothing_from_the_other_holder() {
     let (shop, service) = shop_with(|_| {});
-    let seats = shop.seats(&service, 2);
-    shop.stock(&service, 4);
-    let held = claim_one(&seats[0]);
-    assert_eq!(hurry(&shop, &service, &[3]), [Marked::Urgent]);
-    let again = claim_one(&seats[1]);
-    assert_eq!(users(&again), [3]);
+    let (seats, [held, again]) = held_twice(&shop, &service, &[3]);
     let token = again.into_token();
     assert_eq!(seats[1].release(&token), Ok(1));
     shop.tick();
@@ -455,12 +450,7 @@ fn first_not_in(all: &[u64], held: &[u64]) -> u64 {
 fn a_lease_of_which_nothing_but_a_lost_subject_is_left_can_be_given_back() {
     for restart in [false, true] {
         let (shop, service) = shop_with(|_| {});
-        let seats = shop.seats(&service, 2);
-        shop.stock(&service, 4);
-        let held = claim_one(&seats[0]);
-        assert_eq!(hurry(&shop, &service, &[1, 2]), [Marked::Urgent; 2]);
-        let again = claim_one(&seats[1]);
-        assert_eq!(again.len(), 2);
+        let (seats, [held, again]) = held_twice(&shop, &service, &[1, 2]);
         assert_eq!(report(&held, 1, "first"), Outcome::Accepted);
         shop.tick();
         assert_eq!(report(&again, 2, "second"), Outcome::Accepted);

@@ -1,6 +1,6 @@
 //! The life of subjects, from record to record: taken in, marked, done, run again, deleted.
 
-use super::{Applier, ApplyError, At, Effect, OpenBlock, stored};
+use super::{Applier, ApplyError, At, Effect, OpenBlock, owed_block, stored};
 use crate::error::StoreError;
 use crate::keys::EVERY_SERVICE;
 use crate::record::{
@@ -258,21 +258,11 @@ impl Applier {
         if self.open_blocks.get(&service).is_some_and(|block| block.first <= rank) {
             self.close_block(service);
         }
-        let holds = |first: u64, owed: &Owed| first <= rank && rank - first < u64::from(owed.len);
         let cached = self.blocks.range((service, 0)..=(service, rank)).next_back();
-        if let Some((&(_, first), owed)) = cached
-            && holds(first, owed)
-        {
+        if let Some((&(_, first), _)) = cached.filter(|((_, first), owed)| owed.holds(*first, rank)) {
             return Ok(Some(first));
         }
-        let start = key::of(service, key::OWED, &[]);
-        let last = key::of(service, key::OWED, &rank.to_be_bytes());
-        let Some((found, bytes)) = self.store.last(&start, &last)? else { return Ok(None) };
-        let Some(first) = key::number(key::rest(&found)) else { return Ok(None) };
-        let owed: Owed = stored(record::decode("block state", &bytes))?;
-        if !holds(first, &owed) {
-            return Ok(None);
-        }
+        let Some((first, owed)) = owed_block(self.store.as_ref(), service, rank)? else { return Ok(None) };
         self.blocks.insert((service, first), owed);
         Ok(Some(first))
     }
