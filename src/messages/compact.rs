@@ -132,20 +132,13 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     let rewriting = Rewriting { rewrite: Mutex::new(Some(rewrite)), done };
     shared.rewritings.push(Arc::new(Node::new(rewriting)));
     shared.signal.raise();
+    // The writer may have ended since this began. Either its last look finds it, or this does.
     if shared.is_over() {
-        abandon_all(shared);
+        shared.abandon_rewritings();
     }
-    // The writer is gone without an answer if it panicked.
+    // Without an answer the writer panicked.
     let answer = answer.recv().unwrap_or(Err(CompactError::Failed));
     answer.inspect_err(|_| place.discard_fresh())
-}
-
-/// Nobody brings them to their end any more.
-pub(super) fn abandon_all(shared: &Shared) {
-    for rewriting in shared.rewritings.take_all() {
-        // Whoever waits for it may be gone.
-        let _ = rewriting.value.done.send(Err(CompactError::Closing));
-    }
 }
 
 fn stamp(shared: &Shared) -> GroupTime {
@@ -328,6 +321,12 @@ impl Rewriting {
         // Whoever waits for it may be gone.
         let _ = self.done.send(finished);
         took_effect
+    }
+
+    /// Nobody brings it to its end any more.
+    pub(super) fn abandon(&self) {
+        // Whoever waits for it may be gone.
+        let _ = self.done.send(Err(CompactError::Closing));
     }
 }
 

@@ -152,7 +152,14 @@ impl Shared {
         // ordering: SeqCst; see `push`.
         self.status.store(OVER, Ordering::SeqCst);
         self.refuse_all(Nack::Closing);
+        self.abandon_rewritings();
         self.news.notify(usize::MAX);
+    }
+
+    pub(super) fn abandon_rewritings(&self) {
+        for rewriting in self.rewritings.take_all() {
+            rewriting.value.abandon();
+        }
     }
 
     /// Nothing comes any more.

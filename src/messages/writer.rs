@@ -5,7 +5,6 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use super::compact::abandon_all;
 use super::frame::{Body, END, MESSAGE};
 use super::place::Place;
 use super::receipt::{Ack, Nack, Pending, Sent};
@@ -353,7 +352,6 @@ impl Writer {
             }
         }
         self.shared.end();
-        abandon_all(&self.shared);
     }
 
     fn mark(&mut self, time: GroupTime) -> io::Result<()> {
