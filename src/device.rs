@@ -96,6 +96,11 @@ fn read_file_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// Writes all of `bytes`: what was written short is continued, and what was interrupted is repeated.
+fn write_whole(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes)
+}
+
 /// How often a lock is tried, and how long it is waited for in between: a second in all. A hub that was just closed may
 /// still hold it for a moment, through a thread of the engine or a child process that has not replaced its image yet.
 const LOCK_TRIES: u32 = 100;
@@ -202,7 +207,7 @@ impl Device for FileDevice {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        write_whole(&mut self.file, bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -258,6 +263,10 @@ struct Memory {
     room: Option<usize>,
     /// Syncs that still succeed; without it there is no limit.
     syncs: Option<u64>,
+    /// Truncations that still succeed; without it there is no limit.
+    truncations: Option<u64>,
+    #[cfg(test)]
+    before: Hooks,
     /// What a power cut would leave as long as the file that took this one's name has it only in memory.
     replaced: Option<Vec<u8>>,
 }
@@ -336,6 +345,8 @@ impl Device for MemoryDevice {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.run(|hooks| hooks.append.clone());
         let mut memory = self.memory();
         let fits = memory.room.map_or(bytes.len(), |room| room.min(bytes.len()));
         let (written, lost) = bytes.split_at_checked(fits).unwrap_or((bytes, &[]));
@@ -345,11 +356,11 @@ impl Device for MemoryDevice {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        self.run(|hooks| hooks.sync.clone());
         let mut memory = self.memory();
-        match memory.syncs {
-            Some(0) => return Err(io::Error::other("the device failed to sync")),
-            Some(left) => memory.syncs = Some(left.saturating_sub(1)),
-            None => {}
+        if !one_less(&mut memory.syncs) {
+            return Err(io::Error::other("the device failed to sync"));
         }
         let synced = memory.inode.bytes().len();
         memory.synced = synced;
@@ -358,6 +369,9 @@ impl Device for MemoryDevice {
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         let mut memory = self.memory();
+        if !one_less(&mut memory.truncations) {
+            return Err(io::Error::other("the device failed to truncate"));
+        }
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         memory.inode.bytes().truncate(len);
         let synced = memory.inode.bytes().len();
@@ -366,9 +380,55 @@ impl Device for MemoryDevice {
     }
 }
 
+/// Takes one off; false if none is left.
+fn one_less(left: &mut Option<u64>) -> bool {
+    let any = *left != Some(0);
+    *left = left.map(|left| left.saturating_sub(1));
+    any
+}
+
+/// What a test has done before a device does something, on the thread that wants it done.
+#[cfg(test)]
+pub(crate) type Hook = Arc<dyn Fn() + Send + Sync>;
+
+#[cfg(test)]
+#[derive(Default)]
+struct Hooks {
+    append: Option<Hook>,
+    sync: Option<Hook>,
+}
+
+#[cfg(test)]
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
 /// Accidents.
 #[cfg(test)]
 impl MemoryDevice {
+    /// Runs a hook, under no lock.
+    fn run(&self, hook: impl Fn(&Hooks) -> Option<Hook>) {
+        let hook = hook(&self.memory().before);
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+
+    pub(crate) fn before_append(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.memory().before.append = Some(Arc::new(hook));
+    }
+
+    pub(crate) fn before_sync(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.memory().before.sync = Some(Arc::new(hook));
+    }
+
+    /// Lets `truncations` more truncations succeed, and none after.
+    pub(crate) fn fail_truncate_after(&self, truncations: u64) {
+        self.memory().truncations = Some(truncations);
+    }
+
     /// Drops everything that was not synced.
     pub(crate) fn lose_power(&self) {
         let memory = self.memory();
@@ -402,6 +462,8 @@ impl MemoryDevice {
         let mut memory = self.memory();
         memory.room = None;
         memory.syncs = None;
+        memory.truncations = None;
+        memory.before = Hooks::default();
     }
 }
 

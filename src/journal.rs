@@ -274,6 +274,8 @@ pub(crate) struct Scan {
     pub(crate) entries: u64,
     pub(crate) groups: u64,
     pub(crate) last_time: Option<GroupTime>,
+    /// Up to where the file says itself that all is synced, in a group there: `base` if it nowhere does.
+    pub(crate) marked: u64,
     pub(crate) cut: Option<Cut>,
 }
 
@@ -831,6 +833,8 @@ struct Reader<R> {
     /// Where the next frame begins on the device.
     offset: u64,
     stamp: Option<Stamp>,
+    /// End of the last group frame that says that everything before it is synced.
+    marked: u64,
     entries: u64,
     groups: u64,
     /// Positions of some groups, ascending: where readers may begin.
@@ -868,7 +872,8 @@ impl<R: ReadAt> Reader<R> {
     /// Begins with the frame at `offset`.
     fn at(window: Window<R>, base: u64, chain: Option<u32>, offset: u64) -> Self {
         let (purpose, marks) = (Purpose::Hub, Vec::new());
-        Reader { window, purpose, base, chain, sealed: true, offset, stamp: None, entries: 0, groups: 0, marks }
+        let (marked, entries, groups) = (base, 0, 0);
+        Reader { window, purpose, base, chain, sealed: true, offset, stamp: None, marked, entries, groups, marks }
     }
 
     /// Position of the next frame.
@@ -922,6 +927,9 @@ impl<R: ReadAt> Reader<R> {
         let step = if payload.kind == KIND_GROUP {
             let stamp = check_stamp(position, payload.body)?;
             self.sealed |= stamp.synced_to > self.base;
+            if stamp.synced_to == position {
+                self.marked = position.saturating_add(size);
+            }
             self.stamp = Some(stamp);
             Step::Group
         } else {
@@ -988,6 +996,7 @@ impl<R: ReadAt> Reader<R> {
             entries: self.entries,
             groups: self.groups,
             last_time: self.stamp.map(|stamp| stamp.time),
+            marked: self.marked,
             cut,
         }
     }

@@ -162,14 +162,16 @@ fn what_is_appended_is_read_back() {
     let (result, seen) = open(&sample.bytes, sample.end());
     let scan = result.unwrap();
     assert_eq!(seen, sample.entries);
-    let expected = Scan { base: 0, end: sample.end(), entries: 8, groups: 4, last_time: Some(time(3)), cut: None };
+    let (end, marked) = (sample.end(), scan.marked);
+    assert_eq!(marked, sample.entries[5].position, "the last group begins where the ones before are synced");
+    let expected = Scan { base: 0, end, entries: 8, groups: 4, last_time: Some(time(3)), marked, cut: None };
     assert_eq!(scan, expected);
 }
 
 #[test]
 fn journal_without_groups_is_empty() {
     let (result, seen) = open(&sample(5, &[], true).bytes, 5);
-    let expected = Scan { base: 5, end: 5, entries: 0, groups: 0, last_time: None, cut: None };
+    let expected = Scan { base: 5, end: 5, entries: 0, groups: 0, last_time: None, marked: 5, cut: None };
     assert_eq!((result.unwrap(), seen), (expected, vec![]));
 }
 

@@ -67,6 +67,7 @@ use crate::ticket::Durability;
 mod compact;
 mod frame;
 mod place;
+mod queue;
 mod reader;
 mod receipt;
 mod shared;
@@ -244,30 +245,42 @@ impl Builder {
     }
 
     fn open_at(self, place: Place) -> Result<Journal, OpenError> {
-        self.check()?;
-        let mut windows = Windows::new(self.terms);
-        let (log, report, resume_at) = read(place.device()?, &mut windows, self.clock.wall_ms())?;
-        let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
-        let tail = log.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
-        let source = Source { tail, first: report.first };
-        let shared = Arc::new(Shared::new(source, clock, self.cap, self.queue_bytes));
-        let writer = Writer::new(Arc::clone(&shared), place.clone(), log, windows, self.durability);
+        let (writer, report) = self.writer(place.clone())?;
+        let shared = writer.shared();
         let writer = spawn(&shared, writer)?;
         let (terms, writer) = (self.terms, Mutex::new(Some(writer)));
         Ok(Journal { inner: Arc::new(Inner { shared, place, terms, report, writer }) })
     }
+
+    /// Opens the file, and makes its writer, which nothing drives yet.
+    fn writer(&self, place: Place) -> Result<(Writer, OpenReport), OpenError> {
+        self.check()?;
+        let mut windows = Windows::new(self.terms);
+        let Opened { log, report, resume_at, marked } = read(place.device()?, &mut windows, self.clock.wall_ms())?;
+        let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
+        let tail = log.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
+        let source = Source { tail, first: report.first };
+        let shared = Arc::new(Shared::new(source, clock, self.cap, self.queue_bytes));
+        Ok((Writer::new(shared, place, log, windows, self.durability, marked), report))
+    }
 }
 
-/// Opens the file, or begins it, and makes the windows from it. Returns also the time that it ends with.
-fn read(
-    mut device: Box<dyn Device>,
-    windows: &mut Windows,
-    wall_ms: i64,
-) -> Result<(JournalFile, OpenReport, u64), OpenError> {
+/// A file that was read, and what it says.
+struct Opened {
+    log: JournalFile,
+    report: OpenReport,
+    /// The time that it ends with.
+    resume_at: u64,
+    /// Up to where it says itself that all is synced.
+    marked: u64,
+}
+
+/// Opens the file, or begins it, and makes the windows from it.
+fn read(mut device: Box<dyn Device>, windows: &mut Windows, wall_ms: i64) -> Result<Opened, OpenError> {
     if is_unfinished(device.as_mut())? {
         device.truncate(0).map_err(JournalError::Io)?;
         let log = JournalFile::create(device, Purpose::Messages, 0, wall_ms)?;
-        return Ok((log, OpenReport::default(), 0));
+        return Ok(Opened { log, report: OpenReport::default(), resume_at: 0, marked: 0 });
     }
     let mut first = None;
     let opened = JournalFile::open(device, Purpose::Messages, 0, 0, &mut |entry: Entry<'_>| {
@@ -287,7 +300,8 @@ fn read(
         entries: scan.entries,
         cut: scan.cut.map(|cut| CutTail { position: cut.position, bytes: cut.bytes, whole_frames: cut.valid_after }),
     };
-    Ok((log, report, scan.last_time.map_or(0, |time| time.hub_ms)))
+    let resume_at = scan.last_time.map_or(0, |time| time.hub_ms);
+    Ok(Opened { log, report, resume_at, marked: scan.marked })
 }
 
 /// Whether there is nothing yet, or only what a creation left that was interrupted.
@@ -299,7 +313,6 @@ fn is_unfinished(device: &mut dyn Device) -> Result<bool, OpenError> {
 fn spawn(shared: &Arc<Shared>, mut writer: Writer) -> Result<JoinHandle<()>, OpenError> {
     let shared = Arc::clone(shared);
     let work = move || {
-        shared.signal.adopt();
         let ended = contain(|| {
             writer.run();
             writer.finish();
@@ -460,3 +473,6 @@ impl Drop for Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod faults_test;

@@ -467,7 +467,7 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 11] = [
+const LOCKS: [(&str, &[&str], &str); 16] = [
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
     ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
     (
@@ -477,6 +477,15 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     ),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
+    ("messages.rs", &["Mutex"], "the writer's thread: taken once, by whoever closes the message log"),
+    ("messages/compact.rs", &["Mutex", "mpsc"], "what a compaction hands to the writer, and its answer"),
+    ("messages/reader.rs", &["event_listener"], "those who wait for what comes: tails, never senders"),
+    ("messages/receipt.rs", &["OnceLock"], "a message's answer: set once by the writer, read without waiting"),
+    (
+        "messages/shared.rs",
+        &["OnceLock", "event_listener"],
+        "why a log failed, set once; whom the writer tells of news",
+    ),
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
     ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),
@@ -596,6 +605,7 @@ fn locks_stand_only_where_they_are_named() {
         "pace.rs",
         "notices.rs",
         "ticket.rs",
+        "messages/queue.rs",
     ] {
         assert!(sources.contains_key(file) && LOCKS.iter().all(|(named, _, _)| *named != file), "{file} has no lock");
     }

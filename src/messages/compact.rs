@@ -131,7 +131,7 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     let (done, answer) = mpsc::channel();
     let rewriting = Rewriting { rewrite: Mutex::new(Some(rewrite)), done };
     shared.rewritings.push(Arc::new(Node::new(rewriting)));
-    shared.signal.raise();
+    shared.queue.signal.raise();
     // The writer may have ended since this began. Either its last look finds it, or this does.
     if shared.is_over() {
         shared.abandon_rewritings();

@@ -7,20 +7,14 @@ use arc_swap::ArcSwap;
 use event_listener::Event;
 
 use super::compact::{CompactError, Rewriting};
+use super::queue::{Queue, Standing};
 use super::receipt::{Nack, Pending, Receipt, Sent, cost};
 use crate::clock::HubClock;
 use crate::error::ReadError;
 use crate::journal::{Frames, Tail};
 use crate::pace::Outflow;
-use crate::permits::Permits;
-use crate::signal::Signal;
 use crate::stack::{Node, Stack};
-use crate::sync::{Arc, AtomicBool, AtomicU32, Counter, Ordering, Padded};
-
-const OPEN: u32 = 0;
-const FAILED: u32 = 1;
-const CLOSING: u32 = 2;
-const OVER: u32 = 3;
+use crate::sync::{Arc, AtomicBool, Counter, Ordering};
 
 /// The file, for readers.
 #[derive(Debug)]
@@ -59,13 +53,9 @@ pub(super) struct Counts {
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    status: AtomicU32,
     failure: OnceLock<Failure>,
-    /// Every sender writes these two.
-    queue: Padded<Stack<Pending>>,
-    permits: Padded<Permits>,
+    pub(super) queue: Queue<Pending>,
     pub(super) outflow: Outflow,
-    pub(super) signal: Padded<Signal>,
     /// Compactions that the writer is to bring to their end.
     pub(super) rewritings: Stack<Rewriting>,
     compacting: AtomicBool,
@@ -80,12 +70,9 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(source: Source, clock: HubClock, cap: usize, queue_bytes: u64) -> Self {
         Self {
-            status: AtomicU32::new(OPEN),
             failure: OnceLock::new(),
-            queue: Padded::default(),
-            permits: Padded(Permits::new(queue_bytes)),
+            queue: Queue::new(queue_bytes),
             outflow: Outflow::default(),
-            signal: Padded::default(),
             rewritings: Stack::default(),
             compacting: AtomicBool::new(false),
             source: ArcSwap::from_pointee(source),
@@ -98,11 +85,12 @@ impl Shared {
 
     /// Why nothing is taken, if that is so. Wait-free.
     pub(super) fn refusal(&self) -> Option<Nack> {
-        // ordering: SeqCst; `push` relies on it against `close` and `fail`.
-        match self.status.load(Ordering::SeqCst) {
-            OPEN => None,
-            FAILED => Some(Nack::Io { kind: self.failure.get().map_or(io::ErrorKind::Other, |failure| failure.kind) }),
-            _ => Some(Nack::Closing),
+        let failed = |failure: &Failure| Nack::Io { kind: failure.kind };
+        match self.queue.standing() {
+            Standing::Open => None,
+            Standing::Closing => Some(Nack::Closing),
+            // It may have failed for good.
+            Standing::Failed | Standing::Over => Some(self.failure.get().map_or(Nack::Closing, failed)),
         }
     }
 
@@ -115,8 +103,7 @@ impl Shared {
         tracing::error!(%text, "message log failed");
         // A second reason is dropped.
         let _ = self.failure.set(Failure { kind, text });
-        // ordering: SeqCst; see `refusal`. A log that is being closed stays so.
-        let _ = self.status.compare_exchange(OPEN, FAILED, Ordering::SeqCst, Ordering::SeqCst);
+        self.queue.fail();
     }
 
     /// Only one compaction runs at a time.
@@ -137,21 +124,13 @@ impl Shared {
 
     /// Takes nothing more from here on.
     pub(super) fn close(&self) {
-        // ordering: SeqCst; see `push`. A log that is over stays so.
-        let _ = self.status.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| (at != OVER).then_some(CLOSING));
-        self.signal.raise();
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        // ordering: SeqCst; see `refusal`.
-        self.status.load(Ordering::SeqCst) >= CLOSING
+        self.queue.close();
     }
 
     /// The writer is gone.
     pub(super) fn end(&self) {
-        // ordering: SeqCst; see `push`.
-        self.status.store(OVER, Ordering::SeqCst);
-        self.refuse_all(Nack::Closing);
+        self.queue.end();
+        self.refuse_all();
         self.abandon_rewritings();
         self.news.notify(usize::MAX);
     }
@@ -164,8 +143,7 @@ impl Shared {
 
     /// Nothing comes any more.
     pub(super) fn is_over(&self) -> bool {
-        // ordering: SeqCst; whoever sees the end sees what was published before.
-        self.status.load(Ordering::SeqCst) == OVER
+        self.queue.standing() == Standing::Over
     }
 
     /// Hands a message to the writer. Lock-free; never waits.
@@ -176,9 +154,9 @@ impl Shared {
         if payload.len() > self.cap {
             return self.refuse(Nack::TooLong { bytes: payload.len(), cap: self.cap });
         }
-        if !self.permits.take(cost(payload.len()), u64::MAX) {
+        if !self.queue.reserve(cost(payload.len())) {
             self.outflow.turn_away(self.clock.now());
-            return self.refuse(Nack::Overloaded { retry_after: self.outflow.time_for(self.permits.used()) });
+            return self.refuse(Nack::Overloaded { retry_after: self.outflow.time_for(self.queue.used()) });
         }
         let pending = Pending::new(sent, client, seq, self.clock.wall_ms(), payload);
         let node = Arc::new(Node::new(pending));
@@ -191,13 +169,10 @@ impl Shared {
         Receipt::refused(nack)
     }
 
-    fn push(&self, node: Arc<Node<Pending>>) {
-        self.queue.push(node);
-        // The log may have failed or been closed since the sender looked. Either the writer's last look at the queue, which comes
-        // after that, finds the message, or this look finds it so.
-        match self.refusal() {
-            Some(nack) => self.refuse_all(nack),
-            None => self.signal.raise(),
+    /// Whoever pushes is answered: by the writer, which also works off what comes while the log is closed, or here.
+    pub(super) fn push(&self, node: Arc<Node<Pending>>) {
+        if !self.queue.push(node) {
+            self.refuse_all();
         }
     }
 
@@ -205,8 +180,9 @@ impl Shared {
         self.queue.take_all()
     }
 
-    /// Refuses whatever waits.
-    pub(super) fn refuse_all(&self, nack: Nack) {
+    /// Refuses whatever waits: the writer is gone.
+    fn refuse_all(&self) {
+        let nack = self.refusal().unwrap_or(Nack::Closing);
         for node in self.take_all() {
             self.answer(&node.value, Err(nack));
         }
@@ -217,12 +193,12 @@ impl Shared {
         if answer.is_err() {
             self.counts.refused.add(1);
         }
-        self.permits.give_back(pending.cost());
+        self.queue.give_back(pending.cost());
         pending.answer(answer);
     }
 
     pub(super) fn queued_bytes(&self) -> u64 {
-        self.permits.used()
+        self.queue.used()
     }
 
     pub(super) fn source(&self) -> Arc<Source> {

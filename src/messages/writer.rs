@@ -18,7 +18,7 @@ use crate::syncing::Syncing;
 use crate::ticket::Durability;
 
 /// Bytes of one group, about at most; what is more makes further groups, synced together.
-const GROUP_BYTES: usize = 256 << 10;
+const GROUP_BYTES: usize = if cfg!(test) { 300 } else { 256 << 10 };
 
 /// A message taken from the queue. Whatever becomes of the writer, its receipt is answered: here at the latest.
 #[derive(Debug)]
@@ -51,10 +51,27 @@ impl Drop for Waiting {
 #[derive(Debug)]
 struct Draft {
     group: Group,
-    /// Each message with the offset of its frame; of repeats, that of the first.
-    waiting: Vec<(u64, Waiting)>,
-    /// How many of them are repeats.
-    repeats: u64,
+    waiting: Vec<Drafted>,
+}
+
+/// A message of a draft.
+#[derive(Debug)]
+struct Drafted {
+    waiting: Waiting,
+    /// Of its frame; of one that has none, that of the message before under its number.
+    offset: u64,
+    role: Role,
+}
+
+/// What a drafted message is, once the draft is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It has the frame.
+    First,
+    /// The same as one before.
+    Repeat,
+    /// Not the same as the one before under its number.
+    Other,
 }
 
 /// What this turn's drafts hold, as far as the next message's verdict depends on it.
@@ -81,7 +98,7 @@ pub(super) struct Writer {
     spare: Vec<Group>,
     /// Messages answered in the last turn: as many senders may be about to send the next.
     answered: usize,
-    /// Where the file ended when it was last known to say so itself.
+    /// Up to where the file says itself that all is synced.
     marked: u64,
 }
 
@@ -92,11 +109,12 @@ impl Writer {
         log: JournalFile,
         windows: Windows,
         durability: Durability,
+        marked: u64,
     ) -> Self {
         let syncing = Syncing::new(durability, shared.clock.now());
         shared.counts.clients.set(windows.len() as u64);
         Self {
-            marked: log.end(),
+            marked,
             shared,
             place,
             log,
@@ -111,22 +129,26 @@ impl Writer {
         }
     }
 
-    /// Works until the log is closed.
-    pub(super) fn run(&mut self) {
-        while !self.shared.is_closing() {
-            if !self.turn() {
-                self.shared.signal.wait(self.sleep());
-            }
-        }
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
-    fn sleep(&self) -> Duration {
+    /// Works until the log is closed.
+    pub(super) fn run(&mut self) {
+        let shared = self.shared();
+        shared.queue.attend(|| if self.turn() { None } else { Some(self.sleep()) });
+    }
+
+    /// How long it may sleep if nothing wakes it.
+    pub(super) fn sleep(&self) -> Duration {
+        if self.shared.failure().is_some() {
+            return Duration::MAX;
+        }
         self.syncing.sleep(&self.log, self.shared.clock.now()).unwrap_or(Duration::MAX)
     }
 
     /// Writes what waits. False if there was nothing.
     pub(super) fn turn(&mut self) -> bool {
-        self.shared.signal.lower();
         for rewriting in self.shared.rewritings.take_all() {
             if rewriting.value.finish(&mut self.log, &self.place, &self.shared) {
                 self.marked = self.log.end();
@@ -187,13 +209,10 @@ impl Writer {
             return;
         }
         if let Some(&(known, draft, offset)) = self.ahead.messages.get(&(client, seq)) {
-            let before: u64 = self.drafts.iter().take(draft).map(|draft| draft.group.bytes() as u64).sum();
-            match self.drafts.get_mut(draft) {
-                Some(draft) if known == crc => {
-                    draft.repeats += 1;
-                    draft.waiting.push((offset, waiting));
-                }
-                _ => waiting.answer(Err(Nack::Differs { position: self.log.end() + before + offset })),
+            let role = if known == crc { Role::Repeat } else { Role::Other };
+            // Answered with the one before: only then is it in the log, or not.
+            if let Some(draft) = self.drafts.get_mut(draft) {
+                draft.waiting.push(Drafted { waiting, offset, role });
             }
             return;
         }
@@ -219,7 +238,7 @@ impl Writer {
         if full {
             let mut group = self.spare.pop().unwrap_or_else(Group::new);
             group.begin(time, self.durability.class());
-            self.drafts.push(Draft { group, waiting: Vec::new(), repeats: 0 });
+            self.drafts.push(Draft { group, waiting: Vec::new() });
         }
         let number = self.drafts.len().saturating_sub(1);
         let draft = self.drafts.last_mut()?;
@@ -227,7 +246,7 @@ impl Writer {
         let body = Body { client: *client, seq, wall_ms: *wall_ms, payload };
         match draft.group.push(kind, PALLET, |out| body.append_to(out)) {
             Ok(offset) => {
-                draft.waiting.push((offset, waiting));
+                draft.waiting.push(Drafted { waiting, offset, role: Role::First });
                 Some((number, offset))
             }
             Err(error) => {
@@ -268,14 +287,13 @@ impl Writer {
 
     /// Gets over an append that failed, if the device is only full.
     fn recover(&mut self, error: &io::Error) -> Nack {
-        if is_full(error.kind()) {
-            match self.log.undo_append() {
-                Ok(()) => return Nack::Full,
-                Err(undo) => self.shared.fail(undo.kind(), format!("cutting off what did not fit: {undo}")),
-            }
-        }
-        self.shared.fail(error.kind(), format!("append: {error}"));
-        Nack::Io { kind: error.kind() }
+        let (kind, text) = match is_full(error.kind()).then(|| self.log.undo_append()) {
+            Some(Ok(())) => return Nack::Full,
+            Some(Err(undo)) => (undo.kind(), format!("cutting off what did not fit: {undo}")),
+            None => (error.kind(), format!("append: {error}")),
+        };
+        self.shared.fail(kind, text);
+        Nack::Io { kind }
     }
 
     /// Makes what was written as durable as was promised.
@@ -302,8 +320,8 @@ impl Writer {
     }
 
     fn refuse(&mut self, draft: Draft, nack: Nack) {
-        for (_, waiting) in draft.waiting {
-            waiting.answer(Err(nack));
+        for drafted in draft.waiting {
+            drafted.waiting.answer(Err(nack));
         }
         self.spare(draft.group);
     }
@@ -314,21 +332,24 @@ impl Writer {
             self.shared.news.notify(usize::MAX);
         }
         for (start, draft) in written {
-            let mut before = None;
-            for (offset, waiting) in &draft.waiting {
-                // A repeat in the same draft stands behind what it repeats.
-                let (pending, position) = (waiting.pending(), start + offset);
-                if pending.sent == Sent::Message && before.is_none_or(|before| before < position) {
-                    self.windows.take(pending.client, pending.known(position));
-                    before = Some(position);
+            for Drafted { waiting, offset, role } in &draft.waiting {
+                let pending = waiting.pending();
+                match role {
+                    Role::First if pending.sent == Sent::Message => {
+                        self.windows.take(pending.client, pending.known(start + offset));
+                        self.shared.counts.taken.add(1);
+                    }
+                    Role::First => self.shared.counts.taken.add(1),
+                    Role::Repeat => self.shared.counts.repeats.add(1),
+                    Role::Other => {}
                 }
             }
             self.shared.counts.groups.add(1);
-            self.shared.counts.repeats.add(draft.repeats);
-            self.shared.counts.taken.add((draft.waiting.len() as u64).saturating_sub(draft.repeats));
             self.shared.counts.clients.set(self.windows.len() as u64);
-            for (offset, waiting) in draft.waiting {
-                waiting.answer(Ok(Ack { position: start + offset, durability: self.durability }));
+            for Drafted { waiting, offset, role } in draft.waiting {
+                let position = start + offset;
+                let ack = Ack { position, durability: self.durability };
+                waiting.answer(if role == Role::Other { Err(Nack::Differs { position }) } else { Ok(ack) });
             }
             self.spare(draft.group);
         }
