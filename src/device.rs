@@ -424,6 +424,11 @@ impl MemoryDevice {
         self.memory().before.sync = Some(Arc::new(hook));
     }
 
+    /// How many bytes would survive a power cut, at least.
+    pub(crate) fn synced(&self) -> usize {
+        self.memory().synced
+    }
+
     /// Lets `truncations` more truncations succeed, and none after.
     pub(crate) fn fail_truncate_after(&self, truncations: u64) {
         self.memory().truncations = Some(truncations);

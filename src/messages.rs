@@ -476,3 +476,5 @@ impl Drop for Inner {
 
 #[cfg(test)]
 mod faults_test;
+#[cfg(test)]
+mod random_faults_test;

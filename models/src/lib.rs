@@ -13,6 +13,8 @@
 mod cursor;
 #[path = "../../src/permits.rs"]
 mod permits;
+#[path = "../../src/messages/queue.rs"]
+mod queue;
 #[path = "../../src/signal.rs"]
 mod signal;
 #[path = "../../src/slot.rs"]
@@ -25,6 +27,7 @@ mod sync;
 
 mod check;
 mod counts;
+mod messages;
 mod pools;
 mod signals;
 mod slots;
@@ -35,5 +38,8 @@ pub use check::{Model, Seen, explore, replay, seen_in};
 /// Every model.
 #[must_use]
 pub fn all() -> Vec<&'static Model> {
-    [slots::MODELS, pools::MODELS, stacks::MODELS, counts::MODELS, signals::MODELS].into_iter().flatten().collect()
+    [slots::MODELS, pools::MODELS, stacks::MODELS, counts::MODELS, signals::MODELS, messages::MODELS]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -28,6 +28,18 @@ pub(crate) use thread::{Thread, current as current_thread};
 
 use crate::check;
 
+/// Apart in memory, which the checkers do not see.
+#[derive(Debug, Default)]
+pub(crate) struct Padded<T>(pub(crate) T);
+
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// Parks without a timeout: a wake-up that is lost is a deadlock, which the checkers report.
 pub(crate) fn park_timeout(_: std::time::Duration) {
     check::seen_if_named(check::PARKED);

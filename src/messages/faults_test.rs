@@ -11,18 +11,18 @@ use crate::builder::Crash;
 use crate::clock::ManualClock;
 
 /// A log whose writer the test drives.
-struct Stepped {
-    shared: Arc<Shared>,
-    writer: Writer,
+pub(super) struct Stepped {
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Writer,
 }
 
 impl Stepped {
-    fn open(builder: &Builder, disk: &MemoryDisk) -> Self {
+    pub(super) fn open(builder: &Builder, disk: &MemoryDisk) -> Self {
         let (writer, _) = builder.writer(Place::Memory(disk.clone())).unwrap();
         Self { shared: writer.shared(), writer }
     }
 
-    fn send(&self, client: u128, seq: u64, payload: &[u8]) -> Receipt {
+    pub(super) fn send(&self, client: u128, seq: u64, payload: &[u8]) -> Receipt {
         self.shared.send(Sent::Message, client, seq, payload)
     }
 
@@ -32,18 +32,18 @@ impl Stepped {
         receipts.into_iter().map(|receipt| receipt.answer().expect("answered in the turn")).collect()
     }
 
-    fn close(mut self) {
+    pub(super) fn close(mut self) {
         self.shared.close();
         self.writer.finish();
     }
 }
 
-fn builder(durability: Durability) -> Builder {
+pub(super) fn builder(durability: Durability) -> Builder {
     Journal::builder().durability(durability).clock(ManualClock::default())
 }
 
 /// What a log on this disk holds; the disk is left as it is.
-fn content(disk: &MemoryDisk) -> Vec<Message> {
+pub(super) fn content(disk: &MemoryDisk) -> Vec<Message> {
     let copy = disk.after(Crash::Process);
     let journal = builder(Durability::Os).open_in_memory(&copy).unwrap();
     journal.read(journal.first()).unwrap().map(Result::unwrap).collect()
@@ -429,4 +429,70 @@ fn a_compaction_that_fails_leaves_the_log_as_it_was() {
     journal.append(1, 41, b"on").wait().unwrap();
     journal.close().unwrap();
     assert_eq!(content(&disk).last().unwrap().payload, b"on");
+}
+
+/// Sends numbers one after another until all are acknowledged, or the outcome of one is unknown. Returns the calls and the ACKs.
+fn send_patiently(journal: &Journal, client: u128, numbers: u64) -> (u64, Vec<Ack>) {
+    let (mut calls, mut acks) = (0, Vec::new());
+    for seq in 1..=numbers {
+        loop {
+            calls += 1;
+            match journal.append(client, seq, &seq.to_be_bytes()).wait() {
+                Ok(ack) => break acks.push(ack),
+                Err(Nack::Full | Nack::Overloaded { .. }) => thread::yield_now(),
+                Err(Nack::Io { .. }) => return (calls, acks),
+                Err(nack) => panic!("{nack}"),
+            }
+        }
+    }
+    (calls, acks)
+}
+
+/// R106, R111: many senders on a device that is full time and again, and fails in the end: as many answers as calls; what was acknowledged is
+/// there after a power cut, and with the rest sent again everything is there once.
+#[test]
+fn senders_on_a_device_that_is_full_time_and_again() {
+    const NUMBERS: u64 = 120;
+    for fails in [false, true] {
+        let disk = MemoryDisk::new();
+        let small = builder(Durability::Sync).queue_bytes(2 * cost(8));
+        let journal = small.open_in_memory(&disk).unwrap();
+        let told: Vec<(u64, Vec<Ack>)> = thread::scope(|scope| {
+            let senders: Vec<_> = (0..4)
+                .map(|client| (client, journal.clone()))
+                .map(|(client, journal)| scope.spawn(move || send_patiently(&journal, client, NUMBERS)))
+                .collect();
+            for round in 0..200 {
+                disk.journal().fail_append_after(round % 97);
+                thread::yield_now();
+                disk.journal().heal();
+                if fails && round == 50 {
+                    disk.journal().fail_sync_after(round as u64);
+                    break;
+                }
+                thread::yield_now();
+            }
+            senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+        });
+        let stats = journal.stats();
+        let calls: u64 = told.iter().map(|(calls, _)| calls).sum();
+        assert_eq!(stats.taken + stats.repeats + stats.refused, calls);
+        assert_eq!(stats.taken, told.iter().map(|(_, acks)| acks.len() as u64).sum::<u64>());
+        assert_eq!(stats.taken < 4 * NUMBERS, fails);
+        let disk = disk.after(Crash::Power);
+        let found = content(&disk);
+        for (client, (_, acks)) in told.iter().enumerate() {
+            let of = found.iter().filter(|message| message.client == client as u128);
+            assert!(of.take(acks.len()).map(|message| message.position).eq(acks.iter().map(|ack| ack.position)));
+        }
+        drop(journal);
+        let journal = builder(Durability::Sync).window(1_000).open_in_memory(&disk).unwrap();
+        for (client, (_, acks)) in told.iter().enumerate() {
+            let (calls, again) = send_patiently(&journal, client as u128, NUMBERS);
+            assert_eq!((calls, &again[..acks.len()]), (NUMBERS, &acks[..]));
+        }
+        journal.close().unwrap();
+        let found = content(&disk);
+        assert_eq!(found.len() as u64, 4 * NUMBERS, "each once");
+    }
 }

@@ -1,0 +1,265 @@
+//! Models of the message log's hand-over: senders against the writer's turns, its failing and its closing.
+//!
+//! Each message is answered exactly once, whoever answers it; every byte that was reserved is given back; and the writer,
+//! which parks without a timeout here, is woken for each message and for the closing. The queue is the real one; the
+//! sender's and the writer's few steps around it are those of `messages/shared.rs` and `messages/writer.rs`.
+
+use std::time::Duration;
+
+use crate::check::{Model, PARKED, seen, seen_if_named, seen_when};
+use crate::queue::{Queue, Standing};
+use crate::stack::Node;
+use crate::sync::{Arc, AtomicU32, Ordering, thread};
+
+pub(crate) const MODELS: &[Model] = &[
+    Model {
+        name: "queue_close",
+        body: close,
+        states: &[PARKED, WRITTEN, AT_THE_DOOR, BY_SENDER, BY_END],
+        bound: Some(3),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "queue_senders",
+        body: senders,
+        states: &[PARKED, WRITTEN, AT_THE_DOOR, BY_SENDER, BY_END, "one by another's sender"],
+        bound: Some(2),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "queue_bound",
+        body: bound,
+        states: &[PARKED, WRITTEN, OVERLOADED, "both had room"],
+        bound: Some(2),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "queue_fail",
+        body: fail,
+        states: &[PARKED, WRITTEN, FAILED, FAILED_AT_THE_DOOR],
+        bound: Some(2),
+        finite: false,
+        one_order: true,
+    },
+];
+
+const WRITTEN: &str = "written";
+const AT_THE_DOOR: &str = "closed before it was reserved";
+const BY_SENDER: &str = "refused by a sender";
+const BY_END: &str = "refused at the writer's end";
+const OVERLOADED: &str = "overloaded";
+const FAILED: &str = "failed in the writer";
+const FAILED_AT_THE_DOOR: &str = "failed before it was reserved";
+
+/// Longer than any model runs; it is not used, see `sync::park_timeout`.
+const LONG: Duration = Duration::from_secs(3600);
+/// What a message takes.
+const COST: u64 = 2;
+
+/// How a message was answered; 0: not yet.
+const ACK: u32 = 1;
+const NACK: u32 = 2;
+
+/// `Pending`: a message and its one answer.
+struct Pending {
+    sender: usize,
+    answer: AtomicU32,
+}
+
+/// `Shared`, as far as the hand-over goes.
+struct Log {
+    queue: Queue<Pending>,
+}
+
+type Receipt = Arc<Node<Pending>>;
+
+impl Log {
+    fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { queue: Queue::new(limit) })
+    }
+
+    /// As `Shared::answer`.
+    fn answer(&self, node: &Receipt, answer: u32) {
+        self.queue.give_back(COST);
+        assert_eq!(node.value.answer.swap(answer, Ordering::Release), 0, "answered twice");
+    }
+
+    /// As `Shared::send`. No receipt: it was refused before anything was taken.
+    fn send(&self, sender: usize) -> Option<Receipt> {
+        match self.queue.standing() {
+            Standing::Open => {}
+            Standing::Failed => {
+                seen(FAILED_AT_THE_DOOR);
+                return None;
+            }
+            Standing::Closing | Standing::Over => {
+                seen(AT_THE_DOOR);
+                return None;
+            }
+        }
+        if !self.queue.reserve(COST) {
+            seen(OVERLOADED);
+            return None;
+        }
+        let node = Arc::new(Node::new(Pending { sender, answer: AtomicU32::new(0) }));
+        let handed_over = self.queue.push(Arc::clone(&node));
+        if !handed_over && !cfg!(feature = "bug_queue_push_blind") {
+            for refused in self.queue.take_all() {
+                seen_if_named(BY_SENDER);
+                if refused.value.sender != sender {
+                    seen_if_named("one by another's sender");
+                }
+                if cfg!(feature = "bug_queue_keep_bytes") {
+                    refused.value.answer.store(NACK, Ordering::Release);
+                } else {
+                    self.answer(&refused, NACK);
+                }
+            }
+        }
+        Some(node)
+    }
+
+    /// As `Writer::turn`; false if there was nothing.
+    fn turn(&self, answer: u32) -> bool {
+        let taken = self.queue.take_all();
+        for node in &taken {
+            self.answer(node, answer);
+        }
+        seen_when(!taken.is_empty(), if answer == ACK { WRITTEN } else { FAILED });
+        !taken.is_empty()
+    }
+
+    /// As `Writer::run`.
+    fn run(&self, mut turn: impl FnMut() -> bool) {
+        if cfg!(feature = "bug_queue_close_first") {
+            self.queue.signal.adopt();
+            while matches!(self.queue.standing(), Standing::Open | Standing::Failed) {
+                self.queue.signal.lower();
+                if !turn() {
+                    self.queue.signal.wait(LONG);
+                }
+            }
+            return;
+        }
+        self.queue.attend(|| if turn() { None } else { Some(LONG) });
+    }
+
+    /// As `Writer::finish` and `Shared::end`.
+    fn finish(&self, answer: u32) {
+        while self.turn(answer) {}
+        if !cfg!(feature = "bug_queue_end_first") {
+            self.queue.end();
+        }
+        for node in self.queue.take_all() {
+            seen_if_named(BY_END);
+            self.answer(&node, NACK);
+        }
+        if cfg!(feature = "bug_queue_end_first") {
+            self.queue.end();
+        }
+    }
+
+    /// The log is over and every sender is through.
+    fn check(&self, receipts: impl IntoIterator<Item = Receipt>) {
+        for receipt in receipts {
+            assert_ne!(receipt.value.answer.load(Ordering::Acquire), 0, "never answered");
+        }
+        assert_eq!(self.queue.used(), 0, "bytes were not given back");
+        assert!(self.queue.take_all().is_empty(), "a message waits for nobody");
+    }
+}
+
+fn joined<T>(thread: thread::JoinHandle<T>) -> T {
+    thread.join().expect("a thread of the model panicked")
+}
+
+fn sender(log: &Arc<Log>, name: usize) -> thread::JoinHandle<Option<Receipt>> {
+    let log = Arc::clone(log);
+    thread::spawn(move || log.send(name))
+}
+
+/// A sender and, beside it, whoever closes the log.
+fn close() {
+    let log = Log::new(u64::MAX);
+    let sender = sender(&log, 0);
+    let closer = {
+        let log = Arc::clone(&log);
+        thread::spawn(move || log.queue.close())
+    };
+    log.run(|| log.turn(ACK));
+    log.finish(ACK);
+    let receipt = joined(sender);
+    joined(closer);
+    log.check(receipt);
+}
+
+/// Two senders, the second of which closes the log behind its message.
+fn senders() {
+    let log = Log::new(u64::MAX);
+    let first = sender(&log, 0);
+    let second = {
+        let log = Arc::clone(&log);
+        thread::spawn(move || {
+            let closer = Arc::clone(&log);
+            let receipt = log.send(1);
+            closer.queue.close();
+            receipt
+        })
+    };
+    log.run(|| log.turn(ACK));
+    log.finish(ACK);
+    let receipts = [joined(first), joined(second)];
+    log.check(receipts.into_iter().flatten());
+}
+
+/// Room for one message and two senders: never more is reserved, and what was is given back.
+fn bound() {
+    let log = Log::new(COST);
+    let first = sender(&log, 0);
+    let second = {
+        let log = Arc::clone(&log);
+        thread::spawn(move || {
+            let receipt = log.send(1);
+            log.queue.close();
+            receipt
+        })
+    };
+    log.run(|| {
+        assert!(log.queue.used() <= COST, "more is reserved than allowed");
+        log.turn(ACK)
+    });
+    log.finish(ACK);
+    let receipts = [joined(first), joined(second)];
+    seen_when(receipts.iter().all(Option::is_some), "both had room");
+    log.check(receipts.into_iter().flatten());
+}
+
+/// The device fails after the first message that is written: what comes is refused, by the writer or at the door.
+fn fail() {
+    let log = Log::new(u64::MAX);
+    let first = sender(&log, 0);
+    let second = {
+        let log = Arc::clone(&log);
+        thread::spawn(move || {
+            let receipt = log.send(1);
+            log.queue.close();
+            receipt
+        })
+    };
+    let mut failed = false;
+    let mut turn = |log: &Log| {
+        let any = log.turn(if failed { NACK } else { ACK });
+        if any && !failed {
+            failed = true;
+            log.queue.fail();
+        }
+        any
+    };
+    log.run(|| turn(&log));
+    log.finish(NACK);
+    let receipts = [joined(first), joined(second)];
+    log.check(receipts.into_iter().flatten());
+}
