@@ -8,7 +8,8 @@
 //! Line i goes over connection i mod N, which is a client of its own: id + i mod N. A message is a line as it stands in the
 //! file, with its line end. After a broken connection, and when the server had no room, all that was not acknowledged is
 //! sent again under the same numbers, so the log holds it once. `--cap` is the longest line that is sent, and must not
-//! be beyond what the server reads; lines that are too long for either are counted, and left out.
+//! be beyond what the server reads. Lines that are too long for it, or for the log, are counted and left out before the
+//! first one is sent: who left one out later would have to number the others anew, some of which may still be under way.
 #![expect(clippy::print_stdout, reason = "an example talks to its user")]
 
 use std::collections::VecDeque;
@@ -170,6 +171,8 @@ struct Sender<'a> {
     /// What is not acknowledged, in order. The first has number `first`.
     waiting: VecDeque<&'a [u8]>,
     first: u64,
+    /// The log's cap is not known yet.
+    asking: bool,
     /// How many of `waiting` were sent and not answered.
     in_flight: usize,
     /// After a NACK: the answers to all that was sent behind it are passed over, then this is waited for.
@@ -189,7 +192,18 @@ impl<'a> Sender<'a> {
     ) -> Self {
         let (waiting, too_long): (VecDeque<_>, VecDeque<_>) = lines.partition(|line| line.len() <= options.cap);
         let counts = Counts { too_long: too_long.len() as u64, ..Counts::default() };
-        Self { options, client, waiting, first: 1, in_flight: 0, pause: None, highest: 0, counts, acknowledged }
+        Self {
+            options,
+            client,
+            waiting,
+            first: 1,
+            asking: true,
+            in_flight: 0,
+            pause: None,
+            highest: 0,
+            counts,
+            acknowledged,
+        }
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -264,6 +278,15 @@ impl<'a> Sender<'a> {
         if self.pause.is_some() {
             return Ok(());
         }
+        if self.asking && self.in_flight == 0 {
+            // The longest line, under a number that is never next: the log answers with its cap or with the next number.
+            let payload = self.waiting.iter().max_by_key(|line| line.len()).copied().unwrap_or_default();
+            encode(&Frame::Message { client: self.client, seq: u64::MAX, payload }, out)?;
+            self.in_flight = 1;
+        }
+        if self.asking {
+            return Ok(());
+        }
         let more = self.options.window.saturating_sub(self.in_flight);
         for payload in self.waiting.iter().skip(self.in_flight).take(more) {
             let seq = self.first + self.in_flight as u64;
@@ -283,6 +306,9 @@ impl<'a> Sender<'a> {
             // Behind a NACK: in vain, or sent again under the same number.
             return Ok(());
         }
+        if self.asking {
+            return self.cap_answered(nack);
+        }
         if seq != self.first {
             return Err(Trouble::Broken(format!("an answer to {seq}, not to {}", self.first)));
         }
@@ -293,19 +319,29 @@ impl<'a> Sender<'a> {
                 self.counts.acknowledged += 1;
                 (self.acknowledged)();
             }
-            Some(Nack::TooLong { .. }) => {
-                // Not taken, so the next line gets this number.
-                self.waiting.pop_front();
-                self.highest -= 1;
-                self.counts.too_long += 1;
-                self.pause = Some(Duration::ZERO);
-            }
             Some(Nack::Overloaded { retry_after }) => self.pause = Some(retry_after),
             Some(Nack::Full) => self.pause = Some(self.options.backoff * 64),
-            Some(nack @ (Nack::Gap { .. } | Nack::Expired { .. } | Nack::Differs { .. })) => {
+            Some(nack @ (Nack::TooLong { .. } | Nack::Gap { .. } | Nack::Expired { .. } | Nack::Differs { .. })) => {
                 return Err(Trouble::Final(format!("message {seq}: {nack}")));
             }
             Some(nack) => return Err(Trouble::Broken(nack.to_string())),
+        }
+        Ok(())
+    }
+
+    /// Leaves out what the log would not take.
+    fn cap_answered(&mut self, nack: Option<Nack>) -> Result<(), Trouble> {
+        match nack {
+            Some(Nack::Gap { .. }) => self.asking = false,
+            Some(Nack::TooLong { cap, .. }) => {
+                let before = self.waiting.len();
+                self.waiting.retain(|line| line.len() <= cap);
+                self.counts.too_long += (before - self.waiting.len()) as u64;
+                self.asking = false;
+            }
+            Some(Nack::Overloaded { retry_after }) => self.pause = Some(retry_after),
+            Some(nack) => return Err(Trouble::Broken(nack.to_string())),
+            None => return Err(Trouble::Final("the log takes any number: it would not see a gap".to_owned())),
         }
         Ok(())
     }
