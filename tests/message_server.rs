@@ -373,6 +373,30 @@ fn connections_with_one_id_are_one_client() {
     assert_eq!(by_client(&place.entries())[&id], [&b"from one"[..], b"from the other"]);
 }
 
+/// R105: a client may have far more messages under way than the server holds for a connection: it reads no more until answers
+/// are taken, and each is answered, in order.
+#[test]
+fn client_that_runs_ahead_is_answered_in_order() {
+    const MESSAGES: u64 = 20_000;
+    let place = Place::new();
+    let running = place.start(&["--cap", "1000"]);
+    let mut wire = Wire::to(&running);
+    let mut ahead = Wire { stream: wire.stream.try_clone().unwrap(), held: Vec::new() };
+    let sending = thread::spawn(move || (1..=MESSAGES).for_each(|seq| ahead.message(1, seq, &[7; 500])));
+    let mut last = 0;
+    for seq in 1..=MESSAGES {
+        let (answered, position) = wire.answer();
+        let position = position.unwrap();
+        assert!(answered == seq && position >= last, "{answered} at {position} after {last}");
+        last = position + 1;
+    }
+    sending.join().unwrap();
+    drop(wire);
+    assert!(running.end().success());
+    let entries = place.entries();
+    assert!(entries.iter().filter(|said| said.kind == MESSAGE).map(|said| said.seq).eq(1..=MESSAGES));
+}
+
 /// R119: a session's end is in the file when its client says so, when it is silent for the timeout, when it is gone, and when the
 /// server ends.
 #[test]
