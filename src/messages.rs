@@ -71,6 +71,7 @@ mod reader;
 mod receipt;
 mod shared;
 mod window;
+pub mod wire;
 mod writer;
 
 pub use compact::{CompactError, Compacted, Retain};
