@@ -72,6 +72,7 @@ mod reader;
 mod receipt;
 mod shared;
 mod window;
+pub mod wire;
 mod writer;
 
 pub use compact::{CompactError, Compacted, Retain};
