@@ -576,7 +576,9 @@ impl Log for JournalFile {
             return Outcome::Refused(error);
         }
         let start = self.end;
-        let Some(end) = start.checked_add(group.bytes() as u64) else {
+        // Opening counts the header as well.
+        let end = start.checked_add(group.bytes() as u64).filter(|end| end.checked_add(HEADER as u64).is_some());
+        let Some(end) = end else {
             return Outcome::Refused(io::Error::other("journal has no positions left"));
         };
         let chain = group.seal(self.chain, self.synced);

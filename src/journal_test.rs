@@ -777,3 +777,20 @@ proptest! {
         prop_assert_eq!(seen, sample.entries);
     }
 }
+
+#[test]
+fn positions_end_where_opening_could_not_count_them_any_more() {
+    let device = MemoryDevice::new();
+    let base = u64::MAX - 300;
+    let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Messages, base, 0).unwrap();
+    let mut group = Group::new();
+    let refused = (0..20).find(|_| {
+        group.begin(time(1), 0);
+        group.push(1, 0, |buf| buf.extend_from_slice(&[7; 9])).unwrap();
+        matches!(journal.append(&mut group), Outcome::Refused(_))
+    });
+    assert_eq!(refused, Some(3), "what is left does not hold another");
+    let end = journal.end();
+    let opened = JournalFile::open(Box::new(device), Purpose::Messages, 0, 0, &mut |_| Ok::<(), ()>(()));
+    assert_eq!(opened.unwrap().1.end, end);
+}
