@@ -581,4 +581,34 @@ mod tests {
         device.append(b"f").unwrap();
         assert_eq!(device.bytes(), b"abcf");
     }
+    /// Writes a few bytes at a time, and is interrupted in between.
+    struct Shaky {
+        written: Vec<u8>,
+        calls: usize,
+    }
+
+    impl Write for Shaky {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls += 1;
+            if self.calls % 3 == 0 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let part = bytes.len().min(1 + self.calls % 4);
+            self.written.extend_from_slice(&bytes[..part]);
+            Ok(part)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// R111: short writes are continued, and interrupted ones repeated.
+    #[test]
+    fn short_and_interrupted_writes_are_continued() {
+        let mut shaky = Shaky { written: Vec::new(), calls: 0 };
+        let bytes: Vec<u8> = (0..=255).collect();
+        write_whole(&mut shaky, &bytes).unwrap();
+        assert!(shaky.written == bytes && shaky.calls > 100);
+    }
 }
