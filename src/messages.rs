@@ -34,7 +34,7 @@
 //!
 //! As [`Builder::durability`] says; by default an ACK comes after `fdatasync`. Opening reads the whole file, and checks
 //! every frame. A torn tail, which is what a crash leaves of messages that were not acknowledged, is cut off; a bad frame with good ones
-//! behind it is corruption, refused by position. A log that was closed in order says so in
+//! behind it is corruption, refused by position; [`salvage`] makes a new log of what is good in it. A log that was closed in order says so in
 //! its last frame, so that any damage to its messages is refused. The bytes are documented in [`docs::format`](crate::docs::format), and
 //! `examples/journal_reader.rs` reads them with little more than the standard library.
 //!
@@ -65,10 +65,12 @@ use crate::sync::Arc;
 use crate::ticket::Durability;
 
 mod compact;
+mod copy;
 mod frame;
 mod place;
 mod reader;
 mod receipt;
+mod salvage;
 mod shared;
 mod window;
 mod writer;
@@ -76,6 +78,7 @@ mod writer;
 pub use compact::{CompactError, Compacted, Retain};
 pub use reader::{Kind, Message, Messages, Tail};
 pub use receipt::{Ack, Nack, Receipt};
+pub use salvage::{Lost, SalvageError, Salvaged, salvage};
 pub use window::Gaps;
 
 /// A message log. Cloning clones the handle; when the last one is dropped, the log is closed.

@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::copy::{Copy, append};
 use super::frame::{Body, MESSAGE, WINDOW, WindowBody};
 use super::place::Place;
 use super::shared::{Shared, Source};
 use super::window::{Known, Terms, Windows};
 use crate::clock::millis;
 use crate::error::{OpenError, ReadError};
-use crate::journal::{
-    Entry, Frames, GROUP_FRAME, Group, GroupTime, JournalError, JournalFile, Log, Outcome, Purpose, Tail,
-};
+use crate::journal::{Entry, Frames, GROUP_FRAME, Group, GroupTime, JournalError, JournalFile, Purpose, Tail};
 use crate::stack::Node;
 use crate::sync::Arc;
 use crate::ticket::CLASS_SYNC;
@@ -94,10 +93,7 @@ impl From<JournalError> for CompactError {
 /// A log that is being written anew.
 #[derive(Debug)]
 pub(super) struct Rewrite {
-    log: JournalFile,
-    group: Group,
-    /// Entries in the group.
-    entries: usize,
+    copy: Copy,
     old: Tail,
     frames: Frames,
     first: u64,
@@ -237,14 +233,7 @@ fn begin(
         append(&mut log, &mut group)?;
     }
     let frames = old.frames(cut).map_err(ReadError::from)?;
-    Ok(Rewrite { log, group: Group::new(), entries: 0, old, frames, first: cut, bytes_before })
-}
-
-fn append(log: &mut JournalFile, group: &mut Group) -> io::Result<()> {
-    match log.append(group) {
-        Outcome::Applied { .. } => Ok(()),
-        Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
-    }
+    Ok(Rewrite { copy: Copy::new(log), old, frames, first: cut, bytes_before })
 }
 
 impl Rewrite {
@@ -259,53 +248,20 @@ impl Rewrite {
         Ok(())
     }
 
-    /// Where the next frame will stand.
-    fn position(&self) -> u64 {
-        self.log.end() + if self.entries > 0 { self.group.bytes() as u64 } else { 0 }
-    }
-
     /// Copies up to the end, group by group: each frame to its own position.
     fn copy(&mut self) -> Result<(), CompactError> {
         self.old.extend(&mut self.frames);
         loop {
-            let at = self.position();
+            let at = self.copy.position();
             let Some(entry) = self.frames.next()? else { break };
-            let gap = entry.position.saturating_sub(at);
-            if gap > 0 {
-                flush(&mut self.log, &mut self.group, &mut self.entries)?;
-                pad(&mut self.log, gap.saturating_sub(GROUP_FRAME), entry.time, entry.class)?;
-                self.group.begin(entry.time, entry.class);
-            }
-            let pushed = self.group.push(entry.kind, entry.pallet, |out| out.extend_from_slice(entry.body));
-            let offset = pushed.map_err(io::Error::other)?;
-            self.entries += 1;
-            if self.log.end() + offset != entry.position {
-                return Err(JournalError::Corrupt {
-                    position: entry.position,
-                    what: "a frame is not where it should be",
-                }
-                .into());
+            if self.copy.put(&entry, entry.position.saturating_sub(at))? != entry.position {
+                let what = "a frame is not where it should be";
+                return Err(JournalError::Corrupt { position: entry.position, what }.into());
             }
         }
-        flush(&mut self.log, &mut self.group, &mut self.entries)?;
-        let (time, gap) = (self.group.time(), self.frames.position().saturating_sub(self.log.end()));
-        pad(&mut self.log, gap, time, CLASS_SYNC)?;
-        Ok(())
+        let rest = self.frames.position().saturating_sub(self.copy.position());
+        Ok(self.copy.end(rest)?)
     }
-}
-
-fn flush(log: &mut JournalFile, group: &mut Group, entries: &mut usize) -> io::Result<()> {
-    if std::mem::take(entries) == 0 { Ok(()) } else { append(log, group) }
-}
-
-/// Groups without entries, where the old file had some.
-fn pad(log: &mut JournalFile, bytes: u64, time: GroupTime, class: u8) -> io::Result<()> {
-    let mut group = Group::new();
-    for _ in 0..bytes / GROUP_FRAME {
-        group.begin(time, class);
-        append(log, &mut group)?;
-    }
-    Ok(())
 }
 
 impl Rewriting {
@@ -333,11 +289,12 @@ impl Rewriting {
 impl Rewrite {
     fn finish(mut self, log: &mut JournalFile, place: &Place, shared: &Shared) -> Result<Compacted, CompactError> {
         self.copy()?;
-        self.log.seal(stamp(shared), CLASS_SYNC)?;
-        let tail = self.log.tail(shared.source().tail.is_synced_only())?;
-        place.rename(self.log.device_mut())?;
+        let mut fresh = self.copy.into_log();
+        fresh.seal(stamp(shared), CLASS_SYNC)?;
+        let tail = fresh.tail(shared.source().tail.is_synced_only())?;
+        place.rename(fresh.device_mut())?;
         // From here on the name is the new file's: it takes what comes.
-        *log = self.log;
+        *log = fresh;
         shared.set_source(Source { tail, first: self.first });
         if let Err(error) = place.sync_name() {
             // The name may be the old file's again after a power cut.
