@@ -96,7 +96,7 @@ pub(super) struct Rewrite {
     copy: Copy,
     old: Tail,
     frames: Frames,
-    first: u64,
+    cut: Cut,
     bytes_before: u64,
 }
 
@@ -112,10 +112,11 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     let source = shared.source();
     let old = source.tail.unsynced();
     let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
-    let (groups, length) = remembered(&windows_at(&old, cut, terms)?, stamp(shared))?;
+    let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, stamp(shared))?;
     let bytes_before = old.bytes();
-    let base = cut.checked_sub(length).filter(|base| *base > old.base());
-    let Some(base) = base.filter(|_| cut > source.first) else {
+    // The new file ends with a seal.
+    let base = cut.at.checked_sub(length).filter(|base| *base > old.base().saturating_add(GROUP_FRAME));
+    let Some(base) = base.filter(|_| cut.at > source.first) else {
         return Ok(Compacted { first: source.first, bytes_before, bytes_after: bytes_before });
     };
     let device = place.fresh()?;
@@ -141,8 +142,17 @@ fn stamp(shared: &Shared) -> GroupTime {
     GroupTime { hub_ms: shared.clock.now(), wall_ms: shared.clock.wall_ms() }
 }
 
-/// The start of the first group that is kept.
-fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<u64, CompactError> {
+/// What is dropped.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    /// The position behind the last entry that is.
+    gone: u64,
+    /// The start of the first group that is not.
+    at: u64,
+}
+
+/// Where to cut.
+fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<Cut, CompactError> {
     let end = old.end();
     if let Retain::From(position) = retain
         && position > end
@@ -150,29 +160,30 @@ fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<
         return Err(CompactError::BeyondEnd { position, end });
     }
     let mut frames = old.frames(source.first).map_err(ReadError::from)?;
-    let (mut next, mut last) = (source.first, source.first);
+    let mut next = source.first;
+    let mut last = Cut { gone: source.gone, at: source.first };
     while let Some(Entry { position, next: after, time, .. }) = frames.next()? {
-        let begins = position > next;
-        next = after;
-        if !begins {
+        let before = std::mem::replace(&mut next, after);
+        if position == before {
             continue;
         }
-        let start = position.saturating_sub(GROUP_FRAME);
+        let group = Cut { gone: before, at: position.saturating_sub(GROUP_FRAME) };
         let keeps = match retain {
-            Retain::From(wanted) if start > wanted => return Ok(last),
+            Retain::From(wanted) if group.at > wanted => return Ok(last),
             Retain::From(_) => false,
-            Retain::Bytes(bytes) => start >= end.saturating_sub(bytes),
+            Retain::Bytes(bytes) => group.at >= end.saturating_sub(bytes),
             Retain::For(time_kept) => {
                 let kept_ms = i64::try_from(millis(time_kept)).unwrap_or(i64::MAX);
                 time.wall_ms >= now_ms.saturating_sub(kept_ms)
             }
         };
         if keeps {
-            return Ok(start);
+            return Ok(group);
         }
-        last = start;
+        last = group;
     }
-    Ok(if matches!(retain, Retain::From(wanted) if wanted < end) { last } else { frames.position() })
+    let keeps_last = matches!(retain, Retain::From(wanted) if wanted < end);
+    Ok(if keeps_last { last } else { Cut { gone: next, at: frames.position() } })
 }
 
 /// What is remembered of the clients where the entries before `cut` end.
@@ -222,7 +233,7 @@ fn remembered(windows: &Windows, time: GroupTime) -> Result<(Vec<Group>, u64), C
 fn begin(
     device: Box<dyn crate::device::Device>,
     base: u64,
-    cut: u64,
+    cut: Cut,
     groups: Vec<Group>,
     old: Tail,
     bytes_before: u64,
@@ -232,8 +243,8 @@ fn begin(
     for mut group in groups {
         append(&mut log, &mut group)?;
     }
-    let frames = old.frames(cut).map_err(ReadError::from)?;
-    Ok(Rewrite { copy: Copy::new(log), old, frames, first: cut, bytes_before })
+    let frames = old.frames(cut.at).map_err(ReadError::from)?;
+    Ok(Rewrite { copy: Copy::new(log), old, frames, cut, bytes_before })
 }
 
 impl Rewrite {
@@ -295,13 +306,14 @@ impl Rewrite {
         place.rename(fresh.device_mut())?;
         // From here on the name is the new file's: it takes what comes.
         *log = fresh;
-        shared.set_source(Source { tail, first: self.first });
+        let Cut { gone, at: first } = self.cut;
+        shared.set_source(Source { tail, gone, first });
         if let Err(error) = place.sync_name() {
             // The name may be the old file's again after a power cut.
             shared.fail(error.kind(), format!("syncing the log's directory: {error}"));
             return Err(CompactError::Failed);
         }
-        let (first, bytes_before, bytes_after) = (self.first, self.bytes_before, log.bytes()?);
+        let (bytes_before, bytes_after) = (self.bytes_before, log.bytes()?);
         Ok(Compacted { first, bytes_before, bytes_after })
     }
 }

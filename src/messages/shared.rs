@@ -28,14 +28,26 @@ pub(super) struct Source {
     pub(super) tail: Tail,
     /// Position of the first entry that was not dropped; before it stands at most what a compaction remembers.
     pub(super) first: u64,
+    /// The position behind the last entry that was dropped: between it and `first` was none.
+    pub(super) gone: u64,
 }
 
 impl Source {
+    /// The first position at or behind `from` that is there.
+    pub(super) fn resume_at(&self, from: u64) -> u64 {
+        from.max(self.first)
+    }
+
+    /// Whether something stood at or behind `from` that is not there any more.
+    pub(super) fn has_lost(&self, from: u64) -> bool {
+        from < self.gone
+    }
+
     pub(super) fn frames(&self, from: u64) -> Result<Frames, ReadError> {
-        if from < self.first {
+        if self.has_lost(from) {
             return Err(ReadError::Lagged { resume_at: self.first });
         }
-        Ok(self.tail.frames(from)?)
+        Ok(self.tail.frames(self.resume_at(from))?)
     }
 }
 
@@ -231,5 +243,7 @@ impl Shared {
 
     pub(super) fn set_source(&self, source: Source) {
         self.source.store(Arc::new(source));
+        // Those who wait leave the old one.
+        self.news.notify(usize::MAX);
     }
 }
