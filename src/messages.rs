@@ -447,10 +447,12 @@ impl Inner {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.take()
             && writer.thread().id() != thread::current().id()
-            && writer.join().is_err()
         {
-            // Its panic was contained and is the failure told below.
-            tracing::error!("the writer's thread ended in disorder");
+            if writer.join().is_err() {
+                // Its panic was contained and is the failure told below.
+                tracing::error!("the writer's thread ended in disorder");
+            }
+            self.shared.await_compaction();
         }
         self.shared.failure().map_or(Ok(()), |failure| Err(CloseError { what: failure.text.clone() }))
     }

@@ -121,7 +121,7 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     };
     let device = place.fresh()?;
     let rewrite = begin(device, base, cut, groups, old, bytes_before, shared).and_then(|mut rewrite| {
-        rewrite.catch_up()?;
+        rewrite.catch_up(shared)?;
         Ok(rewrite)
     });
     let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
@@ -249,9 +249,9 @@ fn begin(
 
 impl Rewrite {
     /// Copies until little is left.
-    fn catch_up(&mut self) -> Result<(), CompactError> {
+    fn catch_up(&mut self, shared: &Shared) -> Result<(), CompactError> {
         for _ in 0..ROUNDS {
-            self.copy()?;
+            self.copy(shared)?;
             if self.old.end().saturating_sub(self.frames.position()) < REST_BYTES {
                 break;
             }
@@ -260,9 +260,12 @@ impl Rewrite {
     }
 
     /// Copies up to the end, group by group: each frame to its own position.
-    fn copy(&mut self) -> Result<(), CompactError> {
+    fn copy(&mut self, shared: &Shared) -> Result<(), CompactError> {
         self.old.extend(&mut self.frames);
         loop {
+            if shared.is_over() {
+                return Err(CompactError::Closing);
+            }
             let at = self.copy.position();
             let Some(entry) = self.frames.next()? else { break };
             if self.copy.put(&entry, entry.position.saturating_sub(at))? != entry.position {
@@ -299,7 +302,7 @@ impl Rewriting {
 
 impl Rewrite {
     fn finish(mut self, log: &mut JournalFile, place: &Place, shared: &Shared) -> Result<Compacted, CompactError> {
-        self.copy()?;
+        self.copy(shared)?;
         let mut fresh = self.copy.into_log();
         fresh.seal(stamp(shared), CLASS_SYNC)?;
         let tail = fresh.tail(shared.source().tail.is_synced_only())?;

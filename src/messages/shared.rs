@@ -4,7 +4,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use arc_swap::ArcSwap;
-use event_listener::Event;
+use event_listener::{Event, Listener as _};
 
 use super::compact::{CompactError, Rewriting};
 use super::receipt::{Nack, Pending, Receipt, Sent, cost};
@@ -131,20 +131,38 @@ impl Shared {
         let _ = self.status.compare_exchange(OPEN, FAILED, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Only one compaction runs at a time.
+    /// Only one compaction runs at a time, and none begins in a log that is closed.
     pub(super) fn begin_compaction(&self) -> Result<(), CompactError> {
-        match self.refusal() {
-            Some(Nack::Closing) => Err(CompactError::Closing),
-            Some(_) => Err(CompactError::Failed),
-            // ordering: Acquire; pairs with the Release in `end_compaction`, hands over the file beside the log.
-            None if self.compacting.swap(true, Ordering::Acquire) => Err(CompactError::Busy),
-            None => Ok(()),
+        // ordering: SeqCst; hands over the file beside the log from `end_compaction`, and comes before the look at the status:
+        // either that finds the log closed, or `await_compaction` finds this.
+        if self.compacting.swap(true, Ordering::SeqCst) {
+            return Err(CompactError::Busy);
         }
+        let refusal = match self.refusal() {
+            None => return Ok(()),
+            Some(Nack::Closing) => CompactError::Closing,
+            Some(_) => CompactError::Failed,
+        };
+        self.end_compaction();
+        Err(refusal)
     }
 
     pub(super) fn end_compaction(&self) {
-        // ordering: Release; see `begin_compaction`.
-        self.compacting.store(false, Ordering::Release);
+        // ordering: SeqCst; see `begin_compaction` and `await_compaction`.
+        self.compacting.store(false, Ordering::SeqCst);
+        self.news.notify(usize::MAX);
+    }
+
+    /// Waits for a compaction that is under way. Only in a log that is closed: it begins no other.
+    pub(super) fn await_compaction(&self) {
+        loop {
+            let listener = self.news.listen();
+            // ordering: SeqCst; seen set, it is followed by the notification that is listened for.
+            if !self.compacting.load(Ordering::SeqCst) {
+                return;
+            }
+            listener.wait();
+        }
     }
 
     /// Takes nothing more from here on.
