@@ -222,12 +222,13 @@ impl Shared {
     }
 
     fn push(&self, node: Arc<Node<Pending>>) {
-        self.queue.push(node);
-        // The log may have failed or been closed since the sender looked. Either the writer's last look at the queue, which comes
-        // after that, finds the message, or this look finds it so.
-        match self.refusal() {
-            Some(nack) => self.refuse_all(nack),
-            None => self.signal.raise(),
+        self.queue.push(Arc::clone(&node));
+        self.signal.raise();
+        // The log may have ended since the sender looked. Either the writer's last look at the queue, which comes after that,
+        // finds the message, or this look finds it so. Only this one is answered here: who waits for another's answer does
+        // not wait for this thread.
+        if self.is_over() {
+            self.answer(&node.value, Err(Nack::Closing));
         }
     }
 
@@ -242,8 +243,11 @@ impl Shared {
         }
     }
 
-    /// Answers a message, and gives back what was reserved for it.
+    /// Answers a message, and gives back what was reserved for it. Only the first answer counts.
     pub(super) fn answer(&self, pending: &Pending, answer: super::receipt::Answer) {
+        if !pending.claim() {
+            return;
+        }
         if answer.is_err() {
             self.counts.refused.add(1);
         }
