@@ -73,6 +73,7 @@ mod receipt;
 mod salvage;
 mod shared;
 mod window;
+pub mod wire;
 mod writer;
 
 pub use compact::{CompactError, Compacted, Retain};

@@ -467,7 +467,7 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 11] = [
+const LOCKS: [(&str, &[&str], &str); 16] = [
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
     ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
     (
@@ -477,6 +477,15 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     ),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
+    ("messages.rs", &["Mutex"], "the writer's thread: taken once, by whoever closes the log"),
+    (
+        "messages/compact.rs",
+        &["Mutex", "mpsc"],
+        "a compaction, handed to the writer by its caller, who waits for the end",
+    ),
+    ("messages/reader.rs", &["event_listener"], "readers that wait for what comes"),
+    ("messages/receipt.rs", &["OnceLock"], "a message's answer: set once, by whoever answers it, and never waited for"),
+    ("messages/shared.rs", &["event_listener", "OnceLock"], "as reader.rs; why the log failed, set once"),
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
     ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),
