@@ -107,26 +107,21 @@ pub(super) struct Rewriting {
     done: mpsc::Sender<Result<Compacted, CompactError>>,
 }
 
+/// What a compaction comes to before the writer takes part.
+enum Prepared {
+    /// It would gain nothing.
+    Unchanged(Compacted),
+    Rewrite(Box<Rewrite>),
+}
+
 /// Compacts a log, on the caller's thread but for the end of it.
 pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Compacted, CompactError> {
-    let source = shared.source();
-    let old = source.tail.unsynced();
-    let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
-    let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, stamp(shared))?;
-    let bytes_before = old.bytes();
-    // The new file ends with a seal.
-    let base = cut.at.checked_sub(length).filter(|base| *base > old.base().saturating_add(GROUP_FRAME));
-    let Some(base) = base.filter(|_| cut.at > source.first) else {
-        return Ok(Compacted { first: source.first, bytes_before, bytes_after: bytes_before });
+    let rewrite = match prepare(shared, place, terms, retain)? {
+        Prepared::Unchanged(compacted) => return Ok(compacted),
+        Prepared::Rewrite(rewrite) => rewrite,
     };
-    let device = place.fresh()?;
-    let rewrite = begin(device, base, cut, groups, old, bytes_before, shared).and_then(|mut rewrite| {
-        rewrite.catch_up(shared)?;
-        Ok(rewrite)
-    });
-    let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
     let (done, answer) = mpsc::channel();
-    let rewriting = Rewriting { rewrite: Mutex::new(Some(rewrite)), done };
+    let rewriting = Rewriting { rewrite: Mutex::new(Some(*rewrite)), done };
     shared.rewritings.push(Arc::new(Node::new(rewriting)));
     shared.signal.raise();
     // The writer may have ended since this began. Either its last look finds it, or this does.
@@ -136,6 +131,28 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     // Without an answer the writer panicked.
     let answer = answer.recv().unwrap_or(Err(CompactError::Failed));
     answer.inspect_err(|_| place.discard_fresh())
+}
+
+/// Does what can be done beside the writer.
+fn prepare(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Prepared, CompactError> {
+    let source = shared.source();
+    let old = source.tail.unsynced();
+    let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
+    let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, stamp(shared))?;
+    let bytes_before = old.bytes();
+    // The new file ends with a seal.
+    let base = cut.at.checked_sub(length).filter(|base| *base > old.base().saturating_add(GROUP_FRAME));
+    let Some(base) = base.filter(|_| cut.at > source.first) else {
+        let unchanged = Compacted { first: source.first, bytes_before, bytes_after: bytes_before };
+        return Ok(Prepared::Unchanged(unchanged));
+    };
+    let device = place.fresh()?;
+    let rewrite = begin(device, base, cut, groups, old, bytes_before, shared).and_then(|mut rewrite| {
+        rewrite.catch_up(shared)?;
+        Ok(rewrite)
+    });
+    let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
+    Ok(Prepared::Rewrite(Box::new(rewrite)))
 }
 
 fn stamp(shared: &Shared) -> GroupTime {
@@ -239,7 +256,11 @@ fn begin(
     bytes_before: u64,
     shared: &Shared,
 ) -> Result<Rewrite, CompactError> {
-    let mut log = JournalFile::refound(device, Purpose::Messages, base, shared.clock.wall_ms())?;
+    let log = JournalFile::refound(device, Purpose::Messages, base, shared.clock.wall_ms());
+    let mut log = log.map_err(|error| match error {
+        JournalError::Io(error) => CompactError::Write(error),
+        error => error.into(),
+    })?;
     for mut group in groups {
         append(&mut log, &mut group)?;
     }
@@ -248,7 +269,7 @@ fn begin(
 }
 
 impl Rewrite {
-    /// Copies until little is left.
+    /// Copies until little is left, and has what was copied on the device, so that senders wait for the rest alone.
     fn catch_up(&mut self, shared: &Shared) -> Result<(), CompactError> {
         for _ in 0..ROUNDS {
             self.copy(shared)?;
@@ -256,7 +277,7 @@ impl Rewrite {
                 break;
             }
         }
-        Ok(())
+        Ok(self.copy.write_back()?)
     }
 
     /// Copies up to the end, group by group: each frame to its own position.
@@ -306,6 +327,7 @@ impl Rewrite {
         let mut fresh = self.copy.into_log();
         fresh.seal(stamp(shared), CLASS_SYNC)?;
         let tail = fresh.tail(shared.source().tail.is_synced_only())?;
+        let (bytes_before, bytes_after) = (self.bytes_before, tail.bytes());
         place.rename(fresh.device_mut())?;
         // From here on the name is the new file's: it takes what comes.
         *log = fresh;
@@ -316,7 +338,10 @@ impl Rewrite {
             shared.fail(error.kind(), format!("syncing the log's directory: {error}"));
             return Err(CompactError::Failed);
         }
-        let (bytes_before, bytes_after) = (self.bytes_before, log.bytes()?);
         Ok(Compacted { first, bytes_before, bytes_after })
     }
 }
+
+#[cfg(test)]
+#[path = "compact_test.rs"]
+mod tests;

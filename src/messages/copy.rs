@@ -62,6 +62,11 @@ impl Copy {
         Ok(())
     }
 
+    /// Has the device write what is there. It still counts as not synced: a file that is begun anew is not whole before its seal.
+    pub(super) fn write_back(&mut self) -> io::Result<()> {
+        self.log.device_mut().sync()
+    }
+
     /// The log, with everything in it that ended.
     pub(super) fn into_log(self) -> JournalFile {
         self.log
