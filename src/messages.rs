@@ -253,7 +253,7 @@ impl Builder {
         let (log, report, resume_at) = read(place.device()?, &mut windows, self.clock.wall_ms())?;
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let tail = log.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
-        let source = Source { tail, gone: report.first, first: report.first };
+        let source = Source { tail, first: report.first, gone: report.first };
         let shared = Arc::new(Shared::new(source, clock, self.cap, self.queue_bytes));
         let writer = Writer::new(Arc::clone(&shared), place.clone(), log, windows, self.durability);
         let writer = spawn(&shared, writer)?;

@@ -332,7 +332,7 @@ impl Rewrite {
         // From here on the name is the new file's: it takes what comes.
         *log = fresh;
         let Cut { gone, at: first } = self.cut;
-        shared.set_source(Source { tail, gone, first });
+        shared.set_source(Source { tail, first, gone });
         if let Err(error) = place.sync_name() {
             // The name may be the old file's again after a power cut.
             shared.fail(error.kind(), format!("syncing the log's directory: {error}"));

@@ -212,7 +212,7 @@ impl Shared {
         }
         let pending = Pending::new(sent, client, seq, self.clock.wall_ms(), payload);
         let node = Arc::new(Node::new(pending));
-        self.push(Arc::clone(&node));
+        self.push(&node);
         Receipt::waiting(node)
     }
 
@@ -221,8 +221,8 @@ impl Shared {
         Receipt::refused(nack)
     }
 
-    fn push(&self, node: Arc<Node<Pending>>) {
-        self.queue.push(Arc::clone(&node));
+    fn push(&self, node: &Arc<Node<Pending>>) {
+        self.queue.push(Arc::clone(node));
         self.signal.raise();
         // The log may have ended since the sender looked. Either the writer's last look at the queue, which comes after that,
         // finds the message, or this look finds it so. Only this one is answered here: who waits for another's answer does
