@@ -430,8 +430,8 @@ impl Journal {
         }
     }
 
-    /// Takes nothing more, writes and answers what waits, and syncs. Afterwards every receipt is answered, and the file can be opened
-    /// again; readers go on to its end. Closing again does nothing.
+    /// Takes nothing more, writes and answers what waits, and syncs. Afterwards every receipt is answered, a compaction that was under
+    /// way is over, and the file can be opened again; readers go on to its end. Closing again does nothing.
     ///
     /// # Errors
     ///

@@ -269,3 +269,44 @@ impl Shared {
         self.news.notify(usize::MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::device::MemoryDevice;
+    use crate::journal::{JournalFile, Purpose};
+
+    fn shared() -> Shared {
+        let file = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Messages, 0, 0).unwrap();
+        let source = Source { tail: file.tail(true).unwrap(), first: 0, gone: 0 };
+        Shared::new(source, HubClock::new(Arc::new(SystemClock::default()), 0), 256, 10_000)
+    }
+
+    /// A sender that has looked whether the log takes anything, and not yet handed in its message.
+    fn late(shared: &Shared) -> (Arc<Node<Pending>>, Receipt) {
+        assert!(shared.permits.take(cost(1), u64::MAX));
+        let node = Arc::new(Node::new(Pending::new(Sent::Message, 1, 1, 0, b"x")));
+        (Arc::clone(&node), Receipt::waiting(node))
+    }
+
+    /// R106: a sender that is late answers for nobody else: what waits is the writer's until the log is over, and each receipt is answered
+    /// when its append or the closing returns.
+    #[test]
+    fn a_late_sender_answers_only_itself() {
+        let shared = shared();
+        let waiting = shared.send(Sent::Message, 1, 1, b"x");
+        let [(second, of_second), (third, of_third)] = [late(&shared), late(&shared)];
+        shared.close();
+        shared.push(&second);
+        assert_eq!((waiting.answer(), of_second.answer()), (None, None), "the writer's");
+        shared.end();
+        let closing = Some(Err(Nack::Closing));
+        assert_eq!((waiting.answer(), of_second.answer()), (closing, closing));
+        shared.push(&third);
+        assert_eq!(of_third.answer(), closing);
+        assert_eq!(shared.send(Sent::Message, 1, 2, b"x").answer(), closing);
+        shared.refuse_all(Nack::Closing);
+        assert_eq!((shared.counts.refused.value(), shared.queued_bytes()), (4, 0), "each is counted once");
+    }
+}
