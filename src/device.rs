@@ -101,6 +101,19 @@ fn write_whole(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes)
 }
 
+/// A file that is there, to be read and never changed, and its length. Locked for as long as it is open.
+pub(crate) fn open_read_only(path: &Path) -> Result<(Arc<dyn ReadAt>, u64), FileDeviceError> {
+    let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(failed)?;
+    match lock_patiently(&file) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(FileDeviceError::Locked { path: path.to_path_buf() }),
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    let len = file.metadata().map_err(failed)?.len();
+    Ok((Arc::new(FileReader(file)), len))
+}
+
 /// How often a lock is tried, and how long it is waited for in between: a second in all. A hub that was just closed may
 /// still hold it for a moment, through a thread of the engine or a child process that has not replaced its image yet.
 const LOCK_TRIES: u32 = 100;

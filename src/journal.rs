@@ -10,9 +10,11 @@ use crate::FORMAT_VERSION;
 use crate::device::{Device, ReadAt};
 use crate::sync::Arc;
 
+pub(crate) use self::salvage::{Piece, Salvage};
 use self::tail::Published;
 pub(crate) use self::tail::{Frames, SeekError, Tail};
 
+mod salvage;
 mod tail;
 #[cfg(test)]
 #[path = "journal_test.rs"]
@@ -820,6 +822,20 @@ impl<R: ReadAt> Window<R> {
         }
         Ok(Payload::decode(payload).map_or(Sight::Bad("a frame has no kind"), |payload| Sight::Frame(head, payload)))
     }
+
+    /// The next frame at or behind `offset` that is good in itself: every byte may begin one.
+    fn find(&mut self, mut offset: u64, allowance: &mut Allowance) -> io::Result<Option<Found>> {
+        while let Some(bytes) = self.view(offset, HEAD + PREFIX)? {
+            if allowance.affords(bytes)
+                && let Sight::Frame(head, payload) = self.frame(offset)?
+                && let Some(found) = Found::new(offset, head, payload)
+            {
+                return Ok(Some(found));
+            }
+            offset = offset.saturating_add(1);
+        }
+        Ok(None)
+    }
 }
 
 /// Goes through a journal once.
@@ -856,21 +872,19 @@ impl<'d> Reader<&'d dyn Device> {
     fn open(device: &'d mut dyn Device, proven: u64) -> Result<Self, JournalError> {
         let len = device.len()?;
         let mut window = Window::new(&*device, len);
-        if window.len < HEADER as u64 || (window.len == HEADER as u64 && is_zeros(&mut window)?) {
-            return Err(headless(&mut window, proven)?);
-        }
-        let header = window.view(0, HEADER)?.unwrap_or_default();
-        let Header { base, refounded, purpose, crc: chain } = decode_header(header)?;
-        // With this checked once, no position in the file overflows.
-        if base.checked_add(window.len).is_none() {
-            return Err(JournalError::Corrupt { position: 0, what: "the base leaves no room for the file" });
-        }
-        let reader = Reader::at(window, base, Some(chain), HEADER as u64);
-        Ok(Reader { sealed: !refounded, purpose, ..reader })
+        let header = read_header(&mut window, proven)?;
+        Ok(Self::behind(header, window))
     }
 }
 
 impl<R: ReadAt> Reader<R> {
+    /// Begins with the first frame behind this header.
+    fn behind(header: Header, window: Window<R>) -> Self {
+        let Header { base, refounded, purpose, crc } = header;
+        let reader = Reader::at(window, base, Some(crc), HEADER as u64);
+        Reader { sealed: !refounded, purpose, ..reader }
+    }
+
     /// Begins with the frame at `offset`.
     fn at(window: Window<R>, base: u64, chain: Option<u32>, offset: u64) -> Self {
         let (purpose, marks) = (Purpose::Hub, Vec::new());
@@ -971,22 +985,15 @@ impl<R: ReadAt> Reader<R> {
     /// Looks through everything from the bad frame at `position` on for a group that says the bytes there were synced
     /// before it was written. A bad length hides where the next frame begins, so every byte may begin one.
     fn search(&mut self, position: u64) -> io::Result<Search> {
-        let mut search = Search { frames: 0, synced_later: false, allowance: COUNTED_BYTES_MAX };
+        let mut search = Search { frames: 0, synced_later: false, allowance: Allowance::default() };
         let mut offset = self.offset;
-        while let Some(bytes) = self.window.view(offset, HEAD + PREFIX)? {
-            let mut step = 1;
-            if search.is_worth_a_look(bytes)
-                && let Sight::Frame(head, payload) = self.window.frame(offset)?
-            {
-                search.frames += 1;
-                step = (HEAD + head.payload_len()) as u64;
-                let stamp = Some(payload.body).filter(|_| payload.kind == KIND_GROUP).and_then(Stamp::decode);
-                if stamp.is_some_and(|stamp| stamp.synced_to > position) {
-                    search.synced_later = true;
-                    break;
-                }
+        while let Some(found) = self.window.find(offset, &mut search.allowance)? {
+            search.frames += 1;
+            if found.stamp.is_some_and(|stamp| stamp.synced_to > position) {
+                search.synced_later = true;
+                break;
             }
-            offset = offset.saturating_add(step);
+            offset = found.end;
         }
         Ok(search)
     }
@@ -1010,13 +1017,43 @@ struct Search {
     frames: u64,
     /// Whether a group was written after the bad frame had been synced.
     synced_later: bool,
-    /// Bytes that may still be spent on frames other than groups.
-    allowance: u64,
+    /// What is left of it.
+    allowance: Allowance,
 }
 
-impl Search {
+/// A frame that is good in itself, of a version that is read here.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// Offset of its first byte, and of the one behind it.
+    start: u64,
+    end: u64,
+    previous: u32,
+    checksum: u32,
+    /// What it says if it begins a group; an entry says nothing here.
+    stamp: Option<Stamp>,
+}
+
+impl Found {
+    fn new(start: u64, head: Head, payload: Payload<'_>) -> Option<Found> {
+        let stamp = Some(payload.body).filter(|_| payload.kind == KIND_GROUP).and_then(Stamp::decode);
+        let end = start.saturating_add((HEAD + head.payload_len()) as u64);
+        let good = payload.version == FRAME_VERSION && stamp.is_some() == (payload.kind == KIND_GROUP);
+        good.then_some(Found { start, end, previous: head.previous, checksum: head.checksum, stamp })
+    }
+}
+
+/// Bytes that a search may still spend on frames other than groups.
+struct Allowance(u64);
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance(COUNTED_BYTES_MAX)
+    }
+}
+
+impl Allowance {
     /// Whether a frame may begin with these bytes, and its checksum can be afforded. Groups always can.
-    fn is_worth_a_look(&mut self, bytes: &[u8]) -> bool {
+    fn affords(&mut self, bytes: &[u8]) -> bool {
         let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else {
             return false;
         };
@@ -1030,10 +1067,24 @@ impl Search {
         if payload.kind == KIND_GROUP {
             return len == GROUP_PAYLOAD;
         }
-        let left = self.allowance.checked_sub(len as u64);
-        self.allowance = left.unwrap_or(self.allowance);
+        let left = self.0.checked_sub(len as u64);
+        self.0 = left.unwrap_or(self.0);
         left.is_some()
     }
+}
+
+/// The header of a file that has a good one.
+fn read_header<R: ReadAt>(window: &mut Window<R>, proven: u64) -> Result<Header, JournalError> {
+    if window.len < HEADER as u64 || (window.len == HEADER as u64 && is_zeros(window)?) {
+        return Err(headless(window, proven)?);
+    }
+    let len = window.len;
+    let header = decode_header(window.view(0, HEADER)?.unwrap_or_default())?;
+    // With this checked once, no position in the file overflows.
+    if header.base.checked_add(len).is_none() {
+        return Err(JournalError::Corrupt { position: 0, what: "the base leaves no room for the file" });
+    }
+    Ok(header)
 }
 
 fn decode_header(header: &[u8]) -> Result<Header, JournalError> {

@@ -34,7 +34,7 @@
 //!
 //! As [`Builder::durability`] says; by default an ACK comes after `fdatasync`. Opening reads the whole file, and checks
 //! every frame. A torn tail, which is what a crash leaves of messages that were not acknowledged, is cut off; a bad frame with good ones
-//! behind it is corruption, refused by position. A log that was closed in order says so in
+//! behind it is corruption, refused by position; [`salvage`] makes a new log of what is good in it. A log that was closed in order says so in
 //! its last frame, so that any damage to its messages is refused. The bytes are documented in [`docs::format`](crate::docs::format), and
 //! `examples/journal_reader.rs` reads them with little more than the standard library.
 //!
@@ -65,11 +65,13 @@ use crate::sync::Arc;
 use crate::ticket::Durability;
 
 mod compact;
+mod copy;
 mod frame;
 mod place;
 mod queue;
 mod reader;
 mod receipt;
+mod salvage;
 mod shared;
 mod window;
 pub mod wire;
@@ -78,6 +80,7 @@ mod writer;
 pub use compact::{CompactError, Compacted, Retain};
 pub use reader::{Kind, Message, Messages, Tail};
 pub use receipt::{Ack, Nack, Receipt};
+pub use salvage::{Lost, SalvageError, Salvaged, salvage};
 pub use window::Gaps;
 
 /// A message log. Cloning clones the handle; when the last one is dropped, the log is closed.
@@ -260,7 +263,7 @@ impl Builder {
         let Opened { log, report, resume_at, marked } = read(place.device()?, &mut windows, self.clock.wall_ms())?;
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let tail = log.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
-        let source = Source { tail, first: report.first };
+        let source = Source { tail, first: report.first, gone: report.first };
         let shared = Arc::new(Shared::new(source, clock, self.cap, self.queue_bytes));
         Ok((Writer::new(shared, place, log, windows, self.durability, marked), report))
     }
@@ -440,8 +443,8 @@ impl Journal {
         }
     }
 
-    /// Takes nothing more, writes and answers what waits, and syncs. Afterwards every receipt is answered, and the file can be opened
-    /// again; readers go on to its end. Closing again does nothing.
+    /// Takes nothing more, writes and answers what waits, and syncs. Afterwards every receipt is answered, a compaction that was under
+    /// way is over, and the file can be opened again; readers go on to its end. Closing again does nothing.
     ///
     /// # Errors
     ///
@@ -458,10 +461,12 @@ impl Inner {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.take()
             && writer.thread().id() != thread::current().id()
-            && writer.join().is_err()
         {
-            // Its panic was contained and is the failure told below.
-            tracing::error!("the writer's thread ended in disorder");
+            if writer.join().is_err() {
+                // Its panic was contained and is the failure told below.
+                tracing::error!("the writer's thread ended in disorder");
+            }
+            self.shared.await_compaction();
         }
         self.shared.failure().map_or(Ok(()), |failure| Err(CloseError { what: failure.text.clone() }))
     }

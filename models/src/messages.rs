@@ -1,6 +1,6 @@
 //! Models of the message log's hand-over: senders against the writer's turns, its failing and its closing.
 //!
-//! Each message is answered exactly once, whoever answers it; every byte that was reserved is given back; and the writer,
+//! Each message is answered exactly once, whoever comes first, and by the time when its sender and the closing are through; every byte that was reserved is given back; and the writer,
 //! which parks without a timeout here, is woken for each message and for the closing. The queue is the real one; the
 //! sender's and the writer's few steps around it are those of `messages/shared.rs` and `messages/writer.rs`.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::check::{Model, PARKED, seen, seen_if_named, seen_when};
 use crate::queue::{Queue, Standing};
 use crate::stack::Node;
-use crate::sync::{Arc, AtomicU32, Ordering, thread};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, thread};
 
 pub(crate) const MODELS: &[Model] = &[
     Model {
@@ -23,7 +23,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model {
         name: "queue_senders",
         body: senders,
-        states: &[WRITTEN, AT_THE_DOOR, BY_SENDER, BY_END, BY_ANOTHER],
+        states: &[WRITTEN, AT_THE_DOOR, BY_SENDER, BY_END, BOTH],
         bound: Some(3),
         finite: false,
         one_order: true,
@@ -49,7 +49,7 @@ pub(crate) const MODELS: &[Model] = &[
 const WRITTEN: &str = "written";
 const AT_THE_DOOR: &str = "closed before it was reserved";
 const BY_SENDER: &str = "refused by a sender";
-const BY_ANOTHER: &str = "refused by another's sender";
+const BOTH: &str = "taken by the writer's end and by its sender";
 const BY_END: &str = "refused at the writer's end";
 const OVERLOADED: &str = "overloaded";
 const FAILED: &str = "failed in the writer";
@@ -66,7 +66,7 @@ const NACK: u32 = 2;
 
 /// `Pending`: a message and its one answer.
 struct Pending {
-    sender: usize,
+    claimed: AtomicBool,
     answer: AtomicU32,
 }
 
@@ -82,14 +82,18 @@ impl Log {
         Arc::new(Self { queue: Queue::new(limit) })
     }
 
-    /// As `Shared::answer`.
-    fn answer(&self, node: &Receipt, answer: u32) {
-        self.queue.give_back(COST);
-        assert_eq!(node.value.answer.swap(answer, Ordering::Release), 0, "answered twice");
+    /// As `Shared::answer`; whether it was the first answer.
+    fn answer(&self, node: &Receipt, answer: u32) -> bool {
+        let first = !node.value.claimed.swap(true, Ordering::Relaxed) || cfg!(feature = "bug_queue_no_claim");
+        if first {
+            self.queue.give_back(COST);
+            assert_eq!(node.value.answer.swap(answer, Ordering::Release), 0, "answered twice");
+        }
+        first
     }
 
     /// As `Shared::send`. No receipt: it was refused before anything was taken.
-    fn send(&self, sender: usize) -> Option<Receipt> {
+    fn send(&self) -> Option<Receipt> {
         match self.queue.standing() {
             Standing::Open => {}
             Standing::Failed => {
@@ -105,20 +109,10 @@ impl Log {
             seen(OVERLOADED);
             return None;
         }
-        let node = Arc::new(Node::new(Pending { sender, answer: AtomicU32::new(0) }));
+        let node = Arc::new(Node::new(Pending { claimed: AtomicBool::new(false), answer: AtomicU32::new(0) }));
         let handed_over = self.queue.push(Arc::clone(&node));
         if !handed_over && !cfg!(feature = "bug_queue_push_blind") {
-            for refused in self.queue.take_all() {
-                seen_if_named(BY_SENDER);
-                if refused.value.sender != sender {
-                    seen_if_named(BY_ANOTHER);
-                }
-                if cfg!(feature = "bug_queue_keep_bytes") {
-                    refused.value.answer.store(NACK, Ordering::Release);
-                } else {
-                    self.answer(&refused, NACK);
-                }
-            }
+            seen_when_claimed(self.answer(&node, NACK), BY_SENDER);
         }
         Some(node)
     }
@@ -127,7 +121,7 @@ impl Log {
     fn turn(&self, answer: u32) -> bool {
         let taken = self.queue.take_all();
         for node in &taken {
-            self.answer(node, answer);
+            assert!(self.answer(node, answer), "somebody else answered while the writer was there");
         }
         seen_when(!taken.is_empty(), if answer == ACK { WRITTEN } else { FAILED });
         !taken.is_empty()
@@ -155,8 +149,7 @@ impl Log {
             self.queue.end();
         }
         for node in self.queue.take_all() {
-            seen_if_named(BY_END);
-            self.answer(&node, NACK);
+            seen_when_claimed(self.answer(&node, NACK), BY_END);
         }
         if cfg!(feature = "bug_queue_end_first") {
             self.queue.end();
@@ -169,23 +162,29 @@ impl Log {
             assert_ne!(receipt.value.answer.load(Ordering::Acquire), 0, "never answered");
         }
         assert_eq!(self.queue.used(), 0, "bytes were not given back");
-        assert!(self.queue.take_all().is_empty(), "a message waits for nobody");
+        let left = self.queue.take_all();
+        assert!(left.iter().all(|node| node.value.answer.load(Ordering::Acquire) != 0), "a message waits for nobody");
     }
+}
+
+/// Notes who gave the answer, or that somebody had.
+fn seen_when_claimed(first: bool, state: &str) {
+    seen_if_named(if first { state } else { BOTH });
 }
 
 fn joined<T>(thread: thread::JoinHandle<T>) -> T {
     thread.join().expect("a thread of the model panicked")
 }
 
-fn sender(log: &Arc<Log>, name: usize) -> thread::JoinHandle<Option<Receipt>> {
+fn sender(log: &Arc<Log>) -> thread::JoinHandle<Option<Receipt>> {
     let log = Arc::clone(log);
-    thread::spawn(move || log.send(name))
+    thread::spawn(move || log.send())
 }
 
 /// A sender and, beside it, whoever closes the log.
 fn close() {
     let log = Log::new(u64::MAX);
-    let sender = sender(&log, 0);
+    let sender = sender(&log);
     let closer = {
         let log = Arc::clone(&log);
         thread::spawn(move || log.queue.close())
@@ -200,7 +199,7 @@ fn close() {
 /// Two senders while the log is closed.
 fn senders() {
     let log = Log::new(u64::MAX);
-    let other = sender(&log, 0);
+    let other = sender(&log);
     let writer = {
         let log = Arc::clone(&log);
         thread::spawn(move || {
@@ -209,8 +208,7 @@ fn senders() {
             log.finish(ACK);
         })
     };
-    let receipt = log.send(1);
-    // A sender may answer for another: all are through first.
+    let receipt = log.send();
     let receipts = [receipt, joined(other)];
     joined(writer);
     log.check(receipts.into_iter().flatten());
@@ -220,7 +218,7 @@ fn senders() {
 fn last_sender(log: &Arc<Log>) -> thread::JoinHandle<Option<Receipt>> {
     let log = Arc::clone(log);
     thread::spawn(move || {
-        let receipt = log.send(1);
+        let receipt = log.send();
         log.queue.close();
         receipt
     })
@@ -229,7 +227,7 @@ fn last_sender(log: &Arc<Log>) -> thread::JoinHandle<Option<Receipt>> {
 /// Room for one message and two senders: never more is reserved, and what was is given back.
 fn bound() {
     let log = Log::new(COST);
-    let senders = [sender(&log, 0), last_sender(&log)];
+    let senders = [sender(&log), last_sender(&log)];
     log.run(|| {
         assert!(log.queue.used() <= COST, "more is reserved than allowed");
         log.turn(ACK)
@@ -243,7 +241,7 @@ fn bound() {
 /// The device fails after the first message that is written: what comes is refused, by the writer or at the door.
 fn fail() {
     let log = Log::new(u64::MAX);
-    let senders = [sender(&log, 0), last_sender(&log)];
+    let senders = [sender(&log), last_sender(&log)];
     let mut failed = false;
     let mut turn = |log: &Log| {
         let any = log.turn(if failed { NACK } else { ACK });
@@ -255,6 +253,5 @@ fn fail() {
     };
     log.run(|| turn(&log));
     log.finish(NACK);
-    // A sender may answer for another: all are through first.
     log.check(senders.map(joined).into_iter().flatten());
 }

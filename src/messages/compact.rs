@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::copy::{Copy, append};
 use super::frame::{Body, MESSAGE, WINDOW, WindowBody};
 use super::place::Place;
 use super::shared::{Shared, Source};
 use super::window::{Known, Terms, Windows};
 use crate::clock::millis;
 use crate::error::{OpenError, ReadError};
-use crate::journal::{
-    Entry, Frames, GROUP_FRAME, Group, GroupTime, JournalError, JournalFile, Log, Outcome, Purpose, Tail,
-};
+use crate::journal::{Entry, Frames, GROUP_FRAME, Group, GroupTime, JournalError, JournalFile, Purpose, Tail};
 use crate::stack::Node;
 use crate::sync::Arc;
 use crate::ticket::CLASS_SYNC;
@@ -94,13 +93,10 @@ impl From<JournalError> for CompactError {
 /// A log that is being written anew.
 #[derive(Debug)]
 pub(super) struct Rewrite {
-    log: JournalFile,
-    group: Group,
-    /// Entries in the group.
-    entries: usize,
+    copy: Copy,
     old: Tail,
     frames: Frames,
-    first: u64,
+    cut: Cut,
     bytes_before: u64,
 }
 
@@ -111,25 +107,21 @@ pub(super) struct Rewriting {
     done: mpsc::Sender<Result<Compacted, CompactError>>,
 }
 
+/// What a compaction comes to before the writer takes part.
+enum Prepared {
+    /// It would gain nothing.
+    Unchanged(Compacted),
+    Rewrite(Box<Rewrite>),
+}
+
 /// Compacts a log, on the caller's thread but for the end of it.
 pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Compacted, CompactError> {
-    let source = shared.source();
-    let old = source.tail.unsynced();
-    let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
-    let (groups, length) = remembered(&windows_at(&old, cut, terms)?, stamp(shared))?;
-    let bytes_before = old.bytes();
-    let base = cut.checked_sub(length).filter(|base| *base > old.base());
-    let Some(base) = base.filter(|_| cut > source.first) else {
-        return Ok(Compacted { first: source.first, bytes_before, bytes_after: bytes_before });
+    let rewrite = match prepare(shared, place, terms, retain)? {
+        Prepared::Unchanged(compacted) => return Ok(compacted),
+        Prepared::Rewrite(rewrite) => rewrite,
     };
-    let device = place.fresh()?;
-    let rewrite = begin(device, base, cut, groups, old, bytes_before, shared).and_then(|mut rewrite| {
-        rewrite.catch_up()?;
-        Ok(rewrite)
-    });
-    let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
     let (done, answer) = mpsc::channel();
-    let rewriting = Rewriting { rewrite: Mutex::new(Some(rewrite)), done };
+    let rewriting = Rewriting { rewrite: Mutex::new(Some(*rewrite)), done };
     shared.rewritings.push(Arc::new(Node::new(rewriting)));
     shared.queue.signal.raise();
     // The writer may have ended since this began. Either its last look finds it, or this does.
@@ -141,12 +133,43 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     answer.inspect_err(|_| place.discard_fresh())
 }
 
+/// Does what can be done beside the writer.
+fn prepare(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Prepared, CompactError> {
+    let source = shared.source();
+    let old = source.tail.unsynced();
+    let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
+    let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, stamp(shared))?;
+    let bytes_before = old.bytes();
+    // The new file ends with a seal.
+    let base = cut.at.checked_sub(length).filter(|base| *base > old.base().saturating_add(GROUP_FRAME));
+    let Some(base) = base.filter(|_| cut.at > source.first) else {
+        let unchanged = Compacted { first: source.first, bytes_before, bytes_after: bytes_before };
+        return Ok(Prepared::Unchanged(unchanged));
+    };
+    let device = place.fresh()?;
+    let rewrite = begin(device, base, cut, groups, old, bytes_before, shared).and_then(|mut rewrite| {
+        rewrite.catch_up(shared)?;
+        Ok(rewrite)
+    });
+    let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
+    Ok(Prepared::Rewrite(Box::new(rewrite)))
+}
+
 fn stamp(shared: &Shared) -> GroupTime {
     GroupTime { hub_ms: shared.clock.now(), wall_ms: shared.clock.wall_ms() }
 }
 
-/// The start of the first group that is kept.
-fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<u64, CompactError> {
+/// What is dropped.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    /// The position behind the last entry that is.
+    gone: u64,
+    /// The start of the first group that is not.
+    at: u64,
+}
+
+/// Where to cut.
+fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<Cut, CompactError> {
     let end = old.end();
     if let Retain::From(position) = retain
         && position > end
@@ -154,29 +177,30 @@ fn find_cut(old: &Tail, source: &Source, retain: Retain, now_ms: i64) -> Result<
         return Err(CompactError::BeyondEnd { position, end });
     }
     let mut frames = old.frames(source.first).map_err(ReadError::from)?;
-    let (mut next, mut last) = (source.first, source.first);
+    let mut next = source.first;
+    let mut last = Cut { gone: source.gone, at: source.first };
     while let Some(Entry { position, next: after, time, .. }) = frames.next()? {
-        let begins = position > next;
-        next = after;
-        if !begins {
+        let before = std::mem::replace(&mut next, after);
+        if position == before {
             continue;
         }
-        let start = position.saturating_sub(GROUP_FRAME);
+        let group = Cut { gone: before, at: position.saturating_sub(GROUP_FRAME) };
         let keeps = match retain {
-            Retain::From(wanted) if start > wanted => return Ok(last),
+            Retain::From(wanted) if group.at > wanted => return Ok(last),
             Retain::From(_) => false,
-            Retain::Bytes(bytes) => start >= end.saturating_sub(bytes),
+            Retain::Bytes(bytes) => group.at >= end.saturating_sub(bytes),
             Retain::For(time_kept) => {
                 let kept_ms = i64::try_from(millis(time_kept)).unwrap_or(i64::MAX);
                 time.wall_ms >= now_ms.saturating_sub(kept_ms)
             }
         };
         if keeps {
-            return Ok(start);
+            return Ok(group);
         }
-        last = start;
+        last = group;
     }
-    Ok(if matches!(retain, Retain::From(wanted) if wanted < end) { last } else { frames.position() })
+    let keeps_last = matches!(retain, Retain::From(wanted) if wanted < end);
+    Ok(if keeps_last { last } else { Cut { gone: next, at: frames.position() } })
 }
 
 /// What is remembered of the clients where the entries before `cut` end.
@@ -226,86 +250,53 @@ fn remembered(windows: &Windows, time: GroupTime) -> Result<(Vec<Group>, u64), C
 fn begin(
     device: Box<dyn crate::device::Device>,
     base: u64,
-    cut: u64,
+    cut: Cut,
     groups: Vec<Group>,
     old: Tail,
     bytes_before: u64,
     shared: &Shared,
 ) -> Result<Rewrite, CompactError> {
-    let mut log = JournalFile::refound(device, Purpose::Messages, base, shared.clock.wall_ms())?;
+    let log = JournalFile::refound(device, Purpose::Messages, base, shared.clock.wall_ms());
+    let mut log = log.map_err(|error| match error {
+        JournalError::Io(error) => CompactError::Write(error),
+        error => error.into(),
+    })?;
     for mut group in groups {
         append(&mut log, &mut group)?;
     }
-    let frames = old.frames(cut).map_err(ReadError::from)?;
-    Ok(Rewrite { log, group: Group::new(), entries: 0, old, frames, first: cut, bytes_before })
-}
-
-fn append(log: &mut JournalFile, group: &mut Group) -> io::Result<()> {
-    match log.append(group) {
-        Outcome::Applied { .. } => Ok(()),
-        Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
-    }
+    let frames = old.frames(cut.at).map_err(ReadError::from)?;
+    Ok(Rewrite { copy: Copy::new(log), old, frames, cut, bytes_before })
 }
 
 impl Rewrite {
-    /// Copies until little is left.
-    fn catch_up(&mut self) -> Result<(), CompactError> {
+    /// Copies until little is left, and has what was copied on the device, so that senders wait for the rest alone.
+    fn catch_up(&mut self, shared: &Shared) -> Result<(), CompactError> {
         for _ in 0..ROUNDS {
-            self.copy()?;
+            self.copy(shared)?;
             if self.old.end().saturating_sub(self.frames.position()) < REST_BYTES {
                 break;
             }
         }
-        Ok(())
-    }
-
-    /// Where the next frame will stand.
-    fn position(&self) -> u64 {
-        self.log.end() + if self.entries > 0 { self.group.bytes() as u64 } else { 0 }
+        Ok(self.copy.write_back()?)
     }
 
     /// Copies up to the end, group by group: each frame to its own position.
-    fn copy(&mut self) -> Result<(), CompactError> {
+    fn copy(&mut self, shared: &Shared) -> Result<(), CompactError> {
         self.old.extend(&mut self.frames);
         loop {
-            let at = self.position();
-            let Some(entry) = self.frames.next()? else { break };
-            let gap = entry.position.saturating_sub(at);
-            if gap > 0 {
-                flush(&mut self.log, &mut self.group, &mut self.entries)?;
-                pad(&mut self.log, gap.saturating_sub(GROUP_FRAME), entry.time, entry.class)?;
-                self.group.begin(entry.time, entry.class);
+            if shared.is_over() {
+                return Err(CompactError::Closing);
             }
-            let pushed = self.group.push(entry.kind, entry.pallet, |out| out.extend_from_slice(entry.body));
-            let offset = pushed.map_err(io::Error::other)?;
-            self.entries += 1;
-            if self.log.end() + offset != entry.position {
-                return Err(JournalError::Corrupt {
-                    position: entry.position,
-                    what: "a frame is not where it should be",
-                }
-                .into());
+            let at = self.copy.position();
+            let Some(entry) = self.frames.next()? else { break };
+            if self.copy.put(&entry, entry.position.saturating_sub(at))? != entry.position {
+                let what = "a frame is not where it should be";
+                return Err(JournalError::Corrupt { position: entry.position, what }.into());
             }
         }
-        flush(&mut self.log, &mut self.group, &mut self.entries)?;
-        let (time, gap) = (self.group.time(), self.frames.position().saturating_sub(self.log.end()));
-        pad(&mut self.log, gap, time, CLASS_SYNC)?;
-        Ok(())
+        let rest = self.frames.position().saturating_sub(self.copy.position());
+        Ok(self.copy.end(rest)?)
     }
-}
-
-fn flush(log: &mut JournalFile, group: &mut Group, entries: &mut usize) -> io::Result<()> {
-    if std::mem::take(entries) == 0 { Ok(()) } else { append(log, group) }
-}
-
-/// Groups without entries, where the old file had some.
-fn pad(log: &mut JournalFile, bytes: u64, time: GroupTime, class: u8) -> io::Result<()> {
-    let mut group = Group::new();
-    for _ in 0..bytes / GROUP_FRAME {
-        group.begin(time, class);
-        append(log, &mut group)?;
-    }
-    Ok(())
 }
 
 impl Rewriting {
@@ -332,19 +323,25 @@ impl Rewriting {
 
 impl Rewrite {
     fn finish(mut self, log: &mut JournalFile, place: &Place, shared: &Shared) -> Result<Compacted, CompactError> {
-        self.copy()?;
-        self.log.seal(stamp(shared), CLASS_SYNC)?;
-        let tail = self.log.tail(shared.source().tail.is_synced_only())?;
-        place.rename(self.log.device_mut())?;
+        self.copy(shared)?;
+        let mut fresh = self.copy.into_log();
+        fresh.seal(stamp(shared), CLASS_SYNC)?;
+        let tail = fresh.tail(shared.source().tail.is_synced_only())?;
+        let (bytes_before, bytes_after) = (self.bytes_before, tail.bytes());
+        place.rename(fresh.device_mut())?;
         // From here on the name is the new file's: it takes what comes.
-        *log = self.log;
-        shared.set_source(Source { tail, first: self.first });
+        *log = fresh;
+        let Cut { gone, at: first } = self.cut;
+        shared.set_source(Source { tail, first, gone });
         if let Err(error) = place.sync_name() {
             // The name may be the old file's again after a power cut.
             shared.fail(error.kind(), format!("syncing the log's directory: {error}"));
             return Err(CompactError::Failed);
         }
-        let (first, bytes_before, bytes_after) = (self.first, self.bytes_before, log.bytes()?);
         Ok(Compacted { first, bytes_before, bytes_after })
     }
 }
+
+#[cfg(test)]
+#[path = "compact_test.rs"]
+mod tests;

@@ -219,7 +219,7 @@ fn what_waits_when_the_log_is_closed_is_written() {
         // As `send` does it, once it has seen that the log is open.
         assert!(log.shared.queue.reserve(cost(1)));
         let node = pending(seq);
-        log.shared.push(Arc::clone(&node));
+        log.shared.push(&node);
         Receipt::waiting(node)
     };
     let before = push(1);

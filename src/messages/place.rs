@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::builder::MemoryDisk;
-use crate::device::{Device, FileDevice, FileDeviceError, sync_parent};
+use crate::device::{Device, FileDevice, FileDeviceError, ReadAt, open_read_only, sync_parent};
 use crate::error::OpenError;
+use crate::sync::Arc;
 
 /// A file, or memory.
 #[derive(Debug, Clone)]
@@ -99,8 +100,17 @@ fn fresh_name(path: &Path) -> PathBuf {
 }
 
 fn open(path: &Path) -> Result<FileDevice, OpenError> {
-    FileDevice::open(path).map_err(|error| match error {
+    FileDevice::open(path).map_err(not_opened)
+}
+
+/// A file to be read and never changed, locked; and its length.
+pub(super) fn read_only(path: &Path) -> Result<(Arc<dyn ReadAt>, u64), OpenError> {
+    open_read_only(path).map_err(not_opened)
+}
+
+fn not_opened(error: FileDeviceError) -> OpenError {
+    match error {
         FileDeviceError::Locked { path } => OpenError::Locked { path },
         FileDeviceError::Io { path, source } => OpenError::Io { path, source },
-    })
+    }
 }

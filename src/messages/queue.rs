@@ -1,5 +1,5 @@
-//! How messages come from senders to the writer, and how that ends: each that was pushed is taken, by the writer or, once
-//! it is gone, by a sender. The model checkers compile this file as it is (see `models/`).
+//! How messages come from senders to the writer, and how that ends: each that was pushed is taken by the writer, or its sender
+//! learns that the writer is gone. The model checkers compile this file as it is (see `models/`).
 //!
 //! A sender pushes, then looks at the standing; the writer, at its end, sets the standing, then takes what waits. In the
 //! single order of these four `SeqCst` operations either the sender sees that the writer is gone, or the writer sees the
@@ -75,8 +75,8 @@ impl<T> Queue<T> {
         self.permits.used()
     }
 
-    /// Hands a message to the writer. False if the writer is gone: then the caller answers whatever it can still take, which
-    /// may be other senders' messages, or nothing. Lock-free.
+    /// Hands a message to the writer. False if the writer is gone: then it may have taken the message or not, and the first
+    /// answer counts. Lock-free.
     #[must_use]
     pub(super) fn push(&self, node: Arc<Node<T>>) -> bool {
         self.waiting.push(node);

@@ -164,8 +164,8 @@ impl Tail {
             return Ok(true);
         }
         let from = self.frames.position();
-        let lagged = if from < now.first { Err(ReadError::Lagged { resume_at: now.first }) } else { Ok(true) };
-        self.frames = now.frames(from.max(now.first))?;
+        let lagged = if now.has_lost(from) { Err(ReadError::Lagged { resume_at: now.first }) } else { Ok(true) };
+        self.frames = now.frames(now.resume_at(from))?;
         self.source = now;
         lagged
     }

@@ -12,7 +12,7 @@ use atomic_waker::AtomicWaker;
 use super::window::Known;
 use crate::service::contain;
 use crate::stack::Node;
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::ticket::{Durability, park_on};
 
 /// The message is in the log.
@@ -96,6 +96,7 @@ pub(super) struct Pending {
     pub(super) wall_ms: i64,
     pub(super) crc: u32,
     pub(super) payload: Box<[u8]>,
+    claimed: AtomicBool,
     answer: OnceLock<Answer>,
     waker: AtomicWaker,
 }
@@ -106,8 +107,8 @@ impl Pending {
 
     pub(super) fn new(sent: Sent, client: u128, seq: u64, wall_ms: i64, payload: &[u8]) -> Self {
         let crc = crc32fast::hash(payload);
-        let (answer, waker) = (OnceLock::new(), AtomicWaker::new());
-        Self { sent, client, seq, wall_ms, crc, payload: payload.into(), answer, waker }
+        let (claimed, answer, waker) = (AtomicBool::new(false), OnceLock::new(), AtomicWaker::new());
+        Self { sent, client, seq, wall_ms, crc, payload: payload.into(), claimed, answer, waker }
     }
 
     /// What is reserved for it.
@@ -120,13 +121,20 @@ impl Pending {
         Known { seq: self.seq, position, crc: self.crc }
     }
 
-    /// Answers; only the first answer counts.
+    /// Whether it is the caller who answers: true once.
+    #[must_use]
+    pub(super) fn claim(&self) -> bool {
+        // ordering: Relaxed; the flag alone decides, and the answer is published by its cell.
+        !self.claimed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Answers. Only who has claimed it does.
     pub(super) fn answer(&self, answer: Answer) {
-        if self.answer.set(answer).is_ok() {
-            // The waker is the application's: its panic is not the writer's.
-            if let Err(message) = contain(|| self.waker.wake()) {
-                tracing::error!(message, "a receipt's waker panicked");
-            }
+        // Nobody else has.
+        let _ = self.answer.set(answer);
+        // The waker is the application's: its panic is not the writer's.
+        if let Err(message) = contain(|| self.waker.wake()) {
+            tracing::error!(message, "a receipt's waker panicked");
         }
     }
 }

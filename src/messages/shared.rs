@@ -4,7 +4,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use arc_swap::ArcSwap;
-use event_listener::Event;
+use event_listener::{Event, Listener as _};
 
 use super::compact::{CompactError, Rewriting};
 use super::queue::{Queue, Standing};
@@ -22,14 +22,26 @@ pub(super) struct Source {
     pub(super) tail: Tail,
     /// Position of the first entry that was not dropped; before it stands at most what a compaction remembers.
     pub(super) first: u64,
+    /// The position behind the last entry that was dropped: between it and `first` was none.
+    pub(super) gone: u64,
 }
 
 impl Source {
+    /// The first position at or behind `from` that is there.
+    pub(super) fn resume_at(&self, from: u64) -> u64 {
+        from.max(self.first)
+    }
+
+    /// Whether something stood at or behind `from` that is not there any more.
+    pub(super) fn has_lost(&self, from: u64) -> bool {
+        from < self.gone
+    }
+
     pub(super) fn frames(&self, from: u64) -> Result<Frames, ReadError> {
-        if from < self.first {
+        if self.has_lost(from) {
             return Err(ReadError::Lagged { resume_at: self.first });
         }
-        Ok(self.tail.frames(from)?)
+        Ok(self.tail.frames(self.resume_at(from))?)
     }
 }
 
@@ -106,20 +118,38 @@ impl Shared {
         self.queue.fail();
     }
 
-    /// Only one compaction runs at a time.
+    /// Only one compaction runs at a time, and none begins in a log that is closed.
     pub(super) fn begin_compaction(&self) -> Result<(), CompactError> {
-        match self.refusal() {
-            Some(Nack::Closing) => Err(CompactError::Closing),
-            Some(_) => Err(CompactError::Failed),
-            // ordering: Acquire; pairs with the Release in `end_compaction`, hands over the file beside the log.
-            None if self.compacting.swap(true, Ordering::Acquire) => Err(CompactError::Busy),
-            None => Ok(()),
+        // ordering: SeqCst; hands over the file beside the log from `end_compaction`, and comes before the look at the status:
+        // either that finds the log closed, or `await_compaction` finds this.
+        if self.compacting.swap(true, Ordering::SeqCst) {
+            return Err(CompactError::Busy);
         }
+        let refusal = match self.refusal() {
+            None => return Ok(()),
+            Some(Nack::Closing) => CompactError::Closing,
+            Some(_) => CompactError::Failed,
+        };
+        self.end_compaction();
+        Err(refusal)
     }
 
     pub(super) fn end_compaction(&self) {
-        // ordering: Release; see `begin_compaction`.
-        self.compacting.store(false, Ordering::Release);
+        // ordering: SeqCst; see `begin_compaction` and `await_compaction`.
+        self.compacting.store(false, Ordering::SeqCst);
+        self.news.notify(usize::MAX);
+    }
+
+    /// Waits for a compaction that is under way. Only in a log that is closed: it begins no other.
+    pub(super) fn await_compaction(&self) {
+        loop {
+            let listener = self.news.listen();
+            // ordering: SeqCst; seen set, it is followed by the notification that is listened for.
+            if !self.compacting.load(Ordering::SeqCst) {
+                return;
+            }
+            listener.wait();
+        }
     }
 
     /// Takes nothing more from here on.
@@ -160,7 +190,7 @@ impl Shared {
         }
         let pending = Pending::new(sent, client, seq, self.clock.wall_ms(), payload);
         let node = Arc::new(Node::new(pending));
-        self.push(Arc::clone(&node));
+        self.push(&node);
         Receipt::waiting(node)
     }
 
@@ -169,10 +199,10 @@ impl Shared {
         Receipt::refused(nack)
     }
 
-    /// Whoever pushes is answered: by the writer, which also works off what comes while the log is closed, or here.
-    pub(super) fn push(&self, node: Arc<Node<Pending>>) {
-        if !self.queue.push(node) {
-            self.refuse_all();
+    pub(super) fn push(&self, node: &Arc<Node<Pending>>) {
+        // Only this one is answered here: who waits for another's answer does not wait for this thread.
+        if !self.queue.push(Arc::clone(node)) {
+            self.answer(&node.value, Err(self.refusal().unwrap_or(Nack::Closing)));
         }
     }
 
@@ -188,8 +218,11 @@ impl Shared {
         }
     }
 
-    /// Answers a message, and gives back what was reserved for it.
+    /// Answers a message, and gives back what was reserved for it. Only the first answer counts.
     pub(super) fn answer(&self, pending: &Pending, answer: super::receipt::Answer) {
+        if !pending.claim() {
+            return;
+        }
         if answer.is_err() {
             self.counts.refused.add(1);
         }
@@ -207,5 +240,48 @@ impl Shared {
 
     pub(super) fn set_source(&self, source: Source) {
         self.source.store(Arc::new(source));
+        // Those who wait leave the old one.
+        self.news.notify(usize::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::device::MemoryDevice;
+    use crate::journal::{JournalFile, Purpose};
+
+    fn shared() -> Shared {
+        let file = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Messages, 0, 0).unwrap();
+        let source = Source { tail: file.tail(true).unwrap(), first: 0, gone: 0 };
+        Shared::new(source, HubClock::new(Arc::new(SystemClock::default()), 0), 256, 10_000)
+    }
+
+    /// A sender that has looked whether the log takes anything, and not yet handed in its message.
+    fn late(shared: &Shared) -> (Arc<Node<Pending>>, Receipt) {
+        assert!(shared.queue.reserve(cost(1)));
+        let node = Arc::new(Node::new(Pending::new(Sent::Message, 1, 1, 0, b"x")));
+        (Arc::clone(&node), Receipt::waiting(node))
+    }
+
+    /// R106: a sender that is late answers for nobody else: what waits is the writer's until the log is over, and each receipt is answered
+    /// when its append or the closing returns.
+    #[test]
+    fn a_late_sender_answers_only_itself() {
+        let shared = shared();
+        let waiting = shared.send(Sent::Message, 1, 1, b"x");
+        let [(second, of_second), (third, of_third)] = [late(&shared), late(&shared)];
+        shared.close();
+        shared.push(&second);
+        assert_eq!((waiting.answer(), of_second.answer()), (None, None), "the writer's");
+        shared.end();
+        let closing = Some(Err(Nack::Closing));
+        assert_eq!((waiting.answer(), of_second.answer()), (closing, closing));
+        shared.push(&third);
+        assert_eq!(of_third.answer(), closing);
+        assert_eq!(shared.send(Sent::Message, 1, 2, b"x").answer(), closing);
+        shared.refuse_all();
+        assert_eq!((shared.counts.refused.value(), shared.queued_bytes()), (4, 0), "each is counted once");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The windows are a function of the entries in the file, in their order, and of the terms: replay makes the same ones.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::frame::WindowBody;
 use super::receipt::Nack;
@@ -66,6 +66,13 @@ impl Client {
         self.known.get(place).ok_or(place)
     }
 
+    /// Forgets the lowest numbers, while there are more than so many.
+    fn trim(&mut self, window: usize) {
+        while self.known.len() > window {
+            self.floor = self.known.pop_front().map(|known| known.seq).max(self.floor);
+        }
+    }
+
     /// The highest number taken.
     fn last_seq(&self) -> u64 {
         self.known.back().map(|known| known.seq).or(self.floor).unwrap_or(0)
@@ -77,13 +84,13 @@ impl Client {
 pub(super) struct Windows {
     terms: Terms,
     clients: HashMap<u128, Client>,
-    /// By the position of their last message: the first was silent longest.
-    order: BTreeMap<u64, u128>,
+    /// By the position of their last message: the first was silent longest. A salvaged log may have two of one position.
+    order: BTreeSet<(u64, u128)>,
 }
 
 impl Windows {
     pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, clients: HashMap::new(), order: BTreeMap::new() }
+        Self { terms, clients: HashMap::new(), order: BTreeSet::new() }
     }
 
     /// What a message would be. `ahead` is the client's highest number among messages that are about to be taken.
@@ -113,16 +120,14 @@ impl Windows {
         let strict = self.terms.gaps == Gaps::Strict;
         let new = || Client { floor: seq.checked_sub(1).filter(|_| strict), known: VecDeque::new(), last: position };
         let entry = self.clients.entry(client).or_insert_with(new);
-        self.order.remove(&entry.last);
+        self.order.remove(&(entry.last, client));
         entry.last = position;
         match entry.find(seq) {
             Ok(_) => {}
             Err(place) => entry.known.insert(place, message),
         }
-        while entry.known.len() > self.terms.window {
-            entry.floor = entry.known.pop_front().map(|known| known.seq).max(entry.floor);
-        }
-        self.order.insert(position, client);
+        entry.trim(self.terms.window);
+        self.order.insert((position, client));
         self.forget();
     }
 
@@ -137,16 +142,18 @@ impl Windows {
     /// What a compaction kept of a client.
     pub(super) fn restore(&mut self, body: WindowBody) {
         let WindowBody { client, last, floor, known } = body;
-        if let Some(before) = self.clients.insert(client, Client { floor, known: known.into(), last }) {
-            self.order.remove(&before.last);
+        let mut kept = Client { floor, known: known.into(), last };
+        kept.trim(self.terms.window);
+        if let Some(before) = self.clients.insert(client, kept) {
+            self.order.remove(&(before.last, client));
         }
-        self.order.insert(last, client);
+        self.order.insert((last, client));
         self.forget();
     }
 
     /// Everything, by how long clients have been silent; the longest first.
     pub(super) fn bodies(&self) -> impl Iterator<Item = WindowBody> + '_ {
-        let clients = self.order.values().filter_map(|id| Some((*id, self.clients.get(id)?)));
+        let clients = self.order.iter().filter_map(|(_, id)| Some((*id, self.clients.get(id)?)));
         clients.map(|(client, Client { floor, known, last })| WindowBody {
             client,
             last: *last,
@@ -163,5 +170,48 @@ impl Windows {
     /// Clients remembered.
     pub(super) fn len(&self) -> usize {
         self.clients.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(window: usize, clients: usize) -> Terms {
+        Terms { gaps: Gaps::Loose, window, clients }
+    }
+
+    fn known(seq: u64, position: u64) -> Known {
+        Known { seq, position, crc: 0 }
+    }
+
+    fn body(client: u128, last: u64, seqs: std::ops::RangeInclusive<u64>) -> WindowBody {
+        WindowBody { client, last, floor: None, known: seqs.map(|seq| known(seq, last)).collect() }
+    }
+
+    /// R105: a window that a compaction kept under other terms is cut to those that hold now, as replay would.
+    #[test]
+    fn what_a_compaction_kept_is_cut_to_the_terms() {
+        let (mut taken, mut restored) = (Windows::new(terms(3, 9)), Windows::new(terms(3, 9)));
+        for seq in 1..=10 {
+            taken.take(1, known(seq, 100));
+        }
+        restored.restore(body(1, 100, 1..=10));
+        assert_eq!(restored.bodies().collect::<Vec<_>>(), taken.bodies().collect::<Vec<_>>());
+        assert_eq!(restored.judge(1, 7, 0, None), Verdict::Refused(Nack::Expired { oldest: 8 }));
+    }
+
+    /// R105: the bound on clients holds also where two of them are said to have been last at one position.
+    #[test]
+    fn clients_of_one_position_are_told_apart() {
+        let mut windows = Windows::new(terms(3, 4));
+        for client in 0..4 {
+            windows.restore(body(client, 7, 1..=2));
+        }
+        assert_eq!(windows.bodies().count(), 4);
+        for client in 10..30 {
+            windows.take(client, known(1, 100 + u64::try_from(client).unwrap()));
+            assert_eq!((windows.len(), windows.bodies().count()), (4, 4));
+        }
     }
 }
