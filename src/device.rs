@@ -603,7 +603,7 @@ mod tests {
     impl Write for Shaky {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.calls += 1;
-            if self.calls % 3 == 0 {
+            if self.calls.is_multiple_of(3) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let part = bytes.len().min(1 + self.calls % 4);

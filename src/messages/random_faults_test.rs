@@ -202,39 +202,35 @@ impl Run {
 
     /// Ends the log in some way, opens it anew, and compares.
     fn reopen(&mut self, how: Break) {
-        let mut log = self.log.take().unwrap();
-        let (left, files) = match how {
-            Break::Closed => {
-                log.shared.close();
-                log.writer.finish();
-                (&self.disk, self.disk.after(Crash::Process))
-            }
-            Break::Crash => (&self.disk, self.disk.after(Crash::Process)),
+        let log = self.log.take().unwrap();
+        let shared = log.writer.shared();
+        if matches!(how, Break::Closed) {
+            log.close();
+        } else {
+            drop(log);
+        }
+        let found = match how {
+            Break::Closed | Break::Crash => self.disk.after(Crash::Process),
             Break::PowerCut(part) => {
                 // Other classes promise nothing then.
                 let all = self.disk.journal().bytes();
                 let synced = if self.durability == Durability::Sync { self.disk.journal().synced() } else { all.len() };
                 let kept = synced + (all.len() - synced) * usize::from(part) / 256;
-                (&self.disk, MemoryDisk::from_journal(&all[..kept]))
+                MemoryDisk::from_journal(&all[..kept])
             }
         };
-        let counts = log.shared.clone();
-        let _ = left;
         // Whatever was not answered before the crash is answered by its end.
-        drop(log);
-        if !matches!(how, Break::Closed) {
-            counts.end();
-        }
+        shared.end();
         self.listen();
-        let stats = &counts.counts;
+        let stats = &shared.counts;
         assert_eq!(
             stats.taken.value() + stats.repeats.value() + stats.refused.value(),
-            std::mem::take(&mut self.told.calls),
+            self.told.calls,
             "every call is counted once"
         );
-        self.told.answers = 0;
+        assert_eq!(std::mem::take(&mut self.told.answers), std::mem::take(&mut self.told.calls), "one answer a call");
         self.failed = false;
-        self.disk = files;
+        self.disk = found;
         self.compare();
         let builder = Self::builder(self.durability, self.gaps);
         self.log = Some(Stepped::open(&builder, &self.disk));
@@ -305,7 +301,7 @@ fn session(durability: Durability, gaps: Gaps, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// R106, R111, R117: whatever fails and whenever it is opened anew: as many answers as calls, and all of them true.
     #[test]
