@@ -386,8 +386,11 @@ impl Device for MemoryDevice {
             return Err(io::Error::other("the device failed to truncate"));
         }
         let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let before = memory.inode.bytes().len();
         memory.inode.bytes().truncate(len);
         let synced = memory.inode.bytes().len();
+        // What is cut off makes room.
+        memory.room = memory.room.map(|room| room.saturating_add(before.saturating_sub(synced)));
         memory.synced = synced;
         Ok(())
     }
