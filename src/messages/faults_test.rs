@@ -220,7 +220,7 @@ fn what_waits_when_the_log_is_closed_is_written() {
         assert!(log.shared.queue.reserve(cost(1)));
         let node = pending(seq);
         log.shared.push(&node);
-        Receipt::waiting(node)
+        Receipt::waiting(node, Arc::clone(&log.shared.gates))
     };
     let before = push(1);
     log.shared.close();
