@@ -67,6 +67,8 @@ use crate::ticket::Durability;
 mod compact;
 mod copy;
 mod frame;
+mod gates;
+mod lookout;
 mod place;
 mod queue;
 mod reader;

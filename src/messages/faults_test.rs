@@ -214,13 +214,13 @@ fn differs_is_said_only_of_what_is_in_the_log() {
 fn what_waits_when_the_log_is_closed_is_written() {
     let disk = MemoryDisk::new();
     let mut log = Stepped::open(&builder(Durability::Sync), &disk);
-    let pending = |seq| Arc::new(crate::stack::Node::new(receipt::Pending::new(Sent::Message, 1, seq, 0, b"x")));
+    let pending = |seq| Arc::new(crate::stack::Node::new(receipt::Pending::new(Sent::Message, 1, seq, 0, 0, b"x")));
     let push = |seq| {
         // As `send` does it, once it has seen that the log is open.
         assert!(log.shared.queue.reserve(cost(1)));
         let node = pending(seq);
         log.shared.push(&node);
-        Receipt::waiting(node)
+        Receipt::waiting(node, Arc::clone(&log.shared.gates))
     };
     let before = push(1);
     log.shared.close();

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 
+use super::gates::Gates;
 use super::window::Known;
 use crate::service::contain;
 use crate::stack::Node;
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::ticket::{Durability, park_on};
+use crate::ticket::Durability;
 
 /// The message is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub(super) struct Pending {
     pub(super) wall_ms: i64,
     pub(super) crc: u32,
     pub(super) payload: Box<[u8]>,
+    /// Where a thread waits for the answer.
+    pub(super) gate: u32,
     claimed: AtomicBool,
     answer: OnceLock<Answer>,
     waker: AtomicWaker,
@@ -105,10 +108,10 @@ impl Pending {
     /// What a message takes in memory beside its payload, about.
     pub(super) const OVERHEAD: usize = size_of::<Node<Self>>() + 64;
 
-    pub(super) fn new(sent: Sent, client: u128, seq: u64, wall_ms: i64, payload: &[u8]) -> Self {
+    pub(super) fn new(sent: Sent, client: u128, seq: u64, wall_ms: i64, gate: u32, payload: &[u8]) -> Self {
         let crc = crc32fast::hash(payload);
         let (claimed, answer, waker) = (AtomicBool::new(false), OnceLock::new(), AtomicWaker::new());
-        Self { sent, client, seq, wall_ms, crc, payload: payload.into(), claimed, answer, waker }
+        Self { sent, client, seq, wall_ms, crc, payload: payload.into(), gate, claimed, answer, waker }
     }
 
     /// What is reserved for it.
@@ -160,7 +163,7 @@ pub struct Receipt {
 #[derive(Debug)]
 enum State {
     Answered(Answer),
-    Waiting(Arc<Node<Pending>>),
+    Waiting(Arc<Node<Pending>>, Arc<Gates>),
 }
 
 impl Receipt {
@@ -168,8 +171,8 @@ impl Receipt {
         Self { state: State::Answered(Err(nack)) }
     }
 
-    pub(super) fn waiting(node: Arc<Node<Pending>>) -> Self {
-        Self { state: State::Waiting(node) }
+    pub(super) fn waiting(node: Arc<Node<Pending>>, gates: Arc<Gates>) -> Self {
+        Self { state: State::Waiting(node, gates) }
     }
 
     /// The answer, if it is there.
@@ -177,7 +180,7 @@ impl Receipt {
     pub fn answer(&self) -> Option<Result<Ack, Nack>> {
         match &self.state {
             State::Answered(answer) => Some(*answer),
-            State::Waiting(node) => node.value.answer.get().copied(),
+            State::Waiting(node, _) => node.value.answer.get().copied(),
         }
     }
 
@@ -187,9 +190,9 @@ impl Receipt {
     ///
     /// [`Nack`] if the message was not taken.
     pub fn wait(self) -> Result<Ack, Nack> {
-        match self.answer() {
-            Some(answer) => answer,
-            None => park_on(self),
+        match &self.state {
+            State::Answered(answer) => *answer,
+            State::Waiting(node, gates) => gates.wait(node.value.gate, || self.answer()),
         }
     }
 }
@@ -201,7 +204,7 @@ impl Future for Receipt {
         if let Some(answer) = self.answer() {
             return Poll::Ready(answer);
         }
-        if let State::Waiting(node) = &self.state {
+        if let State::Waiting(node, _) = &self.state {
             node.value.waker.register(context.waker());
         }
         self.answer().map_or(Poll::Pending, Poll::Ready)

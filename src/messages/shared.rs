@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use event_listener::{Event, Listener as _};
 
 use super::compact::{CompactError, Rewriting};
+use super::gates::Gates;
 use super::queue::{Queue, Standing};
 use super::receipt::{Nack, Pending, Receipt, Sent, cost};
 use crate::clock::HubClock;
@@ -67,6 +68,7 @@ pub(super) struct Counts {
 pub(super) struct Shared {
     failure: OnceLock<Failure>,
     pub(super) queue: Queue<Pending>,
+    pub(super) gates: Arc<Gates>,
     pub(super) outflow: Outflow,
     /// Compactions that the writer is to bring to their end.
     pub(super) rewritings: Stack<Rewriting>,
@@ -84,6 +86,7 @@ impl Shared {
         Self {
             failure: OnceLock::new(),
             queue: Queue::new(queue_bytes),
+            gates: Arc::default(),
             outflow: Outflow::default(),
             rewritings: Stack::default(),
             compacting: AtomicBool::new(false),
@@ -188,10 +191,10 @@ impl Shared {
             self.outflow.turn_away(self.clock.now());
             return self.refuse(Nack::Overloaded { retry_after: self.outflow.time_for(self.queue.used()) });
         }
-        let pending = Pending::new(sent, client, seq, self.clock.wall_ms(), payload);
+        let pending = Pending::new(sent, client, seq, self.clock.wall_ms(), self.gates.current(), payload);
         let node = Arc::new(Node::new(pending));
         self.push(&node);
-        Receipt::waiting(node)
+        Receipt::waiting(node, Arc::clone(&self.gates))
     }
 
     fn refuse(&self, nack: Nack) -> Receipt {
@@ -203,6 +206,7 @@ impl Shared {
         // Only this one is answered here: who waits for another's answer does not wait for this thread.
         if !self.queue.push(Arc::clone(node)) {
             self.answer(&node.value, Err(self.refusal().unwrap_or(Nack::Closing)));
+            self.gates.open();
         }
     }
 
@@ -216,9 +220,11 @@ impl Shared {
         for node in self.take_all() {
             self.answer(&node.value, Err(nack));
         }
+        self.gates.open();
     }
 
-    /// Answers a message, and gives back what was reserved for it. Only the first answer counts.
+    /// Answers a message, and gives back what was reserved for it. Only the first answer counts. A thread that waits for it
+    /// is woken when the gates are opened, which must follow.
     pub(super) fn answer(&self, pending: &Pending, answer: super::receipt::Answer) {
         if !pending.claim() {
             return;
@@ -228,6 +234,7 @@ impl Shared {
         }
         self.queue.give_back(pending.cost());
         pending.answer(answer);
+        self.gates.note(pending.gate);
     }
 
     pub(super) fn queued_bytes(&self) -> u64 {
@@ -261,8 +268,8 @@ mod tests {
     /// A sender that has looked whether the log takes anything, and not yet handed in its message.
     fn late(shared: &Shared) -> (Arc<Node<Pending>>, Receipt) {
         assert!(shared.queue.reserve(cost(1)));
-        let node = Arc::new(Node::new(Pending::new(Sent::Message, 1, 1, 0, b"x")));
-        (Arc::clone(&node), Receipt::waiting(node))
+        let node = Arc::new(Node::new(Pending::new(Sent::Message, 1, 1, 0, 0, b"x")));
+        (Arc::clone(&node), Receipt::waiting(node, Arc::clone(&shared.gates)))
     }
 
     /// R106: a sender that is late answers for nobody else: what waits is the writer's until the log is over, and each receipt is answered

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::thread;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::frame::{Body, END, MESSAGE};
+use super::lookout::Lookout;
 use super::place::Place;
 use super::receipt::{Ack, Nack, Pending, Sent};
 use super::shared::Shared;
-use super::window::{Verdict, Windows};
+use super::window::{Known, Verdict, Windows};
 use crate::journal::{Group, GroupTime, JournalFile, Log, Outcome};
 use crate::pace::Gauge;
 use crate::stack::Node;
@@ -33,7 +35,7 @@ impl Waiting {
         &self.node.value
     }
 
-    fn answer(mut self, answer: Result<Ack, Nack>) {
+    fn answer(&mut self, answer: Result<Ack, Nack>) {
         self.answered = true;
         self.shared.answer(&self.node.value, answer);
     }
@@ -43,6 +45,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.answered {
             self.shared.answer(&self.node.value, Err(Nack::Io { kind: io::ErrorKind::Other }));
+            self.shared.gates.open();
         }
     }
 }
@@ -78,9 +81,9 @@ enum Role {
 #[derive(Debug, Default)]
 struct Ahead {
     /// By client and number: checksum of the payload, draft, and offset in it.
-    messages: HashMap<(u128, u64), (u32, usize, u64)>,
+    messages: HashMap<(u128, u64), (u32, usize, u64), RandomState>,
     /// Each client's last number.
-    last: HashMap<u128, u64>,
+    last: HashMap<u128, u64, RandomState>,
 }
 
 /// The writer. It alone touches the file.
@@ -96,8 +99,9 @@ pub(super) struct Writer {
     drafts: Vec<Draft>,
     ahead: Ahead,
     spare: Vec<Group>,
-    /// Messages answered in the last turn: as many senders may be about to send the next.
-    answered: usize,
+    /// Messages that were answered and are to be remembered.
+    taken: Vec<(u128, Known)>,
+    lookout: Lookout,
     /// Up to where the file says itself that all is synced.
     marked: u64,
 }
@@ -125,7 +129,8 @@ impl Writer {
             drafts: Vec::new(),
             ahead: Ahead::default(),
             spare: Vec::new(),
-            answered: 0,
+            taken: Vec::new(),
+            lookout: Lookout::default(),
         }
     }
 
@@ -149,6 +154,12 @@ impl Writer {
 
     /// Writes what waits. False if there was nothing.
     pub(super) fn turn(&mut self) -> bool {
+        let any = self.take_turn();
+        self.shared.gates.open();
+        any
+    }
+
+    fn take_turn(&mut self) -> bool {
         for rewriting in self.shared.rewritings.take_all() {
             if rewriting.value.finish(&mut self.log, &self.place, &self.shared) {
                 self.marked = self.log.end();
@@ -156,19 +167,17 @@ impl Writer {
         }
         let waiting = self.take();
         if let Some(nack) = self.refused() {
-            for waiting in waiting {
+            for mut waiting in waiting {
                 waiting.answer(Err(nack));
             }
             return false;
         }
         if waiting.is_empty() {
             self.sync_if_due();
-            self.answered = 0;
             return false;
         }
         let time = GroupTime { hub_ms: self.shared.clock.now(), wall_ms: self.shared.clock.wall_ms() };
         self.gauge.begin(&self.shared.outflow, time.hub_ms);
-        self.answered = waiting.len();
         let bytes = waiting.iter().map(|waiting| waiting.pending().cost()).sum();
         for message in waiting {
             self.draft(time, message);
@@ -184,24 +193,17 @@ impl Writer {
         self.shared.failure().map(|failure| Nack::Io { kind: failure.kind })
     }
 
-    /// Takes what waits. Where a sync is to come, those who were just answered get a moment to send again, for as long as more
-    /// come: together they cost one sync.
-    fn take(&self) -> Vec<Waiting> {
-        let mut taken = self.shared.take_all();
-        while self.durability == Durability::Sync && !taken.is_empty() && taken.len() < self.answered {
-            thread::yield_now();
-            let more = self.shared.take_all();
-            if more.is_empty() {
-                break;
-            }
-            taken.extend(more);
-        }
+    /// Takes what waits; where a sync is to come, also what comes in a moment.
+    fn take(&mut self) -> Vec<Waiting> {
+        let gathers = self.durability == Durability::Sync;
+        let taken = if gathers { self.lookout.take(&self.shared) } else { self.shared.take_all() };
+        self.shared.gates.next_turn();
         let waiting = |node| Waiting { node, shared: Arc::clone(&self.shared), answered: false };
         taken.into_iter().map(waiting).collect()
     }
 
     /// Adds a message to the last draft, or answers it.
-    fn draft(&mut self, time: GroupTime, waiting: Waiting) {
+    fn draft(&mut self, time: GroupTime, mut waiting: Waiting) {
         let Pending { sent, client, seq, crc, .. } = *waiting.pending();
         if sent == Sent::End {
             let seq = self.ahead.last.get(&client).copied().unwrap_or_else(|| self.windows.last_seq(client));
@@ -233,7 +235,7 @@ impl Writer {
     }
 
     /// Adds an entry to the last draft, or to a new one. Returns which, and the offset in it.
-    fn push(&mut self, time: GroupTime, kind: u8, seq: u64, waiting: Waiting) -> Option<(usize, u64)> {
+    fn push(&mut self, time: GroupTime, kind: u8, seq: u64, mut waiting: Waiting) -> Option<(usize, u64)> {
         let full = self.drafts.last().is_none_or(|draft| draft.group.bytes() >= GROUP_BYTES);
         if full {
             let mut group = self.spare.pop().unwrap_or_else(Group::new);
@@ -320,39 +322,42 @@ impl Writer {
     }
 
     fn refuse(&mut self, draft: Draft, nack: Nack) {
-        for drafted in draft.waiting {
+        for mut drafted in draft.waiting {
             drafted.waiting.answer(Err(nack));
         }
         self.spare(draft.group);
     }
 
-    /// What was written is what is remembered, and is answered.
+    /// Answers what was written; then remembers it, while the senders wake.
     fn publish(&mut self, written: Vec<(u64, Draft)>) {
         if !written.is_empty() {
             self.shared.news.notify(usize::MAX);
         }
+        let mut taken = std::mem::take(&mut self.taken);
         for (start, draft) in written {
-            for Drafted { waiting, offset, role } in &draft.waiting {
-                let pending = waiting.pending();
+            let counts = &self.shared.counts;
+            counts.groups.add(1);
+            for Drafted { mut waiting, offset, role } in draft.waiting {
+                let (pending, position) = (waiting.pending(), start + offset);
+                if role == Role::First && pending.sent == Sent::Message {
+                    taken.push((pending.client, pending.known(position)));
+                }
                 match role {
-                    Role::First if pending.sent == Sent::Message => {
-                        self.windows.take(pending.client, pending.known(start + offset));
-                        self.shared.counts.taken.add(1);
-                    }
-                    Role::First => self.shared.counts.taken.add(1),
-                    Role::Repeat => self.shared.counts.repeats.add(1),
+                    Role::First => counts.taken.add(1),
+                    Role::Repeat => counts.repeats.add(1),
                     Role::Other => {}
                 }
-            }
-            self.shared.counts.groups.add(1);
-            self.shared.counts.clients.set(self.windows.len() as u64);
-            for Drafted { waiting, offset, role } in draft.waiting {
-                let position = start + offset;
                 let ack = Ack { position, durability: self.durability };
                 waiting.answer(if role == Role::Other { Err(Nack::Differs { position }) } else { Ok(ack) });
             }
             self.spare(draft.group);
         }
+        self.shared.gates.open();
+        for (client, known) in taken.drain(..) {
+            self.windows.take(client, known);
+        }
+        self.taken = taken;
+        self.shared.counts.clients.set(self.windows.len() as u64);
         self.sync_if_due();
     }
 
