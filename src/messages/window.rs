@@ -40,7 +40,7 @@ pub(super) struct Known {
 }
 
 /// Entries of the order that may be out of date, beside as many as there are clients.
-const ORDER_SPARE: usize = 1_024;
+const ORDER_SPARE: usize = 64;
 
 /// What a number is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
