@@ -52,6 +52,7 @@
 //! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
 //! | make sure that nothing is lost | [`Hub::audit`], [`Hub::recount`] |
 //! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
+//! | log messages of many senders, without a hub | [`messages`], [`messages::wire`] |
 //! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
 //! | the files | [`docs::format`] |
