@@ -6,13 +6,17 @@
 //!
 //! `./run` runs all of it: see there.
 //!
-//! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics), a `park` with a
+//! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics; that of a
+//! stock's shelf is a step under a lock of the checker), a `park` with a
 //! timeout (a lost wake-up is a deadlock here, in the hub it is a delay), and exchanges that fail without cause.
 
 #[path = "../../src/cursor.rs"]
 mod cursor;
 #[path = "../../src/permits.rs"]
 mod permits;
+#[path = "../../src/reservations/shelf.rs"]
+#[expect(dead_code, reason = "the models restore nothing and forget nothing")]
+mod shelf;
 #[path = "../../src/signal.rs"]
 mod signal;
 #[path = "../../src/slot.rs"]
@@ -26,6 +30,7 @@ mod sync;
 mod check;
 mod counts;
 mod pools;
+mod reservations;
 mod signals;
 mod slots;
 mod stacks;
@@ -35,5 +40,8 @@ pub use check::{Model, Seen, explore, replay, seen_in};
 /// Every model.
 #[must_use]
 pub fn all() -> Vec<&'static Model> {
-    [slots::MODELS, pools::MODELS, stacks::MODELS, counts::MODELS, signals::MODELS].into_iter().flatten().collect()
+    [slots::MODELS, pools::MODELS, stacks::MODELS, counts::MODELS, signals::MODELS, reservations::MODELS]
+        .into_iter()
+        .flatten()
+        .collect()
 }

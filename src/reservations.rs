@@ -1,0 +1,654 @@
+//! Reservations on a counter: units are reserved, then confirmed, or cancelled or expired and so given back, exactly once.
+//!
+//! ```
+//! use commissary::reservations::{Levels, Stock, Terms};
+//!
+//! let stock = Stock::new(Terms { grace_ms: 1_000, ..Terms::default() });
+//! // The kitchen (source 7) releases ten meals. The message comes twice.
+//! let _ = stock.add(10, 7, 1)?;
+//! let _ = stock.add(10, 7, 1)?;
+//!
+//! // Two orders, to be paid for by 60,000 ms on the caller's clock.
+//! stock.reserve(1, 4, 60_000)?;
+//! stock.reserve(2, 3, 60_000)?;
+//! assert!(stock.reserve(3, 4, 60_000).is_err(), "three are left");
+//!
+//! stock.confirm(1)?;
+//! assert!(stock.expire(60_999).is_empty(), "the second has a second of grace");
+//! assert_eq!(stock.expire(61_000).len(), 1);
+//! assert!(stock.confirm(2).is_err());
+//! assert_eq!(stock.levels(), Levels { available: 6, held: 0, confirmed: 4, added: 10, short: 0 });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # States
+//!
+//! | from | to | by | units |
+//! |---|---|---|---|
+//! | - | [`Held`](State::Held) | [`reserve`](Stock::reserve) | taken, if so many are available |
+//! | Held | [`Overdue`](State::Overdue) | [`expire`](Stock::expire) at or after the deadline | still held |
+//! | Held, Overdue | [`Confirmed`](State::Confirmed) | [`confirm`](Stock::confirm) | nothing changes: they were taken before |
+//! | Held, Overdue | [`Cancelled`](State::Cancelled) | [`cancel`](Stock::cancel) | given back |
+//! | Held, Overdue | [`Expired`](State::Expired) | `expire` at or after the deadline and the grace | given back |
+//!
+//! The last three are final. It is the state word of a lease, with its transitions: of confirm, cancel and expire one
+//! compare-and-swap picks the winner, and a confirmation that comes late but before the grace is over still wins. A stock
+//! has no clock: time is what [`expire`](Stock::expire) is told, and what is not expired can be confirmed. So the same
+//! calls in the same order lead to the same state, wherever they are made.
+//!
+//! # Inputs
+//!
+//! What came in is told as [`Entry::Delta`], counted once by its (source, position), or as [`Entry::Total`]: all that ever
+//! came in up to a position, which replaces what was counted up to there; later deltas count on top. Positions are numbers
+//! on one line for all sources of a stock: places in a log, times in ms, or one source's own numbers. A device that counts
+//! what lies there, not what came in, is entered with what was confirmed by then added ([`Levels::confirmed`]).
+//!
+//! # Two uses
+//!
+//! Many threads may share a [`Stock`]: every call takes `&self`. Or it is a value: its [`StockState`] goes through serde, as does a
+//! `Stock` itself, so that it can be the state of whatever works on it alone, and restored, it goes on exactly.
+//!
+//! # Concurrency
+//!
+//! All calls are lock-free: none waits for another thread, wherever that one has stopped. `reserve`, `confirm`, `cancel`
+//! and `enter` are linearizable: each takes effect at one moment between its call and its return. `expire` does so
+//! for each reservation by itself. (When a reservation is forgotten is less exact: calls that run at the same time may shift it
+//! by as many reservations as they make.) Neither available nor confirmed units are ever more than came in, unless an input said
+//! afterwards that less did ([`Levels::short`]).
+//!
+//! # What is remembered
+//!
+//! A reservation that is over is remembered until [`Terms::remembered`] more were made, so that a repeated call gets the
+//! first answer; after that its id is unknown, and free. So memory is bounded: [`Terms::held`] reservations and those
+//! remembered, about 100 bytes each; those forgotten but not swept yet, an eighth of these; and [`Terms::events`] deltas,
+//! about 60 bytes each.
+
+mod base;
+mod rows;
+mod shelf;
+mod state;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use self::base::Base;
+use self::rows::Rows;
+use self::shelf::{Booking, Decided, Desk, Shelf, is_void};
+pub use self::state::{NotQuiet, StateError, StockState};
+use crate::slot::{Cause, Phase, Snapshot};
+use crate::sync::{Arc, AtomicU64, Ordering, Padded};
+
+/// What holds for a stock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// How long after its deadline a reservation can still be confirmed, ms. Default 0.
+    pub grace_ms: u64,
+    /// Most reservations held at once. Calls that run at the same time may exceed it by as many as they are. Default 10,000.
+    pub held: u32,
+    /// A reservation that is over is remembered until so many more were made. Default 10,000.
+    pub remembered: u32,
+    /// Deltas that are remembered one by one: those with the highest positions. Default 1,024.
+    pub events: u32,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { grace_ms: 0, held: 10_000, remembered: 10_000, events: 1_024 }
+    }
+}
+
+/// What came in, as its source tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Entry {
+    /// All that came in up to a position.
+    Total {
+        /// How many units.
+        units: u64,
+        /// Up to and with this position.
+        as_of: u64,
+    },
+    /// So many more (or, below 0, fewer).
+    Delta {
+        /// How many units.
+        units: i64,
+        /// Who tells it.
+        source: u128,
+        /// Its position; with `source` it is the event's id.
+        seq: u64,
+    },
+}
+
+/// What became of an [`Entry`]. All but `Applied` change nothing, and are [counted](Stock::ignored).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Entered {
+    /// It counts.
+    Applied,
+    /// It counted before.
+    Repeated,
+    /// A delta from before the last total, which has it.
+    Covered,
+    /// A total from before the last total, or another one of the same position.
+    Stale {
+        /// The position of the total that counts.
+        as_of: u64,
+    },
+    /// Deltas from so long ago are not told apart any more: it cannot be known whether it counted, or where a total
+    /// belongs. See [`Terms::events`].
+    Forgotten {
+        /// Up to this position.
+        floor: u64,
+    },
+}
+
+/// Inputs that changed nothing, by why; see [`Entered`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Ignored {
+    /// They counted before.
+    pub repeated: u64,
+    /// Deltas that a total has.
+    pub covered: u64,
+    /// Totals older than one that counts.
+    pub stale: u64,
+    /// From too long ago.
+    pub forgotten: u64,
+}
+
+impl Ignored {
+    fn count(&mut self, entered: Entered) {
+        let count = match entered {
+            Entered::Applied => return,
+            Entered::Repeated => &mut self.repeated,
+            Entered::Covered => &mut self.covered,
+            Entered::Stale { .. } => &mut self.stale,
+            Entered::Forgotten { .. } => &mut self.forgotten,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
+/// Where a reservation is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum State {
+    /// Its units are taken.
+    Held,
+    /// As `Held`; its deadline has passed, its grace was not over when that was looked at last.
+    Overdue,
+    /// Its units are gone for good.
+    Confirmed,
+    /// It was given up; its units were given back.
+    Cancelled,
+    /// Its time was over; its units were given back.
+    Expired,
+}
+
+impl State {
+    fn of(seen: Snapshot) -> Self {
+        match (seen.phase(), seen.put_back()) {
+            (Phase::Ready | Phase::Leased, _) => Self::Held,
+            (Phase::Dead, _) => Self::Overdue,
+            (_, Some(Cause::Expired)) => Self::Expired,
+            (_, Some(_)) => Self::Cancelled,
+            _ => Self::Confirmed,
+        }
+    }
+
+    /// True if it has units that can be confirmed or given back.
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::Held | Self::Overdue)
+    }
+}
+
+/// A reservation, as a call found or left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Reservation {
+    /// Its id.
+    pub id: u128,
+    /// How many units.
+    pub units: u64,
+    /// Its deadline, on the caller's clock, ms.
+    pub deadline: u64,
+    /// Where it is in its life.
+    pub state: State,
+    /// This call brought it there; no other call is told so.
+    pub first: bool,
+}
+
+impl Reservation {
+    fn of(booking: &Booking, state: State, first: bool) -> Self {
+        Self { id: booking.id, units: booking.units, deadline: booking.deadline, state, first }
+    }
+}
+
+/// How many units are where. At every quiet moment available + held + confirmed = added + short.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levels {
+    /// To be had.
+    pub available: u64,
+    /// Reserved, and neither confirmed nor given back.
+    pub held: u64,
+    /// Confirmed, since the stock began.
+    pub confirmed: u64,
+    /// Came in, since the stock began.
+    pub added: u64,
+    /// Promised although an input said afterwards that they never came. What comes in or back fills this first.
+    pub short: u64,
+}
+
+/// Why units were not reserved. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// There are not so many.
+    #[error("{wanted} units were wanted, {available} are available")]
+    Short {
+        /// Asked for.
+        wanted: u64,
+        /// There were.
+        available: u64,
+    },
+    /// The id is taken by a reservation of other units or another deadline.
+    #[error("the id {id} has {units} units reserved until {deadline}")]
+    Conflict {
+        /// The id.
+        id: u128,
+        /// Its units.
+        units: u64,
+        /// Its deadline.
+        deadline: u64,
+    },
+    /// As many reservations are held as may be.
+    #[error("{limit} reservations are held, which is the limit (held)")]
+    TooManyHeld {
+        /// [`Terms::held`].
+        limit: u32,
+    },
+    /// None, or more than a stock can have.
+    #[error("{units} units cannot be reserved: at least 1 and at most {limit}")]
+    Units {
+        /// Asked for.
+        units: u64,
+        /// [`Stock::UNITS_MAX`].
+        limit: u64,
+    },
+}
+
+/// Why a reservation could not be ended as wanted. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotHeld {
+    /// There is none of that id, or it has been over for too long: see [`Terms::remembered`].
+    #[error("no reservation {id}")]
+    Unknown {
+        /// The id.
+        id: u128,
+    },
+    /// It had ended otherwise.
+    #[error("reservation {id} is over: {state:?}")]
+    Over {
+        /// The id.
+        id: u128,
+        /// How it ended.
+        state: State,
+    },
+}
+
+/// Why an input was refused. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnterError {
+    /// A stock does not hold so many.
+    #[error("more than {limit} units")]
+    TooMany {
+        /// [`Stock::UNITS_MAX`].
+        limit: u64,
+    },
+    /// Less than nothing would have come in.
+    #[error("{units} units would have come in")]
+    BelowZero {
+        /// So many, below 0.
+        units: i64,
+    },
+    /// The event counted before, with other units.
+    #[error("the event counted before, with {units} units")]
+    Conflict {
+        /// Its units then.
+        units: i64,
+    },
+}
+
+/// Inputs as a shelf carries them.
+#[derive(Debug, Clone, Default)]
+struct Ledger {
+    base: Arc<Base>,
+    ignored: Ignored,
+}
+
+/// The shelf's place.
+#[derive(Debug)]
+struct Place(ArcSwap<Shelf<Ledger>>);
+
+impl Desk for Place {
+    type Ledger = Ledger;
+
+    fn load(&self) -> Arc<Shelf<Ledger>> {
+        self.0.load_full()
+    }
+
+    fn replace(&self, from: &Arc<Shelf<Ledger>>, to: Arc<Shelf<Ledger>>) -> bool {
+        Arc::ptr_eq(&self.0.compare_and_swap(from, to), from)
+    }
+}
+
+/// A counter with reservations. See the [module](self).
+#[derive(Debug)]
+pub struct Stock {
+    terms: Terms,
+    desk: Place,
+    rows: Rows,
+    /// Units.
+    confirmed: Padded<AtomicU64>,
+    /// Reservations that are over.
+    ended: Padded<AtomicU64>,
+}
+
+impl Default for Stock {
+    fn default() -> Self {
+        Self::new(Terms::default())
+    }
+}
+
+impl Stock {
+    /// Most units that a stock holds, an input names or a reservation takes: 2^48.
+    pub const UNITS_MAX: u64 = 1 << 48;
+
+    /// A stock of nothing. Needs one or two bytes for each reservation that it may hold or remember, up to 512 KiB.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        Self::on(terms, Shelf::new(0, 0, Ledger::default()))
+    }
+
+    fn on(terms: Terms, shelf: Shelf<Ledger>) -> Self {
+        Self {
+            terms,
+            desk: Place(ArcSwap::from_pointee(shelf)),
+            rows: Rows::new(terms.held.max(terms.remembered) as usize),
+            confirmed: Padded::default(),
+            ended: Padded::default(),
+        }
+    }
+
+    /// What holds for it.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// Adds `units`, once for each event (R122): [`enter`](Self::enter) with [`Entry::Delta`].
+    ///
+    /// # Errors
+    ///
+    /// As of `enter`.
+    pub fn add(&self, units: u64, source: u128, seq: u64) -> Result<Entered, EnterError> {
+        let units = i64::try_from(units).map_err(|_| EnterError::TooMany { limit: Self::UNITS_MAX })?;
+        self.enter(Entry::Delta { units, source, seq })
+    }
+
+    /// Takes in what a source tells (R122, R123). Costs time in proportion to the deltas remembered.
+    ///
+    /// # Errors
+    ///
+    /// If it names or leads to more units than a stock holds or fewer than none, or contradicts itself.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Takes effect at one moment; repeated at the same time by another thread, it counts once.
+    pub fn enter(&self, entry: Entry) -> Result<Entered, EnterError> {
+        loop {
+            let now = self.desk.settled();
+            let (entered, base) = now.ledger.base.enter(entry, self.terms.events as usize)?;
+            let mut ledger = now.ledger.clone();
+            ledger.ignored.count(entered);
+            let mut balance = now.balance;
+            if let Some(base) = base {
+                balance = balance.saturating_add(base.added()).saturating_sub(ledger.base.added());
+                ledger.base = Arc::new(base);
+            }
+            if self.desk.replace(&now, Arc::new(Shelf::new(balance, now.made, ledger))) {
+                return Ok(entered);
+            }
+        }
+    }
+
+    /// Takes `units` for the reservation `id`, to be confirmed by `deadline` (R121). The id is the caller's choice, and
+    /// good for one reservation: repeated with the same units and deadline, the call finds what the first one made, in
+    /// whatever state. The deadline is in ms on whatever clock [`expire`](Self::expire) is told; `u64::MAX` is never.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: above all, if fewer are available.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Takes effect at one moment, and is refused only if at one moment there were too few. Costs two
+    /// exchanges of a pointer, a copy of a row (some 16 pointers) and three allocations; refused, mostly none of these.
+    pub fn reserve(&self, id: u128, units: u64, deadline: u64) -> Result<Reservation, Refused> {
+        if !(1..=Self::UNITS_MAX).contains(&units) {
+            return Err(Refused::Units { units, limit: Self::UNITS_MAX });
+        }
+        loop {
+            if let Some(answer) = self.try_reserve(id, units, deadline) {
+                return answer;
+            }
+        }
+    }
+
+    /// `None` if another call came between.
+    fn try_reserve(&self, id: u128, units: u64, deadline: u64) -> Option<Result<Reservation, Refused>> {
+        let look = self.rows.of(id)?;
+        let now = self.desk.settled();
+        let gone = |booking: &Booking| self.is_gone(booking, now.made);
+        if let Some(found) = look.find(id, gone) {
+            return self.repeat(found, units, deadline);
+        }
+        let available = now.available();
+        if units > available {
+            // True of the moment at which the shelf was loaded, if the id was as free then.
+            return look.is_current().then_some(Err(Refused::Short { wanted: units, available }));
+        }
+        // ordering: Relaxed; bounds memory, nothing is published by it.
+        if now.made.saturating_sub(self.ended.load(Ordering::Relaxed)) >= u64::from(self.terms.held) {
+            return Some(Err(Refused::TooManyHeld { limit: self.terms.held }));
+        }
+        let booking = Arc::new(Booking::new(id, units, deadline));
+        if !look.add(Some(&booking), gone) {
+            return None;
+        }
+        // One other row each time: so all of them, in as many reservations as there are rows.
+        if let Some(other) = self.rows.look(now.made) {
+            other.sweep(gone);
+        }
+        match self.desk.decide(&booking) {
+            Decided::Refused { available } => Some(Err(Refused::Short { wanted: units, available })),
+            Decided::Before if is_void(booking.snapshot()) => None,
+            Decided::Taken | Decided::Before => Some(Ok(Reservation::of(&booking, State::Held, true))),
+        }
+    }
+
+    /// Answers for a reservation that is there.
+    fn repeat(&self, found: &Arc<Booking>, units: u64, deadline: u64) -> Option<Result<Reservation, Refused>> {
+        let same = (found.units, found.deadline) == (units, deadline);
+        if let Decided::Refused { available } = self.desk.decide(found) {
+            return same.then_some(Err(Refused::Short { wanted: units, available }));
+        }
+        let seen = self.desk.stand(found);
+        if is_void(seen) {
+            return None;
+        }
+        let Booking { id, units, deadline, .. } = **found;
+        let answer = if same {
+            Ok(Reservation::of(found, State::of(seen), false))
+        } else {
+            Err(Refused::Conflict { id, units, deadline })
+        };
+        Some(answer)
+    }
+
+    /// Makes a reservation final (R125). Changes no stock: the units were taken when they were reserved. Repeated, it
+    /// gives the same answer, but for [`first`](Reservation::first).
+    ///
+    /// # Errors
+    ///
+    /// [`NotHeld`], if it was cancelled, has expired, or is unknown.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free; takes effect with one compare-and-swap of the reservation's word.
+    pub fn confirm(&self, id: u128) -> Result<Reservation, NotHeld> {
+        let (booking, note) = self.find(id).ok_or(NotHeld::Unknown { id })?;
+        let (first, seen) = self.desk.end(&booking, Phase::Done, Cause::Client, note);
+        if first {
+            // ordering: Release; pairs with the Acquire in `levels`, so that who counts it as confirmed sees it taken.
+            self.confirmed.fetch_add(booking.units, Ordering::Release);
+            self.count_ended();
+        }
+        ended_as(&booking, seen, State::Confirmed, first)
+    }
+
+    /// Gives a reservation up, and its units back (R125). Repeated, it gives the same answer, but for
+    /// [`first`](Reservation::first), and nothing back.
+    ///
+    /// # Errors
+    ///
+    /// [`NotHeld`], if it was confirmed, has expired, or is unknown.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Who is told that it is cancelled, by this or another call, finds its units available.
+    pub fn cancel(&self, id: u128) -> Result<Reservation, NotHeld> {
+        let (booking, note) = self.find(id).ok_or(NotHeld::Unknown { id })?;
+        let (first, seen) = self.release(&booking, Cause::Client, note);
+        ended_as(&booking, seen, State::Cancelled, first)
+    }
+
+    /// Ends what is past its deadline and grace at `now`, ms, and gives the units back (R125). Returns what this call
+    /// ended, oldest first. Costs time in proportion to [`Terms::held`] and [`Terms::remembered`].
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free; each reservation is decided by itself, as by [`cancel`](Self::cancel).
+    pub fn expire(&self, now: u64) -> Vec<Reservation> {
+        let late = |booking: &Arc<Booking>| now.checked_sub(booking.deadline);
+        let due = self.rows.all().filter_map(|booking| Some((late(&booking)?, booking)));
+        let mut due: Vec<_> = due.filter(|(_, booking)| self.desk.stand(booking).is_held()).collect();
+        due.sort_unstable_by_key(|(_, booking)| booking.serial());
+        due.retain(|(late, booking)| {
+            if !booking.snapshot().is_past(*late, self.terms.grace_ms) {
+                booking.mark_overdue();
+                return false;
+            }
+            self.release(booking, Cause::Expired, note(self.desk.load().made)).0
+        });
+        due.iter().map(|(_, booking)| Reservation::of(booking, State::Expired, true)).collect()
+    }
+
+    fn release(&self, booking: &Arc<Booking>, cause: Cause, note: u32) -> (bool, Snapshot) {
+        let ended = self.desk.end(booking, Phase::Released, cause, note);
+        if ended.0 {
+            self.count_ended();
+        }
+        ended
+    }
+
+    fn count_ended(&self) {
+        // ordering: Relaxed; see `try_reserve`.
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The reservation of that id, unless it never was or is forgotten.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free.
+    #[must_use]
+    pub fn reservation(&self, id: u128) -> Option<Reservation> {
+        let (booking, _) = self.find(id)?;
+        let seen = self.desk.stand(&booking);
+        let decided = seen.phase() != Phase::Ready && !is_void(seen);
+        decided.then(|| Reservation::of(&booking, State::of(seen), false))
+    }
+
+    /// With what is to be noted by who ends it.
+    fn find(&self, id: u128) -> Option<(Arc<Booking>, u32)> {
+        // Before the row: what is gone by then is gone when the row is looked at.
+        let now = self.desk.settled();
+        let look = self.rows.of(id)?;
+        let found = look.find(id, |booking| self.is_gone(booking, now.made))?;
+        Some((Arc::clone(found), note(now.made)))
+    }
+
+    /// It never was, or it is forgotten when `made` were made.
+    fn is_gone(&self, booking: &Booking, made: u64) -> bool {
+        let seen = booking.snapshot();
+        let forgotten = || note(made).wrapping_sub(seen.note()) >= self.terms.remembered;
+        is_void(seen) || booking.is_over(seen) && forgotten()
+    }
+
+    /// How many units can be reserved.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free; true of one moment between call and return.
+    #[must_use]
+    pub fn available(&self) -> u64 {
+        self.desk.load().available()
+    }
+
+    /// How many units are where.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. The numbers always add up; units that are being confirmed may still be counted as held.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        // ordering: Acquire; pairs with the Release in `confirm`: the shelf loaded next has taken these.
+        let confirmed = self.confirmed.load(Ordering::Acquire);
+        let now = self.desk.load();
+        let added = now.ledger.base.added();
+        let out = u64::try_from(added.saturating_sub(now.balance)).unwrap_or(0);
+        Levels {
+            available: now.available(),
+            held: out.saturating_sub(confirmed),
+            confirmed,
+            added: u64::try_from(added).unwrap_or(0),
+            short: u64::try_from(now.balance.saturating_neg()).unwrap_or(0),
+        }
+    }
+
+    /// Inputs that changed nothing.
+    #[must_use]
+    pub fn ignored(&self) -> Ignored {
+        self.desk.load().ledger.ignored
+    }
+}
+
+/// The count of reservations made, as a word can note it: modulo 2^32. What is forgotten is dropped long before that is
+/// passed through again.
+#[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
+fn note(made: u64) -> u32 {
+    made as u32
+}
+
+/// The answer to who wanted it to end so.
+fn ended_as(booking: &Booking, seen: Snapshot, wanted: State, first: bool) -> Result<Reservation, NotHeld> {
+    if seen.phase() == Phase::Ready || is_void(seen) {
+        return Err(NotHeld::Unknown { id: booking.id });
+    }
+    match State::of(seen) {
+        state if state == wanted => Ok(Reservation::of(booking, state, first)),
+        state => Err(NotHeld::Over { id: booking.id, state }),
+    }
+}
