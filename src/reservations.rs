@@ -352,7 +352,9 @@ impl Stock {
     /// It never was, or it is forgotten when `made` were made.
     fn is_gone(&self, booking: &Booking, made: u64) -> bool {
         let seen = booking.snapshot();
-        let forgotten = || note(made).wrapping_sub(seen.note()) >= self.terms.remembered;
+        // Below 0 if it ended after that: the difference is small, whichever way.
+        let since = || note(made).wrapping_sub(seen.note()).cast_signed();
+        let forgotten = || u32::try_from(since()).is_ok_and(|since| since >= self.terms.remembered);
         is_void(seen) || booking.is_over(seen) && forgotten()
     }
 
@@ -409,5 +411,23 @@ fn ended_as(booking: &Booking, seen: Snapshot, wanted: State, first: bool) -> Re
     match State::of(seen) {
         state if state == wanted => Ok(Reservation::of(booking, state, first)),
         state => Err(NotHeld::Over { id: booking.id, state }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R125: a caller that was held up, and still has the shelf from before a reservation ended, does not take it for
+    /// forgotten.
+    #[test]
+    fn what_ended_after_a_shelf_is_not_forgotten_as_of_it() {
+        let stock = Stock::new(Terms { remembered: 2, ..Terms::default() });
+        assert_eq!(stock.add(10, 1, 1), Ok(Entered::Applied));
+        (1..=3).for_each(|id| assert!(stock.reserve(id, 1, 0).is_ok_and(|made| made.first)));
+        assert!(stock.cancel(1).is_ok());
+        let (ended, _) = stock.find(1).unwrap();
+        let gone: Vec<bool> = (1..=6).map(|made| stock.is_gone(&ended, made)).collect();
+        assert_eq!(gone, [false, false, false, false, true, true]);
     }
 }

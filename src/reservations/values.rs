@@ -12,7 +12,8 @@ pub struct Terms {
     pub grace_ms: u64,
     /// Most reservations held at once. Calls that run at the same time may exceed it by as many as they are. Default 10,000.
     pub held: u32,
-    /// A reservation that is over is remembered until so many more were made. Default 10,000.
+    /// A reservation that is over is remembered until so many more were made; above 2^31 - 1, for ever. Default
+    /// 10,000.
     pub remembered: u32,
     /// Deltas that are remembered one by one: those with the highest positions. Default 1,024.
     pub events: u32,
