@@ -48,6 +48,7 @@
 //! | say what goes first | [`ServiceHandle::prioritize`], [`Policy::max_wait`], [`Policy::max_pool_age`] |
 //! | keep clients from picking | [`Policy::cooldown`], [`Policy::company`] |
 //! | work again, look back | [`ServiceHandle::rerun`], [`ServiceHandle::history`], [`ServiceHandle::as_of`] |
+//! | take units off a counter, for a time | [`reservations`] |
 //! | delete | [`ServiceHandle::delete`], [`Hub::delete_everywhere`], [`Builder::compact`] |
 //! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
 //! | make sure that nothing is lost | [`Hub::audit`], [`Hub::recount`] |
@@ -152,6 +153,7 @@ mod record;
 mod redact;
 mod refused;
 mod registry;
+pub mod reservations;
 mod restore;
 mod rests;
 mod results;

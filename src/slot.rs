@@ -22,6 +22,9 @@ const _: () = assert!(BUCKET_MAX < 1 << LEN_BITS, "a bucket's length fits");
 const PHASE_SHIFT: u32 = 61;
 const OWNER_BITS: u32 = 26;
 const TIME_BITS: u32 = 35;
+/// Of the time field, once it is over: why; the rest is a note.
+const CAUSE_BITS: u32 = 3;
+const _: () = assert!(CAUSE_BITS + u32::BITS <= TIME_BITS, "a note fits");
 /// Seats that a hub can hold: the owner field of the state word.
 pub(crate) const OWNERS_MAX: u32 = 1 << OWNER_BITS;
 /// Longest time, in ms since its pool's birth, that a lease can last: the time field of the state word (397 days).
@@ -115,7 +118,7 @@ pub enum Cause {
 
 impl Cause {
     fn from_bits(bits: u64) -> Self {
-        match bits & 7 {
+        match bits & ((1 << CAUSE_BITS) - 1) {
             0 => Self::Client,
             1 => Self::Expired,
             2 => Self::Deregistered,
@@ -161,9 +164,21 @@ impl Snapshot {
         (self.phase() == Phase::Released).then(|| self.cause())
     }
 
+    /// Held although a `grace` has passed since its time: since the deadline, or, once it is dead, since it died. All in ms.
+    pub(crate) fn is_past(self, now: u64, grace: u64) -> bool {
+        self.is_held() && now >= self.time().saturating_add(grace)
+    }
+
     /// `Released`: why.
     pub(crate) fn cause(self) -> Cause {
         Cause::from_bits(self.time())
+    }
+
+    /// What whoever ended it noted.
+    pub(crate) fn note(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "the field has no more bits")]
+        let note = (self.time() >> CAUSE_BITS) as u32;
+        note
     }
 
     /// True while a client holds it.
@@ -211,6 +226,77 @@ pub(crate) struct Ended {
     pub(crate) left: Mask,
 }
 
+/// The state word: of a slot, and of a reservation on a stock. Every transition is one compare-and-swap of all of it.
+#[derive(Debug)]
+pub(crate) struct Word(AtomicU64);
+
+impl Word {
+    pub(crate) fn ready() -> Self {
+        Self::at(Snapshot::pack(Phase::Ready, 0, 0))
+    }
+
+    pub(crate) fn leased(owner: u32, deadline: u64) -> Self {
+        Self::at(Snapshot::pack(Phase::Leased, owner, deadline))
+    }
+
+    fn at(state: Snapshot) -> Self {
+        Self(AtomicU64::new(state.0))
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        // ordering: SeqCst; the writer reads this after it lowered its signal (see `Signal`). Pairs with the
+        // compare-and-swaps below, which publish the owner and the deadline in the same word.
+        Snapshot(self.0.load(Ordering::SeqCst))
+    }
+
+    /// `Ready -> Leased`. False if another caller claimed it or took it back.
+    #[must_use]
+    pub(crate) fn claim(&self, owner: u32, deadline: u64) -> bool {
+        let ready = Snapshot::pack(Phase::Ready, 0, 0);
+        self.swap(ready, Snapshot::pack(Phase::Leased, owner, deadline))
+    }
+
+    /// `Ready -> Released`. False if another caller claimed it or took it back.
+    #[must_use]
+    pub(crate) fn abandon(&self) -> bool {
+        let ready = Snapshot::pack(Phase::Ready, 0, 0);
+        self.swap(ready, Snapshot::pack(Phase::Released, 0, Cause::Abandoned as u64))
+    }
+
+    /// `Leased -> Dead` if the deadline is at or before `now`.
+    #[must_use]
+    pub(crate) fn mark_dead(&self, now: u64) -> bool {
+        let seen = self.snapshot();
+        seen.phase() == Phase::Leased
+            && seen.time() <= now
+            && self.swap(seen, Snapshot::pack(Phase::Dead, seen.owner(), now))
+    }
+
+    /// `Leased, Dead -> Released, Done`: what it was before. `None` if it was not held, or if another caller ended it.
+    /// `note` stands in the word from then on.
+    pub(crate) fn settle(&self, phase: Phase, cause: Cause, note: u32) -> Option<Snapshot> {
+        let time = (u64::from(note) << CAUSE_BITS) | cause as u64;
+        loop {
+            let seen = self.snapshot();
+            if !seen.is_held() {
+                return None;
+            }
+            // Fails only when a renewal or the mark of death came between: both are bounded by the lease's end.
+            if self.swap(seen, Snapshot::pack(phase, seen.owner(), time)) {
+                return Some(seen);
+            }
+        }
+    }
+
+    fn swap(&self, from: Snapshot, to: Snapshot) -> bool {
+        self.0
+            // ordering: SeqCst; published before the caller raises the writer's signal (see `Signal`); otherwise AcqRel
+            // would do: the word carries all that its readers need. Acquire on failure: the word is read again.
+            .compare_exchange(from.0, to.0, Ordering::SeqCst, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
 /// When a slot was claimed, in 32 bits of ms since its pool's birth: exact for 24 days, then to 16 ms, up to `TIME_MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Moment(u32);
@@ -235,7 +321,7 @@ impl Moment {
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Slot {
-    state: AtomicU64,
+    state: Word,
     /// One bit a subject (set: still owed), and `CLOSED`.
     chunks: [AtomicU64; CHUNKS],
     /// The token's secret part.
@@ -250,7 +336,7 @@ impl Slot {
     /// A ready slot of `len` subjects, which start at `first` in its pool.
     pub(crate) fn new(first: u32, len: usize, nonce: u128) -> Self {
         assert!((1..=BUCKET_MAX).contains(&len), "a bucket holds 1 to {BUCKET_MAX} subjects, not {len}");
-        Self::with(Snapshot::pack(Phase::Ready, 0, 0), first, len, nonce, Mask::first(len))
+        Self::with(Word::ready(), first, len, nonce, Mask::first(len))
     }
 
     /// A slot claimed by `owner` at `at` before a restart, with the subjects that were still owed.
@@ -262,15 +348,15 @@ impl Slot {
         (at, deadline): (u64, u64),
         open: Mask,
     ) -> Self {
-        let mut slot = Self::with(Snapshot::pack(Phase::Leased, owner, deadline), first, len, nonce, open);
+        let mut slot = Self::with(Word::leased(owner, deadline), first, len, nonce, open);
         slot.claimed = AtomicU32::new(Moment::of(at).0);
         slot
     }
 
-    fn with(state: Snapshot, first: u32, len: usize, nonce: u128, open: Mask) -> Self {
+    fn with(state: Word, first: u32, len: usize, nonce: u128, open: Mask) -> Self {
         assert!((first as usize) < POOL_MAX, "a pool holds at most {POOL_MAX} subjects, not {first} and more");
         Self {
-            state: AtomicU64::new(state.0),
+            state,
             chunks: open.0.map(AtomicU64::new),
             nonce,
             #[expect(clippy::cast_possible_truncation, reason = "at most BUCKET_MAX")]
@@ -300,9 +386,7 @@ impl Slot {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        // ordering: SeqCst; the writer reads this after it lowered its signal (see `Signal`). Pairs with the
-        // compare-and-swaps below, which publish the owner and the deadline in the same word.
-        Snapshot(self.state.load(Ordering::SeqCst))
+        self.state.snapshot()
     }
 
     /// `Ready -> Leased`, at `at`. False if the steward took the slot back first.
@@ -310,8 +394,7 @@ impl Slot {
     pub(crate) fn claim(&self, owner: u32, at: u64, deadline: u64) -> bool {
         // ordering: Relaxed; the exchange publishes it. The cursor hands a slot to one claimer: no other writes here.
         self.claimed.store(Moment::of(at).0, Ordering::Relaxed);
-        let ready = Snapshot::pack(Phase::Ready, 0, 0);
-        self.swap(ready, Snapshot::pack(Phase::Leased, owner, deadline))
+        self.state.claim(owner, deadline)
     }
 
     /// Moves the deadline of a lease that is not dead. It never moves back.
@@ -330,7 +413,7 @@ impl Slot {
             let deadline = deadline.min(TIME_MAX).max(seen.time());
             // Fails only when another session's renewal, the steward or the end of the lease came between: each of
             // these moves the word forward, so the loop ends.
-            if self.swap(seen, Snapshot::pack(Phase::Leased, owner, deadline)) {
+            if self.state.swap(seen, Snapshot::pack(Phase::Leased, owner, deadline)) {
                 return ToRenewed::Renewed { deadline };
             }
         }
@@ -339,20 +422,15 @@ impl Slot {
     /// `Leased -> Dead` if the deadline is at or before `now`.
     #[must_use]
     pub(crate) fn mark_dead(&self, now: u64) -> bool {
-        let seen = self.snapshot();
-        seen.phase() == Phase::Leased
-            && seen.time() <= now
-            && self.swap(seen, Snapshot::pack(Phase::Dead, seen.owner(), now))
+        self.state.mark_dead(now)
     }
 
     /// `Ready -> Released`: takes back a slot that no claim will take any more, and what is left in it. `None` if another
     /// caller claimed it or took it back.
     #[must_use]
     pub(crate) fn abandon(&self) -> Option<Mask> {
-        let ready = Snapshot::pack(Phase::Ready, 0, 0);
-        let released = Snapshot::pack(Phase::Released, 0, Cause::Abandoned as u64);
         // Closed as the end of a lease is: a late report takes a subject before this, or not at all.
-        self.swap(ready, released).then(|| self.close())
+        self.state.abandon().then(|| self.close())
     }
 
     /// Reports the subjects in `wanted`: clears their bits, unless they are cleared or closed already.
@@ -438,25 +516,8 @@ impl Slot {
 
     fn settle(&self, left: Mask, cause: Cause) -> Option<Ended> {
         let phase = if left.is_empty() { Phase::Done } else { Phase::Released };
-        loop {
-            let seen = self.snapshot();
-            if !seen.is_held() {
-                return None;
-            }
-            // Fails only when a renewal or the mark of death came between: both are bounded by the lease's end.
-            if self.swap(seen, Snapshot::pack(phase, seen.owner(), cause as u64)) {
-                let was_dead = seen.phase() == Phase::Dead;
-                return Some(Ended { owner: seen.owner(), phase, was_dead, left });
-            }
-        }
-    }
-
-    fn swap(&self, from: Snapshot, to: Snapshot) -> bool {
-        self.state
-            // ordering: SeqCst; published before the caller raises the writer's signal (see `Signal`); otherwise AcqRel
-            // would do: the word carries all that its readers need. Acquire on failure: the word is read again.
-            .compare_exchange(from.0, to.0, Ordering::SeqCst, Ordering::Acquire)
-            .is_ok()
+        let before = self.state.settle(phase, cause, 0)?;
+        Some(Ended { owner: before.owner(), phase, was_dead: before.phase() == Phase::Dead, left })
     }
 }
 

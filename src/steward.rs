@@ -256,7 +256,7 @@ impl Steward {
             let is_express = service.is_express(pool);
             for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
                 let seen = slot.snapshot();
-                if seen.phase() == Phase::Dead && since_birth >= seen.time() + pool.terms.grace_ms {
+                if seen.phase() == Phase::Dead && seen.is_past(since_birth, pool.terms.grace_ms) {
                     due.offer(pool, index, seen.owner(), pool.born + seen.time());
                     // If its turn does not come in this round.
                     earliest = earliest.min(now + millis(PERIOD));

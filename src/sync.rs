@@ -1,7 +1,8 @@
 //! Where the atomics and the parking of threads come from, and the named words made of one atomic.
 //!
 //! Every other file takes its atomics from here. The model checkers compile `slot.rs`, `cursor.rs`, `stack.rs`,
-//! `permits.rs`, `signal.rs` and `messages/queue.rs` with a `sync` module of their own (see `models/`).
+//! `permits.rs`, `signal.rs`, `messages/queue.rs` and `reservations/shelf.rs` with a `sync` module of their own (see
+//! `models/`).
 
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};

@@ -6,7 +6,8 @@
 //!
 //! `./run` runs all of it: see there.
 //!
-//! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics), a `park` with a
+//! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics; that of a
+//! stock's shelf is a step under a lock of the checker), a `park` with a
 //! timeout (a lost wake-up is a deadlock here, in the hub it is a delay), and exchanges that fail without cause.
 
 #[path = "../../src/cursor.rs"]
@@ -15,6 +16,9 @@ mod cursor;
 mod permits;
 #[path = "../../src/messages/queue.rs"]
 mod queue;
+#[path = "../../src/reservations/shelf.rs"]
+#[expect(dead_code, reason = "the models restore nothing and forget nothing")]
+mod shelf;
 #[path = "../../src/signal.rs"]
 mod signal;
 #[path = "../../src/slot.rs"]
@@ -29,6 +33,7 @@ mod check;
 mod counts;
 mod messages;
 mod pools;
+mod reservations;
 mod signals;
 mod slots;
 mod stacks;
@@ -38,7 +43,16 @@ pub use check::{Model, Seen, explore, replay, seen_in};
 /// Every model.
 #[must_use]
 pub fn all() -> Vec<&'static Model> {
-    [slots::MODELS, pools::MODELS, stacks::MODELS, counts::MODELS, signals::MODELS, messages::MODELS]
+    let models = [
+        slots::MODELS,
+        pools::MODELS,
+        stacks::MODELS,
+        counts::MODELS,
+        signals::MODELS,
+        messages::MODELS,
+        reservations::MODELS,
+    ];
+    models
         .into_iter()
         .flatten()
         .collect()

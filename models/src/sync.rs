@@ -18,11 +18,20 @@ use shuttle::sync::atomic as real;
 use std::sync::atomic as real;
 
 #[cfg(loom)]
-pub(crate) use loom::{sync::Arc, thread};
+pub(crate) use loom::{
+    sync::{Arc, Mutex},
+    thread,
+};
 #[cfg(shuttle)]
-pub(crate) use shuttle::{sync::Arc, thread};
+pub(crate) use shuttle::{
+    sync::{Arc, Mutex},
+    thread,
+};
 #[cfg(not(any(loom, shuttle)))]
-pub(crate) use std::{sync::Arc, thread};
+pub(crate) use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
 
 pub(crate) use thread::{Thread, current as current_thread};
 
