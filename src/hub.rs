@@ -17,6 +17,7 @@ use crate::error::{
 use crate::events::Events;
 use crate::explain::{self, Explanation};
 use crate::export;
+use crate::follow::EventTail;
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
@@ -92,6 +93,7 @@ impl Inner {
         } else {
             Ok(())
         };
+        house.link.news.end();
         ended.map_err(|what| CloseError { what })
     }
 }
@@ -296,6 +298,25 @@ impl Hub {
     /// crash may undo.
     pub fn events(&self, from: u64) -> Result<Events, ReadError> {
         Events::open(self.house(), from)
+    }
+
+    /// What happened and what happens, from a position of the journal on: as [`events`](Self::events), but goes on with what
+    /// comes, until the hub is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`events`](Self::events). Where older events were dropped for their age, [`ReadError::Lagged`] says from where on
+    /// they can be followed.
+    ///
+    /// # Concurrency
+    ///
+    /// Any number may follow, each at its own pace: see [`EventTail`].
+    ///
+    /// # Durability
+    ///
+    /// As [`events`](Self::events): it sees an event once that is as durable as the hub promises.
+    pub fn follow(&self, from: u64) -> Result<EventTail, ReadError> {
+        EventTail::open(self.house(), from)
     }
 
     /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,

@@ -122,6 +122,7 @@ mod express;
 mod fairness;
 #[cfg(test)]
 mod faults_test;
+mod follow;
 mod handle;
 mod health;
 mod histogram;
@@ -142,6 +143,7 @@ mod measures;
 pub mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod news;
 mod notices;
 mod pace;
 mod people;
@@ -206,6 +208,7 @@ pub use compact::{Compact, Compacted};
 pub use error::*;
 pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
 pub use explain::{Explained, Explanation};
+pub use follow::EventTail;
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
 pub use histogram::{Bucket, Distribution};
 pub use history::Version;

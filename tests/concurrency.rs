@@ -467,7 +467,7 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 11] = [
+const LOCKS: [(&str, &[&str], &str); 12] = [
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
     ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
     (
@@ -477,6 +477,7 @@ const LOCKS: [(&str, &[&str], &str); 11] = [
     ),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
+    ("news.rs", &["event_listener"], "those who would rather wait for events; the writer never waits for them"),
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
     ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),
