@@ -43,6 +43,11 @@ impl Records {
         tail.extend(&mut self.frames)
     }
 
+    /// Up to where it read.
+    pub(crate) fn reached(&self) -> u64 {
+        self.frames.position()
+    }
+
     /// Calls `read` with the next record; `None` at the end.
     pub(crate) fn next<T>(
         &mut self,

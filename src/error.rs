@@ -655,6 +655,69 @@ impl From<SeekError> for ReadError {
     }
 }
 
+/// Why a projection could not be opened, folded or saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectError {
+    /// The id is not one.
+    #[error("projection id {id:?} is not 1 to 64 of a-z A-Z 0-9 - _ . or begins with a dot")]
+    Id {
+        /// The id given.
+        id: String,
+    },
+    /// It is open already.
+    #[error("projection {id} is open already")]
+    InUse {
+        /// Its id.
+        id: String,
+    },
+    /// Events that it needs next were dropped for their age.
+    #[error("projection {id}: the events that it needs next are gone; those that are left begin at {resume_at}")]
+    Lagged {
+        /// Its id.
+        id: String,
+        /// The position of the first event that is left.
+        resume_at: u64,
+    },
+    /// The application's code panicked. The state is as it was before.
+    #[error("projection {id} panicked at the event at position {position}: {message}")]
+    Panicked {
+        /// Its id; empty if it panicked when it was asked for that.
+        id: String,
+        /// The event's position, or the state's.
+        position: u64,
+        /// The panic's message.
+        message: String,
+    },
+    /// The state cannot be written.
+    #[error("projection {id}: the state cannot be encoded: {what}")]
+    Encode {
+        /// Its id.
+        id: String,
+        /// What the encoder said.
+        what: String,
+    },
+    /// What was saved cannot be read from the disk; it may be whole.
+    #[error("projection {id}: cannot read what was saved")]
+    Load {
+        /// Its id.
+        id: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The state could not be saved. What was saved before is still there.
+    #[error("projection {id}: cannot save")]
+    Save {
+        /// Its id.
+        id: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The events could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 /// Why the graph was not written out to its end. What was written before stays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -743,6 +806,8 @@ pub enum Error {
     Audit(#[from] AuditError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Project(#[from] ProjectError),
     #[error(transparent)]
     Json(#[from] JsonError),
 }

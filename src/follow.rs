@@ -123,6 +123,22 @@ impl EventTail {
         let link = Arc::clone(&self.link);
         link.news.whenever(|| self.try_next()).await
     }
+
+    /// Goes to another place.
+    pub(crate) fn seek(&mut self, position: u64) {
+        self.records = None;
+        self.position = position;
+    }
+
+    /// The journal, as far as this one may read it.
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Up to where it read, which may be beyond the next event's place.
+    pub(crate) fn reached(&self) -> u64 {
+        self.records.as_ref().map_or(self.position, Records::reached)
+    }
 }
 
 impl Iterator for EventTail {

@@ -11,7 +11,7 @@ use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
 use crate::commit::Decision;
 use crate::error::{
-    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, ReadError,
+    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, ProjectError, ReadError,
     RegisterClientError, RegisterServiceError,
 };
 use crate::events::Events;
@@ -25,6 +25,7 @@ use crate::json::{NamedService, Plugin};
 use crate::keys;
 use crate::limits::Limits;
 use crate::notices::Notice;
+use crate::projection::{Projected, Projection, ProjectionOptions};
 use crate::registry::ServiceCore;
 use crate::restore::restore;
 use crate::service::{Key, Service, ServiceState, contain};
@@ -317,6 +318,29 @@ impl Hub {
     /// As [`events`](Self::events): it sees an event once that is as durable as the hub promises.
     pub fn follow(&self, from: u64) -> Result<EventTail, ReadError> {
         EventTail::open(self.house(), from)
+    }
+
+    /// Opens a projection: folds events into a state, from where it was saved, or from the first event on. Nothing is
+    /// folded yet: see [`Projected::catch_up`] and [`Projected::run`].
+    ///
+    /// A saved state that is damaged, of another version, or of events that the journal does not hold, is not used; the
+    /// [report](Projected::report) says so.
+    ///
+    /// # Errors
+    ///
+    /// [`ProjectError`]; [`ProjectError::Lagged`] if a compaction dropped what it needs next, unless
+    /// [`ProjectionOptions::after_lag`] says to begin behind that.
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the saved state, and goes through about 1 MiB of the journal, on the calling thread. One of each id is open at
+    /// a time.
+    pub fn project<P: Projection>(
+        &self,
+        projection: P,
+        options: ProjectionOptions,
+    ) -> Result<Projected<P>, ProjectError> {
+        Projected::open(self.house(), projection, options)
     }
 
     /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,

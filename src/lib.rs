@@ -96,6 +96,7 @@ mod audit;
 mod audit_lives_test;
 #[cfg(test)]
 mod audit_test;
+mod bookmark;
 mod builder;
 mod chart;
 mod claim;
@@ -149,6 +150,7 @@ mod pace;
 mod people;
 mod permits;
 mod pool;
+mod projection;
 mod record;
 mod redact;
 mod refused;
@@ -223,6 +225,7 @@ pub use measures::Times;
 #[cfg(feature = "metrics")]
 pub use metrics::MetricsExporter;
 pub use notices::{Notice, NoticeKind};
+pub use projection::{AfterLag, Projected, Projection, ProjectionOptions, ProjectionReport, View, Views};
 pub use record::SeatState;
 pub use refused::Refused;
 pub use results::{Finding, Marked, SubjectState};

@@ -467,7 +467,12 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 12] = [
+const LOCKS: [(&str, &[&str], &str); 13] = [
+    (
+        "bookmark.rs",
+        &["dashmap"],
+        "which projections and outboxes are open: taken and given back, never while they read",
+    ),
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
     ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
     (

@@ -37,6 +37,11 @@ impl Shop {
         Self { hub, clock, disk, limits }
     }
 
+    /// A hub that was opened otherwise.
+    pub(crate) fn of(hub: Hub, clock: ManualClock, disk: MemoryDisk) -> Self {
+        Self { hub, clock, disk, limits: Limits::default() }
+    }
+
     /// What a new process finds after this one crashed now. This hub goes on, on a disk of its own.
     pub(crate) fn after(&self, crash: Crash) -> Self {
         Self::on(self.disk.after(crash), self.clock.clone(), self.limits.clone())
