@@ -16,6 +16,7 @@ use crate::house::House;
 use crate::id::check_service_id;
 use crate::record;
 use crate::sync::Arc;
+use crate::ticket::Durability;
 
 #[cfg(test)]
 #[path = "bookmark_test.rs"]
@@ -30,7 +31,6 @@ const HEAD: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MarkKind {
     Projection = 1,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the format has it"))]
     Outbox = 2,
 }
 
@@ -92,6 +92,8 @@ pub(crate) struct Marks {
     /// This opening of the hub, and where the journal ended before it.
     pub(crate) boot: u32,
     reached: u64,
+    /// What the hub promises.
+    pub(crate) durability: Durability,
     names: Arc<Names>,
 }
 
@@ -104,8 +106,8 @@ struct Names {
 }
 
 impl Marks {
-    pub(crate) fn new(place: MarkPlace, boot: u32, reached: u64) -> Self {
-        Self { place, boot, reached, names: Arc::default() }
+    pub(crate) fn new(place: MarkPlace, boot: u32, reached: u64, durability: Durability) -> Self {
+        Self { place, boot, reached, durability, names: Arc::default() }
     }
 
     /// Takes the bookmark of one reader, until what is returned is dropped. Cold.

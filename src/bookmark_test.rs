@@ -25,7 +25,7 @@ fn places(directory: &Path) -> [MarkPlace; 2] {
 fn bookmark_is_read_as_it_was_written_and_replaced_whole() {
     let directory = tempfile::tempdir().unwrap();
     for place in places(directory.path()) {
-        let marks = Marks::new(place, 3, 0);
+        let marks = Marks::new(place, 3, 0, Durability::Sync);
         let mut mark = marks.take(MarkKind::Projection, "one").unwrap();
         assert_eq!(found(&mut mark), Ok(None));
         for position in [10, 20] {
@@ -41,7 +41,7 @@ fn bookmark_is_read_as_it_was_written_and_replaced_whole() {
 
 #[test]
 fn one_reader_holds_a_bookmark_and_only_under_a_name_that_is_one() {
-    let marks = Marks::new(MarkPlace::Memory(MemoryFiles::default()), 1, 0);
+    let marks = Marks::new(MarkPlace::Memory(MemoryFiles::default()), 1, 0, Durability::Sync);
     let held = marks.take(MarkKind::Projection, "a.b-C_9").unwrap();
     assert_eq!(marks.take(MarkKind::Projection, "a.b-C_9").unwrap_err(), TakeError::InUse);
     drop(held);
@@ -73,9 +73,9 @@ fn every_flipped_bit_and_every_missing_byte_is_found() {
 fn reader_of_an_earlier_opening_does_not_overwrite() {
     let directory = tempfile::tempdir().unwrap();
     for place in places(directory.path()) {
-        let mut old = Marks::new(place.clone(), 1, 0).take(MarkKind::Projection, "one").unwrap();
+        let mut old = Marks::new(place.clone(), 1, 0, Durability::Sync).take(MarkKind::Projection, "one").unwrap();
         old.write(&bookmark(1, 10)).unwrap();
-        let mut new = Marks::new(place, 2, 0).take(MarkKind::Projection, "one").unwrap();
+        let mut new = Marks::new(place, 2, 0, Durability::Sync).take(MarkKind::Projection, "one").unwrap();
         let unread = new.write(&bookmark(2, 20)).unwrap_err();
         assert!(unread.to_string().contains("opened again"), "{unread}");
         assert_eq!(found(&mut new), Ok(Some(bookmark(1, 10))));
@@ -94,7 +94,7 @@ fn crash_at_any_step_leaves_the_bookmark_before_or_the_new_one() {
             let files = MemoryFiles::default();
             let take = |files: &MemoryFiles| {
                 let place = MarkPlace::Memory(files.clone());
-                Marks::new(place, 1, 0).take(MarkKind::Projection, "one").unwrap()
+                Marks::new(place, 1, 0, Durability::Sync).take(MarkKind::Projection, "one").unwrap()
             };
             let mut mark = take(&files);
             mark.write(&bookmark(1, 1)).unwrap();

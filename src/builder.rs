@@ -307,7 +307,7 @@ impl Builder {
         let reached = report.journal_end;
         let state = self.compacted(place, state, &mut report)?;
         let secret = place.secret(&mut rng, &mut report)?;
-        let marks = Marks::new(place.marks(), state.applier.standing().boot + 1, reached);
+        let marks = Marks::new(place.marks(), state.applier.standing().boot + 1, reached, self.durability);
         self.start(state, secret, rng, marks, report)
     }
 

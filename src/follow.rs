@@ -60,6 +60,11 @@ impl EventTail {
         Self::over(house, house.tail.clone(), from)
     }
 
+    /// The same, but never further than the journal is synced.
+    pub(crate) fn synced(house: &House, from: u64) -> Result<Self, ReadError> {
+        Self::over(house, house.tail.synced_only(), from)
+    }
+
     fn over(house: &House, tail: Tail, from: u64) -> Result<Self, ReadError> {
         // In this order: who is named in what can be read now is known by then; who comes later says so in a record.
         let records = Some(Records::open(&tail, from)?);

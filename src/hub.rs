@@ -11,8 +11,8 @@ use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
 use crate::commit::Decision;
 use crate::error::{
-    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, ProjectError, ReadError,
-    RegisterClientError, RegisterServiceError,
+    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, OutboxError, ProjectError,
+    ReadError, RegisterClientError, RegisterServiceError,
 };
 use crate::events::Events;
 use crate::explain::{self, Explanation};
@@ -25,6 +25,7 @@ use crate::json::{NamedService, Plugin};
 use crate::keys;
 use crate::limits::Limits;
 use crate::notices::Notice;
+use crate::outbox::{Courier, Outbox, OutboxOptions};
 use crate::projection::{Projected, Projection, ProjectionOptions};
 use crate::registry::ServiceCore;
 use crate::restore::restore;
@@ -341,6 +342,21 @@ impl Hub {
         options: ProjectionOptions,
     ) -> Result<Projected<P>, ProjectError> {
         Projected::open(self.house(), projection, options)
+    }
+
+    /// Opens an outbox: dispatches effects outside the hub that follow from events, each at least once and under a key that
+    /// stays the same, from where it was saved. Nothing is dispatched yet: see [`Outbox::step`] and [`Outbox::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`OutboxError`]: among them [`OutboxError::Damaged`] and [`OutboxError::Lagged`], where [`OutboxOptions`] do not say
+    /// what to do.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`project`](Self::project).
+    pub fn outbox<C: Courier>(&self, courier: C, options: OutboxOptions) -> Result<Outbox<C>, OutboxError> {
+        Outbox::open(self.house(), courier, options)
     }
 
     /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,

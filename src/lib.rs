@@ -52,6 +52,8 @@
 //! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
 //! | make sure that nothing is lost | [`Hub::audit`], [`Hub::recount`] |
 //! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
+//! | follow what happens, build on it | [`Hub::follow`], [`Hub::project`], [`Projection`] |
+//! | act outside on what happens | [`Hub::outbox`], [`Courier`] |
 //! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
 //! | the files | [`docs::format`] |
@@ -146,6 +148,7 @@ pub mod messages;
 mod metrics;
 mod news;
 mod notices;
+mod outbox;
 mod pace;
 mod people;
 mod permits;
@@ -225,6 +228,9 @@ pub use measures::Times;
 #[cfg(feature = "metrics")]
 pub use metrics::MetricsExporter;
 pub use notices::{Notice, NoticeKind};
+pub use outbox::{
+    AfterDamage, Courier, DeadLetter, DeadLetters, IdempotencyKey, Outbox, OutboxOptions, OutboxReport, Retry, Step,
+};
 pub use projection::{AfterLag, Projected, Projection, ProjectionOptions, ProjectionReport, View, Views};
 pub use record::SeatState;
 pub use refused::Refused;

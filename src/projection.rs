@@ -536,7 +536,8 @@ impl<S: DeserializeOwned + Default> Begun<S> {
             Some((bookmark, state)) => EventTail::open(house, bookmark.position).map(|tail| Self {
                 tail,
                 state,
-                as_of_ms: bookmark.as_of_ms,
+                // Hub time may have gone back: after a crash it is what the journal knows of it.
+                as_of_ms: bookmark.as_of_ms.min(house.link.clock.now()),
                 saved: Some(bookmark.position),
             }),
             None => Self::anew(house, 0),

@@ -318,6 +318,17 @@ fn a_view_carries_its_position_and_its_age() {
     assert_eq!(saved.view().age, Duration::ZERO, "also after it was opened again");
     add(&shop, &service, 2);
     assert_eq!(saved.view().age, Duration::from_secs(3));
+
+    // Hub time that the journal does not know of is gone after a crash; age counts from where it goes on.
+    drop(saved);
+    shop.pass(Duration::from_secs(3_600));
+    let mut late = shop.hub.project(Ledger::new("ledger"), by_hand()).unwrap();
+    late.catch_up().unwrap();
+    late.save().unwrap();
+    let after = shop.after(Crash::Process);
+    let late = after.hub.project(Ledger::new("ledger"), by_hand()).unwrap();
+    after.pass(Duration::from_secs(4));
+    assert_eq!(late.view().age, Duration::from_secs(4), "the opening came since");
 }
 
 /// R132: projections that are caught up to one position show one moment, whatever came meanwhile and came between.
@@ -674,6 +685,29 @@ fn a_gap_on_the_way_is_not_passed_in_silence() {
     lagged.hub.close().unwrap();
     lagged = Shop::of(since(&clock, &lagged.disk, 0), clock.clone(), lagged.disk);
     assert!(lagged.hub.project(Ledger::new("a"), by_hand()).is_ok(), "it is behind the gap");
+}
+
+/// R128: what cannot be saved is an error, when all is folded and can be read.
+#[test]
+fn a_save_that_fails_holds_up_no_fold() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = Hub::builder().manual().open(directory.path()).unwrap();
+    let service = hub.register(Plain::new("plain")).unwrap();
+    for user in 0..9 {
+        drop(service.add(&user).unwrap());
+        hub.tick();
+    }
+    let options = ProjectionOptions { save_every: 2, ..by_hand() };
+    let mut ledger = hub.project(Ledger::new("ledger"), options).unwrap();
+    let in_the_way = directory.path().join("projections");
+    fs::write(&in_the_way, b"no directory").unwrap();
+    let error = ledger.catch_up().unwrap_err();
+    assert!(matches!(&error, ProjectError::Save { id, .. } if id == "ledger"), "{error}");
+    assert_eq!((ledger.view().state.services["plain"].added, ledger.saved()), (9, None));
+    fs::remove_file(&in_the_way).unwrap();
+    let position = ledger.catch_up().unwrap();
+    assert!(ledger.saved().is_some_and(|saved| saved <= position), "what was due then");
+    assert_eq!(ledger.save().unwrap(), Some(position));
 }
 
 /// One of each id is open at a time, under an id that is one.
