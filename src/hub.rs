@@ -334,8 +334,9 @@ impl Hub {
     ///
     /// # Concurrency
     ///
-    /// Reads the saved state, and goes through about 1 MiB of the journal, on the calling thread. One of each id is open at
-    /// a time.
+    /// Reads the saved state, and goes through about 1 MiB of the journal, on the calling thread; if the hub was opened more
+    /// than once since it was saved, through what was journaled until the first of these openings too. One of each id is
+    /// open at a time.
     pub fn project<P: Projection>(
         &self,
         projection: P,

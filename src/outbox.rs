@@ -1,17 +1,23 @@
 //! Outboxes: effects outside the hub that follow from events, each dispatched at least once, under a key that stays.
 
 mod book;
+mod courier;
+mod letters;
+mod options;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::book::{Book, Failed, Next, Place};
+pub use self::courier::{Courier, IdempotencyKey, Retry};
+pub use self::letters::{DeadLetter, DeadLetters};
+use self::letters::{Desk, Request};
+pub use self::options::{AfterDamage, OutboxOptions, OutboxReport};
 use crate::bookmark::{Bookmark, Found, Mark, MarkKind, TakeError};
 use crate::clock::utc;
 use crate::error::{OutboxError, ReadError};
@@ -21,183 +27,12 @@ use crate::house::House;
 use crate::link::Link;
 use crate::projection::AfterLag;
 use crate::service::contain;
-use crate::stack::{Node, Stack};
+use crate::stack::Stack;
 use crate::sync::Arc;
 use crate::ticket::Durability;
 
 /// Events read between two saves, if none has an effect.
 const SAVE_READ: u64 = 10_000;
-
-/// Turns events into effects outside the hub, and carries them out: payments, mails, calls of other systems. See
-/// [`Hub::outbox`](crate::Hub::outbox).
-///
-/// All methods are called on the thread that calls [`Outbox::step`] or [`Outbox::run`], one at a time.
-pub trait Courier: Send + 'static {
-    /// What is to be done outside. It is written with [postcard](https://postcard.jamesmunns.com) when it is set aside.
-    type Effect: Serialize + DeserializeOwned + Send + Sync + 'static;
-
-    /// What its bookmark is kept under: 1 to 64 of `a-z A-Z 0-9 - _ .`, not beginning with a dot. Called when it is opened.
-    /// It is a part of every key: outboxes that use one outside system need different ids, also those of different hubs.
-    fn id(&self) -> &str;
-
-    /// The effects of an event, each with its part: a number that tells the effects of one event apart, and that this
-    /// effect has whenever the event is read (a rank, an order's number; 0 if there is only one; not its place in a list,
-    /// which is another one once a subject before it was deleted). Called once an event, and again after a restart for
-    /// events whose effects were not all saved as done. It must not depend on anything but the event. If it panics nothing
-    /// behind this event is read.
-    fn effects(&self, event: &Event) -> Vec<(u64, Self::Effect)>;
-
-    /// The ordering key: effects of one key are dispatched in the order of their events and parts, each after the one
-    /// before it is through or set aside. As `effects`, it must not depend on anything else. Default: one key for all.
-    fn order(&self, _effect: &Self::Effect) -> Vec<u8> {
-        Vec::new()
-    }
-
-    /// Carries an effect out. It may be called again for an effect that was carried out, after a crash: always under the
-    /// same key, by which the outside system knows it.
-    ///
-    /// # Errors
-    ///
-    /// [`Retry`]: it was not carried out, or it is not known whether it was. A panic is one as well.
-    fn dispatch(&self, effect: &Self::Effect, key: &IdempotencyKey) -> Result<(), Retry>;
-}
-
-/// The name of one effect: the same for ever, whatever crashes, restarts or is compacted. It prints as
-/// `outbox/position/part`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IdempotencyKey {
-    outbox: Arc<str>,
-    place: Place,
-}
-
-impl IdempotencyKey {
-    /// The outbox's id.
-    #[must_use]
-    pub fn outbox(&self) -> &str {
-        &self.outbox
-    }
-
-    /// The position of the event that it follows from.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        self.place.0
-    }
-
-    /// Which of the event's effects, as [`Courier::effects`] said.
-    #[must_use]
-    pub fn part(&self) -> u64 {
-        self.place.1
-    }
-}
-
-impl fmt::Display for IdempotencyKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.outbox, self.place.0, self.place.1)
-    }
-}
-
-/// An effect was not carried out, as far as the courier knows.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
-pub struct Retry {
-    why: String,
-    after: Option<Duration>,
-    is_last: bool,
-}
-
-impl Retry {
-    /// It is tried again when its options say.
-    #[must_use]
-    pub fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), after: None, is_last: false }
-    }
-
-    /// It is tried again after this time, in place of what the options say.
-    #[must_use]
-    pub fn after(self, after: Duration) -> Self {
-        Self { after: Some(after), ..self }
-    }
-
-    /// Trying again is of no use: it is set aside.
-    #[must_use]
-    pub fn never(why: impl Into<String>) -> Self {
-        Self { is_last: true, ..Self::new(why) }
-    }
-}
-
-/// What to do with a bookmark of an outbox that cannot be used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AfterDamage {
-    /// Refuse, naming what is wrong.
-    #[default]
-    Refuse,
-    /// Dispatch the effects of all events once more, each under the key that it had. What was set aside is tried again as
-    /// well.
-    BeginAnew,
-}
-
-/// How an outbox is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutboxOptions {
-    /// Effects in memory at once: those that wait, and those dispatched while one before them waits. The effects of one
-    /// event come together, and may be more. Default 1,024.
-    pub window: usize,
-    /// Tries of one effect, after which it is set aside; at least 1. Default 10.
-    pub tries_max: u32,
-    /// Time until an effect is tried a second time; doubled with each further try. Default 1 s.
-    pub backoff_first: Duration,
-    /// The longest time between two tries. Default 5 min.
-    pub backoff_longest: Duration,
-    /// Effects that may be dispatched before that is saved, and so are dispatched again after a crash; at least 1. It is
-    /// saved as well whenever nothing is to be done. Default 64.
-    pub save_every: u64,
-    /// Effects that may be set aside; what would be one more is tried on. Default 1,024.
-    pub letters_max: usize,
-    /// Where a new outbox begins: a position, as [`Hub::follow`](crate::Hub::follow) takes it. Default 0: with the first
-    /// event.
-    pub begin_at: u64,
-    /// Default [`AfterLag::Refuse`].
-    pub after_lag: AfterLag,
-    /// Default [`AfterDamage::Refuse`].
-    pub after_damage: AfterDamage,
-}
-
-impl Default for OutboxOptions {
-    fn default() -> Self {
-        Self {
-            window: 1_024,
-            tries_max: 10,
-            backoff_first: Duration::from_secs(1),
-            backoff_longest: Duration::from_secs(300),
-            save_every: 64,
-            letters_max: 1_024,
-            begin_at: 0,
-            after_lag: AfterLag::Refuse,
-            after_damage: AfterDamage::Refuse,
-        }
-    }
-}
-
-impl OutboxOptions {
-    /// After so many tries.
-    fn backoff(&self, tries: u32) -> Duration {
-        let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.backoff_first.saturating_mul(factor).min(self.backoff_longest)
-    }
-}
-
-/// What opening an outbox found, and what became of it since.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct OutboxReport {
-    /// From where on events are read.
-    pub resumed_at: u64,
-    /// What was saved could not be used, and why; the outbox began anew.
-    pub begun_anew: Option<String>,
-    /// Events before this position are gone, and their effects with them.
-    pub lagged: Option<u64>,
-}
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,102 +58,14 @@ pub enum Step {
     Idle,
 }
 
-/// An effect that was set aside.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct DeadLetter<E> {
-    /// The key that it was dispatched under.
-    pub key: IdempotencyKey,
-    /// The effect; `None` if its bytes are no effect of this type any more.
-    pub effect: Option<Arc<E>>,
-    /// How often it was tried.
-    pub tries: u32,
-    /// Why it failed last.
-    pub why: String,
-    /// When it was set aside, by the wall clock.
-    pub at: DateTime<Utc>,
-    /// It waits to be tried again.
-    pub again: bool,
-}
-
-impl<E> Clone for DeadLetter<E> {
-    fn clone(&self) -> Self {
-        let Self { key, effect, tries, why, at, again } = self;
-        let (key, effect, why) = (key.clone(), effect.clone(), why.clone());
-        Self { key, effect, tries: *tries, why, at: *at, again: *again }
-    }
-}
-
-/// The effects that an outbox set aside. Cloning clones the handle.
-///
-/// # Concurrency
-///
-/// It can be used from any thread beside the one that dispatches, and never waits for it: what is asked for is done with
-/// its next step.
-pub struct DeadLetters<E> {
-    desk: Arc<Desk<E>>,
-}
-
-struct Desk<E> {
-    letters: ArcSwap<Vec<DeadLetter<E>>>,
-    requests: Stack<Request>,
-    link: Arc<Link>,
-}
-
-enum Request {
-    Retry(Place),
-    Discard(Place),
-}
-
-impl<E> Clone for DeadLetters<E> {
-    fn clone(&self) -> Self {
-        Self { desk: Arc::clone(&self.desk) }
-    }
-}
-
-impl<E> fmt::Debug for DeadLetters<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadLetters").field("letters", &self.desk.letters.load().len()).finish()
-    }
-}
-
-impl<E> DeadLetters<E> {
-    /// All of them, by position.
-    #[must_use]
-    pub fn list(&self) -> Vec<DeadLetter<E>> {
-        self.desk.letters.load().to_vec()
-    }
-
-    /// Has one tried again, as if it had never been tried, before what came after it under its ordering key; it stays in
-    /// the list until it was dispatched. False if there is none of that key that can be read.
-    #[must_use]
-    pub fn retry(&self, key: &IdempotencyKey) -> bool {
-        self.request(key, |letter| letter.effect.is_some(), Request::Retry(key.place))
-    }
-
-    /// Drops one for good: it will never be dispatched. False if there is none of that key.
-    #[must_use]
-    pub fn discard(&self, key: &IdempotencyKey) -> bool {
-        self.request(key, |_| true, Request::Discard(key.place))
-    }
-
-    fn request(&self, key: &IdempotencyKey, may: impl Fn(&DeadLetter<E>) -> bool, request: Request) -> bool {
-        let found = self.desk.letters.load().iter().any(|letter| letter.key == *key && may(letter));
-        if found {
-            self.desk.requests.push(Arc::new(Node::new(request)));
-            self.desk.link.news.tell();
-        }
-        found
-    }
-}
-
 /// An outbox at work: reads events, and dispatches what follows from them when it is told to.
 ///
 /// Every effect of every event is dispatched at least once, or set aside where it can be seen; only a crash before the
 /// next save dispatches one again, under the same [`IdempotencyKey`]. Effects of one ordering key go in order.
 ///
-/// A compaction takes the effects of [erased](crate::ServiceHandle::delete) subjects with it, if they still wait then. An
-/// effect whose dispatch ends the process is not counted as tried.
+/// A compaction takes the effects of [erased](crate::ServiceHandle::delete) subjects with it, if they still wait then; those
+/// that were set aside stay until they are [discarded](DeadLetters::discard). An effect whose dispatch ends the process is
+/// not counted as tried.
 ///
 /// # Durability
 ///

@@ -1,6 +1,9 @@
 //! Projections: state folded from the events, kept with the position that it reflects.
 
-use std::any::type_name;
+mod begun;
+mod options;
+mod view;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -8,13 +11,15 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::bookmark::{Bookmark, Found, Mark, MarkKind, TakeError};
+use self::begun::Begun;
+pub use self::options::{AfterLag, ProjectionOptions, ProjectionReport};
+use self::view::{Reflected, Shared};
+pub use self::view::{View, Views};
+use crate::bookmark::{Bookmark, Mark, MarkKind, TakeError};
 use crate::error::{ProjectError, ReadError};
 use crate::events::Event;
 use crate::follow::EventTail;
 use crate::house::House;
-use crate::journal::Tail;
-use crate::link::Link;
 use crate::service::contain;
 use crate::sync::Arc;
 
@@ -22,7 +27,10 @@ use crate::sync::Arc;
 ///
 /// The state is a function of the events in their order and of nothing else: folded anew from the first event it comes out
 /// the same. Events carry what is needed to understand them, so `fold` gets nothing but the event.
-/// Of an event's fields only `next` is not the same for ever: it is another one after a compaction.
+///
+/// Of an event's fields only `next` is not the same for ever: it is another one after a compaction. And after one that
+/// erased deleted subjects the events name these no more: folded anew the state is then one that never knew them. What it
+/// holds of a subject goes only if `fold` takes it out when the subject is [deleted](crate::EventKind::Deleted).
 pub trait Projection: Send + 'static {
     /// What is folded. It is cloned when it is published and written with [postcard](https://postcard.jamesmunns.com) when
     /// it is saved: large parts belong into an `Arc` or a persistent collection.
@@ -41,112 +49,6 @@ pub trait Projection: Send + 'static {
     /// when a state from before it is used again. It must not depend on anything but its arguments. If it panics the state
     /// stays as it was before this event, and the call that folded says so.
     fn fold(&self, state: &mut Self::State, event: &Event);
-}
-
-/// What to do when the events that a reader needs next were dropped by a [compaction](crate::Compact).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AfterLag {
-    /// Refuse, naming where the events begin.
-    #[default]
-    Refuse,
-    /// Begin anew there: a projection with its default state, an outbox with the effects of what is left. The report says
-    /// so.
-    BeginThere,
-}
-
-/// How a projection is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProjectionOptions {
-    /// Events folded between two saves. More are folded again after a crash; each save writes the whole state and syncs.
-    /// 0: only [`Projected::save`] and the drop save. Default 10,000.
-    pub save_every: u64,
-    /// Events folded between two states that readers see, while it has not caught up; each is a clone. 0: none in between.
-    /// Default 1,000.
-    pub publish_every: u64,
-    /// Whether it is saved when it is dropped. Default true.
-    pub save_on_drop: bool,
-    /// Default [`AfterLag::Refuse`].
-    pub after_lag: AfterLag,
-}
-
-impl Default for ProjectionOptions {
-    fn default() -> Self {
-        Self { save_every: 10_000, publish_every: 1_000, save_on_drop: true, after_lag: AfterLag::Refuse }
-    }
-}
-
-/// What opening a projection found, and what became of it since.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ProjectionReport {
-    /// From where on events are folded.
-    pub resumed_at: u64,
-    /// There was a saved state and it was not used, and why: the state is folded anew.
-    pub rebuilt: Option<String>,
-    /// Events before this position are gone, and the state begins there.
-    pub lagged: Option<u64>,
-}
-
-/// A state, and how far it reflects the events. See [`Views::view`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct View<S> {
-    /// The state as it was after all events before `position`, and no others.
-    pub state: Arc<S>,
-    /// The events before this position are in it.
-    pub position: u64,
-    /// It reflects at least all that could be read this long ago, in hub time; 0 while there is nothing newer to read.
-    pub age: Duration,
-}
-
-/// Reads a projection's state. Cloning clones the handle.
-pub struct Views<S> {
-    shared: Arc<Shared<S>>,
-}
-
-struct Shared<S> {
-    latest: ArcSwap<Reflected<S>>,
-    link: Arc<Link>,
-    tail: Tail,
-}
-
-struct Reflected<S> {
-    state: Arc<S>,
-    position: u64,
-    /// Up to where the journal was read.
-    reached: u64,
-    /// Hub time, ms, at which nothing newer could be read.
-    as_of_ms: u64,
-}
-
-impl<S> Clone for Views<S> {
-    fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
-    }
-}
-
-impl<S> fmt::Debug for Views<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let latest = self.shared.latest.load();
-        f.debug_struct("Views").field("state", &type_name::<S>()).field("position", &latest.position).finish()
-    }
-}
-
-impl<S> Views<S> {
-    /// The last state that was published.
-    ///
-    /// # Concurrency
-    ///
-    /// Wait-free: it neither waits for folding nor holds it up. Each view is one state as a whole; what was journaled since
-    /// is not in it, and what is decided on it may be out of date.
-    #[must_use]
-    pub fn view(&self) -> View<S> {
-        let Shared { latest, link, tail } = &*self.shared;
-        let latest = latest.load_full();
-        let age = if latest.reached >= tail.end() { 0 } else { link.clock.now().saturating_sub(latest.as_of_ms) };
-        View { state: Arc::clone(&latest.state), position: latest.position, age: Duration::from_millis(age) }
-    }
 }
 
 /// A projection at work: folds when it is told to, and is read beside that.
@@ -512,88 +414,5 @@ impl<P: Projection> Drop for Projected<P> {
         {
             tracing::warn!(%error, "projection dropped");
         }
-    }
-}
-
-/// What a projection begins with.
-struct Begun<S> {
-    tail: EventTail,
-    state: S,
-    as_of_ms: u64,
-    /// The position of what was saved, if it is used.
-    saved: Option<u64>,
-}
-
-impl<S: DeserializeOwned + Default> Begun<S> {
-    fn find(
-        house: &House,
-        mark: &mut Mark,
-        version: u32,
-        after_lag: AfterLag,
-    ) -> Result<(Self, ProjectionReport), ProjectError> {
-        let mut report = ProjectionReport::default();
-        let begun = match Self::saved(house, mark, version, &mut report)? {
-            Some((bookmark, state)) => EventTail::open(house, bookmark.position).map(|tail| Self {
-                tail,
-                state,
-                // Hub time may have gone back: after a crash it is what the journal knows of it.
-                as_of_ms: bookmark.as_of_ms.min(house.link.clock.now()),
-                saved: Some(bookmark.position),
-            }),
-            None => Self::anew(house, 0),
-        };
-        let begun = match begun {
-            Err(ReadError::Lagged { resume_at }) if after_lag == AfterLag::BeginThere => {
-                report.lagged = Some(resume_at);
-                Self::anew(house, resume_at)?
-            }
-            Err(ReadError::Lagged { resume_at }) => {
-                return Err(ProjectError::Lagged { id: mark.id().to_owned(), resume_at });
-            }
-            begun => begun?,
-        };
-        report.resumed_at = begun.tail.position();
-        Ok((begun, report))
-    }
-
-    fn anew(house: &House, from: u64) -> Result<Self, ReadError> {
-        Ok(Self { tail: EventTail::open(house, from)?, state: S::default(), as_of_ms: 0, saved: None })
-    }
-
-    /// The saved state, if there is one that can be used; otherwise says in the report why not.
-    fn saved(
-        house: &House,
-        mark: &mut Mark,
-        version: u32,
-        report: &mut ProjectionReport,
-    ) -> Result<Option<(Bookmark, S)>, ProjectError> {
-        let found = mark.read().map_err(|source| ProjectError::Load { id: mark.id().to_owned(), source })?;
-        let why = match found {
-            Found::Nothing => return Ok(None),
-            Found::Bad(what) => what,
-            Found::Bookmark(bookmark) if bookmark.version != version => {
-                format!("it was saved by version {}, this is version {version}", bookmark.version)
-            }
-            Found::Bookmark(bookmark) if !house.marks.holds(house, mark, &bookmark)? => {
-                "it reflects more than the journal holds".to_owned()
-            }
-            Found::Bookmark(bookmark) => match decode::<S>(&bookmark.body) {
-                Ok(state) => return Ok(Some((bookmark, state))),
-                Err(what) => what,
-            },
-        };
-        tracing::warn!(projection = mark.id(), why, "projection is folded anew");
-        report.rebuilt = Some(why);
-        Ok(None)
-    }
-}
-
-fn decode<S: DeserializeOwned>(body: &[u8]) -> Result<S, String> {
-    let decoded =
-        contain(|| postcard::take_from_bytes(body).map_err(|error| error.to_string())).and_then(|found| found);
-    match decoded {
-        Ok((state, [])) => Ok(state),
-        Ok((_, rest)) => Err(format!("the state does not decode: {} bytes left over", rest.len())),
-        Err(what) => Err(format!("the state does not decode: {what}")),
     }
 }

@@ -24,6 +24,11 @@ fn now(tail: &mut EventTail) -> Vec<Event> {
     std::iter::from_fn(|| tail.try_next().unwrap()).collect()
 }
 
+/// A future that any executor takes.
+fn movable<F: Future + Send>(future: F) -> F {
+    future
+}
+
 fn users(events: &[Event]) -> Vec<u64> {
     events.iter().flat_map(|event| event.kind.keys()).map(|key| key.read().unwrap()).collect()
 }
@@ -98,13 +103,13 @@ fn those_who_wait_are_told_and_end_with_the_hub() {
         let (mut by_thread, mut by_task) = (hub.follow(0).unwrap(), hub.follow(0).unwrap());
         let thread = thread::spawn(move || by_thread.by_ref().map(Result::unwrap).collect::<Vec<_>>());
         let task = thread::spawn(move || {
-            block_on(async move {
+            block_on(movable(async move {
                 let mut seen = Vec::new();
                 while let Some(event) = by_task.next_async().await.unwrap() {
                     seen.push(event);
                 }
                 seen
-            })
+            }))
         });
         for user in 1..=50 {
             service.add(&user).unwrap().wait_durable().unwrap();

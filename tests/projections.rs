@@ -92,6 +92,11 @@ fn recount(hub: &Hub, position: u64) -> Books {
     (*anew.view().state).clone()
 }
 
+/// A future that any executor takes.
+fn movable<F: Future + Send>(future: F) -> F {
+    future
+}
+
 fn add(shop: &Shop, service: &ServiceHandle<Plain>, user: u64) {
     drop(service.add(&user).unwrap());
     shop.tick();
@@ -735,7 +740,7 @@ fn it_runs_until_the_hub_is_closed() {
     let mut by_task = hub.project(Ledger::new("task"), by_hand()).unwrap();
     let views = (by_thread.views(), by_task.views());
     let thread = thread::spawn(move || by_thread.run().map(|()| by_thread.saved()));
-    let task = thread::spawn(move || block_on(async { by_task.run_async().await.map(|()| by_task.saved()) }));
+    let task = thread::spawn(move || block_on(movable(async { by_task.run_async().await.map(|()| by_task.saved()) })));
     for user in 0..100 {
         drop(service.add(&user).unwrap());
     }
