@@ -38,6 +38,16 @@ impl Records {
         Ok(Self { frames: tail.frames(tail.base())?, from: 0, strict: false })
     }
 
+    /// Goes on to where may be read now. False if that is no further.
+    pub(crate) fn extend(&mut self, tail: &Tail) -> bool {
+        tail.extend(&mut self.frames)
+    }
+
+    /// Up to where it read.
+    pub(crate) fn reached(&self) -> u64 {
+        self.frames.position()
+    }
+
     /// Calls `read` with the next record; `None` at the end.
     pub(crate) fn next<T>(
         &mut self,

@@ -11,9 +11,10 @@ use rand_chacha::ChaCha12Rng;
 use serde::Serialize;
 
 use crate::apply::{self, Applier, ApplyError, At};
+use crate::bookmark::{MarkPlace, Marks};
 use crate::clock::{Clock, HubClock, SystemClock};
 use crate::compact::{self, Compact, Compacted};
-use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice};
+use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice, MemoryFiles};
 use crate::error::{OpenError, StoreError, TicketError};
 use crate::house::{Caretakers, House, Shelf};
 use crate::hub::{Hub, Threads};
@@ -117,6 +118,8 @@ pub struct MemoryDisk {
     store: MemoryStore,
     /// A named exception to "no lock": taken when a hub is opened.
     secret: Arc<Mutex<Option<[u8; Secret::BYTES]>>>,
+    /// Bookmarks of projections and outboxes.
+    marks: MemoryFiles,
 }
 
 /// How a disk is left behind; see [`MemoryDisk::after`].
@@ -146,15 +149,18 @@ impl MemoryDisk {
     #[must_use]
     pub fn after(&self, crash: Crash) -> Self {
         let secret = *self.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the journal: what they reflect is in it, also while others write.
+        let marks = self.marks.copy(crash == Crash::Power);
         Self {
             journal: self.journal.copy(crash == Crash::Power),
             fresh: self.fresh.copy(crash == Crash::Power),
             store: self.store.copy(crash == Crash::Power),
             secret: Arc::new(Mutex::new(secret)),
+            marks,
         }
     }
 
-    /// A copy of the disk without its store: what is left when only the journal was kept.
+    /// A copy of the disk without its store: what is left when only the journal was kept, and the bookmarks.
     #[must_use]
     pub fn without_store(&self) -> Self {
         Self { store: MemoryStore::default(), ..self.after(Crash::Process) }
@@ -247,7 +253,8 @@ impl Builder {
     /// Opens the hub that lives in a directory; makes it if there is none. Reads and checks the whole journal, and replays
     /// what the store does not reflect yet.
     ///
-    /// The directory holds `journal` (the truth), `store/` (its index) and `secret` (what tokens are made from); while the hub is open, or
+    /// The directory holds `journal` (the truth), `store/` (its index), `secret` (what tokens are made from) and, if there are any,
+    /// `projections/` and `outboxes/` (where each was, and what it made of the events); while the hub is open, or
     /// after it was not closed, also `store.unsynced`. If that is there and the machine was started anew since, the store is rebuilt.
     ///
     /// # Errors
@@ -299,9 +306,11 @@ impl Builder {
         };
         let mut report = OpenReport::default();
         let state = self.open_state(place, &mut report)?;
+        let reached = report.journal_end;
         let state = self.compacted(place, state, &mut report)?;
         let secret = place.secret(&mut rng, &mut report)?;
-        self.start(state, secret, rng, report)
+        let marks = Marks::new(place.marks(), state.applier.standing().boot + 1, reached, self.durability);
+        self.start(state, secret, rng, marks, report)
     }
 
     /// Journal and store, agreeing with each other. A store that turns out damaged is rebuilt, once.
@@ -473,14 +482,21 @@ impl Builder {
         Ok(state)
     }
 
-    fn start(self, state: State, secret: Secret, rng: ChaCha12Rng, mut report: OpenReport) -> Result<Hub, OpenError> {
+    fn start(
+        self,
+        state: State,
+        secret: Secret,
+        rng: ChaCha12Rng,
+        marks: Marks,
+        mut report: OpenReport,
+    ) -> Result<Hub, OpenError> {
         let State { journal, mut applier, disk, resume_at } = state;
         applier.go_on_with(disk.store(Role::Applier));
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let link = Arc::new(Link::new(clock, self.limits, secret, self.manual));
         let (registry, people) = (Arc::new(Registry::default()), People::new());
         load_clients(disk.store(Role::Opening).as_ref(), &people)?;
-        let boot = applier.standing().boot + 1;
+        let boot = marks.boot;
         report.boots = boot;
         let generations = Arc::new(Generations::of_boot(boot));
         let mut known = Shelf { stored: Vec::new(), next: 1 };
@@ -510,7 +526,7 @@ impl Builder {
             generations,
             rng,
         );
-        let house = Arc::new(House::new(link, registry, people, disk, tail, known));
+        let house = Arc::new(House::new(link, registry, people, disk, tail, marks, known));
         let caretakers = Caretakers { writer, steward };
         let threads = if self.manual {
             house.keep(caretakers);
@@ -713,6 +729,13 @@ impl Place {
                 }
                 Ok(Arc::new(store))
             }
+        }
+    }
+
+    fn marks(&self) -> MarkPlace {
+        match self {
+            Self::Memory(disk) => MarkPlace::Memory(disk.marks.clone()),
+            Self::Directory(directory) => MarkPlace::Directory(directory.clone()),
         }
     }
 

@@ -360,4 +360,4 @@ fn remove(path: &Path) -> io::Result<()> {
 pub(crate) fn crash_point() {}
 
 #[cfg(test)]
-pub(crate) use self::tests::crash_point;
+pub(crate) use self::tests::{crash_point, stop_at};

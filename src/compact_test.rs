@@ -35,6 +35,11 @@ pub(crate) fn crash_point() {
     }
 }
 
+/// Makes the `n`-th crash point from here on stop; 0: none.
+pub(crate) fn stop_at(n: u32) {
+    STOP.set(n);
+}
+
 /// Runs `work` until it passes its `n`-th crash point. `None` if that came, or what `work` gave.
 fn stopped_at<T>(n: u32, work: impl FnOnce() -> T) -> Option<T> {
     STOP.set(n);

@@ -1,11 +1,14 @@
 //! Where the journal's bytes live: a locked file, or memory.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use crate::compact::crash_point;
 
 /// Bytes that can be read at any offset, by many threads, while somebody appends to them.
 pub(crate) trait ReadAt: Send + Sync + std::fmt::Debug {
@@ -418,6 +421,54 @@ struct Hooks {
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Small files in memory, by name, each replaced whole.
+///
+/// # Clone
+///
+/// Cloning clones the handle.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemoryFiles {
+    files: Arc<Mutex<BTreeMap<String, MemoryDevice>>>,
+}
+
+impl MemoryFiles {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, MemoryDevice>> {
+        // As in `MemoryDevice::memory`.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the file holds; `None` if there is none.
+    pub(crate) fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let file = self.files().get(name).cloned()?;
+        let bytes = file.memory().inode.bytes().clone();
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// What writing another file, syncing it, renaming it to this one's name and syncing the directory do.
+    pub(crate) fn replace(&self, name: &str, bytes: Vec<u8>) {
+        let fresh = MemoryDevice::holding(&[]);
+        {
+            let mut memory = fresh.memory();
+            memory.inode = Inode(Arc::new(Mutex::new(bytes)));
+            crash_point();
+            let synced = memory.inode.bytes().len();
+            memory.synced = synced;
+        }
+        crash_point();
+        let file = self.files().entry(name.to_owned()).or_default().clone();
+        file.take_over(&fresh);
+        crash_point();
+        file.sync_name();
+        crash_point();
+    }
+
+    /// Files of their own with what is there, or with what a power cut would leave.
+    pub(crate) fn copy(&self, synced_only: bool) -> Self {
+        let files = self.files().iter().map(|(name, file)| (name.clone(), file.copy(synced_only))).collect();
+        Self { files: Arc::new(Mutex::new(files)) }
     }
 }
 

@@ -655,6 +655,148 @@ impl From<SeekError> for ReadError {
     }
 }
 
+/// Why a projection could not be opened, folded or saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectError {
+    /// The id is not one.
+    #[error("projection id {id:?} is not 1 to 64 of a-z A-Z 0-9 - _ . or begins with a dot")]
+    Id {
+        /// The id given.
+        id: String,
+    },
+    /// It is open already.
+    #[error("projection {id} is open already")]
+    InUse {
+        /// Its id.
+        id: String,
+    },
+    /// Events that it needs next were dropped for their age.
+    #[error("projection {id}: the events that it needs next are gone; those that are left begin at {resume_at}")]
+    Lagged {
+        /// Its id.
+        id: String,
+        /// The position of the first event that is left.
+        resume_at: u64,
+    },
+    /// The application's code panicked. The state is as it was before.
+    #[error("projection {id} panicked at the event at position {position}: {message}")]
+    Panicked {
+        /// Its id; empty if it panicked when it was asked for that.
+        id: String,
+        /// The event's position, or the state's.
+        position: u64,
+        /// The panic's message.
+        message: String,
+    },
+    /// The state cannot be written.
+    #[error("projection {id}: the state cannot be encoded: {what}")]
+    Encode {
+        /// Its id.
+        id: String,
+        /// What the encoder said.
+        what: String,
+    },
+    /// What was saved cannot be read from the disk; it may be whole.
+    #[error("projection {id}: cannot read what was saved")]
+    Load {
+        /// Its id.
+        id: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The state could not be saved. What was saved before is still there.
+    #[error("projection {id}: cannot save")]
+    Save {
+        /// Its id.
+        id: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The events could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why an outbox could not be opened, or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutboxError {
+    /// The id is not one.
+    #[error("outbox id {id:?} is not 1 to 64 of a-z A-Z 0-9 - _ . or begins with a dot")]
+    Id {
+        /// The id given.
+        id: String,
+    },
+    /// It is open already.
+    #[error("outbox {id} is open already")]
+    InUse {
+        /// Its id.
+        id: String,
+    },
+    /// The hub is opened with [`Durability::Os`](crate::Durability::Os): events may be undone after their effects.
+    #[error("outbox {id}: the hub never syncs (Durability::Os), so no event is ever certain")]
+    NeverSynced {
+        /// Its id.
+        id: String,
+    },
+    /// What was saved cannot be used.
+    #[error("outbox {id}: what was saved cannot be used: {what}")]
+    Damaged {
+        /// Its id.
+        id: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Events that it needs next were dropped for their age.
+    #[error("outbox {id}: the events that it needs next are gone; those that are left begin at {resume_at}")]
+    Lagged {
+        /// Its id.
+        id: String,
+        /// The position of the first event that is left.
+        resume_at: u64,
+    },
+    /// The application's code panicked when it was asked for an event's effects. Nothing behind it is read.
+    #[error("outbox {id} panicked at the event at position {position}: {message}")]
+    Panicked {
+        /// Its id; empty if it panicked when it was asked for that.
+        id: String,
+        /// The event's position.
+        position: u64,
+        /// The panic's message.
+        message: String,
+    },
+    /// Two effects of one event have the same part. Nothing behind it is read.
+    #[error("outbox {id}: two effects of the event at position {position} have part {part}")]
+    SamePart {
+        /// Its id.
+        id: String,
+        /// The event's position.
+        position: u64,
+        /// The part.
+        part: u64,
+    },
+    /// What was saved cannot be read from the disk; it may be whole.
+    #[error("outbox {id}: cannot read what was saved")]
+    Load {
+        /// Its id.
+        id: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// What was dispatched could not be saved. Nothing more is dispatched before it is.
+    #[error("outbox {id}: cannot save")]
+    Save {
+        /// Its id.
+        id: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The events could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 /// Why the graph was not written out to its end. What was written before stays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -743,6 +885,10 @@ pub enum Error {
     Audit(#[from] AuditError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     #[error(transparent)]
     Json(#[from] JsonError),
 }

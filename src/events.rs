@@ -393,7 +393,7 @@ impl Events {
     pub(crate) fn open(house: &House, from: u64) -> Result<Self, ReadError> {
         // In this order: who is named in what can be read is known by then.
         let records = Records::open(&house.tail, from)?;
-        Ok(Self { records: Some(records), names: Names(house.service_names()) })
+        Ok(Self { records: Some(records), names: Names::of(house) })
     }
 
     fn advance(&mut self) -> Result<Option<Event>, ReadError> {
@@ -435,14 +435,24 @@ pub(crate) fn each_record(
 
 /// The ids of services, by number.
 #[derive(Debug)]
-struct Names(HashMap<u32, Arc<str>>);
+pub(crate) struct Names(HashMap<u32, Arc<str>>);
 
 impl Names {
+    /// Those known by now.
+    pub(crate) fn of(house: &House) -> Self {
+        Self(house.service_names())
+    }
+
+    /// A service that was registered since.
+    pub(crate) fn learn(&mut self, service: &ServiceRef) {
+        self.0.entry(service.number).or_insert_with(|| Arc::from(service.id.as_str()));
+    }
+
     fn service(&self, number: u32) -> ServiceRef {
         ServiceRef { number, id: self.0.get(&number).map(ToString::to_string).unwrap_or_default() }
     }
 
-    fn event(&self, entry: &Entry<'_>) -> Result<Event, ReadError> {
+    pub(crate) fn event(&self, entry: &Entry<'_>) -> Result<Event, ReadError> {
         let Entry { position, next, time, kind, body, .. } = *entry;
         let undecodable = |error: DecodeError| ReadError::Record { position, what: error.to_string() };
         let kind = if Record::is_known(kind) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::bookmark::Marks;
 use crate::commit::{Change, Pending};
 use crate::error::HubError;
 use crate::journal::Tail;
@@ -36,6 +37,8 @@ pub(crate) struct House {
     pub(crate) disk: DiskMeter,
     /// The journal, for reading.
     pub(crate) tail: Tail,
+    /// What readers of the events keep.
+    pub(crate) marks: Marks,
     /// Services that the store knew when the hub was opened. A named exception to "no lock": registering a service is a
     /// cold call, and one at a time.
     pub(crate) shelf: Mutex<Shelf>,
@@ -57,10 +60,11 @@ impl House {
         people: Arc<People>,
         disk: DiskMeter,
         tail: Tail,
+        marks: Marks,
         shelf: Shelf,
     ) -> Self {
         let store = disk.store(Role::Results);
-        Self { link, registry, people, store, disk, tail, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
+        Self { link, registry, people, store, disk, tail, marks, shelf: Mutex::new(shelf), manual: Mutex::new(None) }
     }
 
     /// Keeps the caretakers of a manual hub.

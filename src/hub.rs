@@ -11,12 +11,13 @@ use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
 use crate::commit::Decision;
 use crate::error::{
-    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, ReadError,
-    RegisterClientError, RegisterServiceError,
+    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, OutboxError, ProjectError,
+    ReadError, RegisterClientError, RegisterServiceError,
 };
 use crate::events::Events;
 use crate::explain::{self, Explanation};
 use crate::export;
+use crate::follow::EventTail;
 use crate::handle::ServiceHandle;
 use crate::house::House;
 use crate::id::check_service_id;
@@ -24,6 +25,8 @@ use crate::json::{NamedService, Plugin};
 use crate::keys;
 use crate::limits::Limits;
 use crate::notices::Notice;
+use crate::outbox::{Courier, Outbox, OutboxOptions};
+use crate::projection::{Projected, Projection, ProjectionOptions};
 use crate::registry::ServiceCore;
 use crate::restore::restore;
 use crate::service::{Key, Service, ServiceState, contain};
@@ -92,6 +95,7 @@ impl Inner {
         } else {
             Ok(())
         };
+        house.link.news.end();
         ended.map_err(|what| CloseError { what })
     }
 }
@@ -296,6 +300,64 @@ impl Hub {
     /// crash may undo.
     pub fn events(&self, from: u64) -> Result<Events, ReadError> {
         Events::open(self.house(), from)
+    }
+
+    /// What happened and what happens, from a position of the journal on: as [`events`](Self::events), but goes on with what
+    /// comes, until the hub is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`events`](Self::events). Where older events were dropped for their age, [`ReadError::Lagged`] says from where on
+    /// they can be followed.
+    ///
+    /// # Concurrency
+    ///
+    /// Any number may follow, each at its own pace: see [`EventTail`].
+    ///
+    /// # Durability
+    ///
+    /// As [`events`](Self::events): it sees an event once that is as durable as the hub promises.
+    pub fn follow(&self, from: u64) -> Result<EventTail, ReadError> {
+        EventTail::open(self.house(), from)
+    }
+
+    /// Opens a projection: folds events into a state, from where it was saved, or from the first event on. Nothing is
+    /// folded yet: see [`Projected::catch_up`] and [`Projected::run`].
+    ///
+    /// A saved state that is damaged, of another version, or of events that the journal does not hold, is not used; the
+    /// [report](Projected::report) says so.
+    ///
+    /// # Errors
+    ///
+    /// [`ProjectError`]; [`ProjectError::Lagged`] if a compaction dropped what it needs next, unless
+    /// [`ProjectionOptions::after_lag`] says to begin behind that.
+    ///
+    /// # Concurrency
+    ///
+    /// Reads the saved state, and goes through about 1 MiB of the journal, on the calling thread; if the hub was opened more
+    /// than once since it was saved, through what was journaled until the first of these openings too. One of each id is
+    /// open at a time.
+    pub fn project<P: Projection>(
+        &self,
+        projection: P,
+        options: ProjectionOptions,
+    ) -> Result<Projected<P>, ProjectError> {
+        Projected::open(self.house(), projection, options)
+    }
+
+    /// Opens an outbox: dispatches effects outside the hub that follow from events, each at least once and under a key that
+    /// stays the same, from where it was saved. Nothing is dispatched yet: see [`Outbox::step`] and [`Outbox::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`OutboxError`]: among them [`OutboxError::Damaged`] and [`OutboxError::Lagged`], where [`OutboxOptions`] do not say
+    /// what to do.
+    ///
+    /// # Concurrency
+    ///
+    /// As [`project`](Self::project).
+    pub fn outbox<C: Courier>(&self, courier: C, options: OutboxOptions) -> Result<Outbox<C>, OutboxError> {
+        Outbox::open(self.house(), courier, options)
     }
 
     /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,

@@ -54,6 +54,8 @@
 //! | make sure that nothing is lost | [`Hub::audit`], [`Hub::recount`] |
 //! | see what happened, and why | [`Hub::events`], [`ServiceHandle::explain`], [`Hub::explain_client`], [`ServiceHandle::trace`] |
 //! | log messages of many senders, without a hub | [`messages`], [`messages::wire`] |
+//! | follow what happens, build on it | [`Hub::follow`], [`Hub::project`], [`Projection`] |
+//! | act outside on what happens | [`Hub::outbox`], [`Courier`] |
 //! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
 //! | the files | [`docs::format`] |
@@ -98,6 +100,7 @@ mod audit;
 mod audit_lives_test;
 #[cfg(test)]
 mod audit_test;
+mod bookmark;
 mod builder;
 mod chart;
 mod claim;
@@ -124,6 +127,7 @@ mod express;
 mod fairness;
 #[cfg(test)]
 mod faults_test;
+mod follow;
 mod handle;
 mod health;
 mod histogram;
@@ -144,11 +148,14 @@ mod measures;
 pub mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod news;
 mod notices;
+mod outbox;
 mod pace;
 mod people;
 mod permits;
 mod pool;
+mod projection;
 mod record;
 mod redact;
 mod refused;
@@ -209,6 +216,7 @@ pub use compact::{Compact, Compacted};
 pub use error::*;
 pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, SubjectReport};
 pub use explain::{Explained, Explanation};
+pub use follow::EventTail;
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
 pub use histogram::{Bucket, Distribution};
 pub use history::Version;
@@ -223,6 +231,10 @@ pub use measures::Times;
 #[cfg(feature = "metrics")]
 pub use metrics::MetricsExporter;
 pub use notices::{Notice, NoticeKind};
+pub use outbox::{
+    AfterDamage, Courier, DeadLetter, DeadLetters, IdempotencyKey, Outbox, OutboxOptions, OutboxReport, Retry, Step,
+};
+pub use projection::{AfterLag, Projected, Projection, ProjectionOptions, ProjectionReport, View, Views};
 pub use record::SeatState;
 pub use refused::Refused;
 pub use results::{Finding, Marked, SubjectState};

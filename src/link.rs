@@ -7,6 +7,7 @@ use crate::commit::{Change, Pending};
 use crate::error::{HubError, TicketError};
 use crate::id::Secret;
 use crate::limits::Limits;
+use crate::news::News;
 use crate::notices::Notices;
 use crate::pace::{Outflow, spread};
 use crate::permits::Permits;
@@ -50,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) steward: Padded<Signal>,
     pub(crate) writer_rests: Rests,
     pub(crate) steward_rests: Rests,
+    /// For those who follow the events.
+    pub(crate) news: News,
     pub(crate) clock: HubClock,
     pub(crate) limits: Limits,
     /// Written by calls that are refused, and by no others.
@@ -74,6 +77,7 @@ impl Link {
             steward: Padded::default(),
             writer_rests: Rests::default(),
             steward_rests: Rests::default(),
+            news: News::default(),
             clock,
             notices: Notices::new(limits.notices),
             limits,

@@ -471,6 +471,9 @@ impl Writer {
             written.drain(..).for_each(|journaled| self.refuse(&journaled.waiting, TicketError::Unknown));
             failed = Some(format!("journal sync: {error}"));
         }
+        if !written.is_empty() {
+            self.link.news.tell();
+        }
         for journaled in written {
             for (offset, node) in &journaled.waiting {
                 node.resolution.durable(journaled.start + offset);
@@ -496,8 +499,9 @@ impl Writer {
     fn sync_if_due(&mut self, now: u64) {
         if self.syncing.is_due(self.log.as_ref(), now) {
             self.syncing.note(now);
-            if let Err(error) = self.log.sync() {
-                self.link.poison(format!("journal sync: {error}"));
+            match self.log.sync() {
+                Ok(()) => self.link.news.tell(),
+                Err(error) => self.link.poison(format!("journal sync: {error}")),
             }
         }
     }

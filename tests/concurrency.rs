@@ -467,7 +467,12 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 16] = [
+const LOCKS: [(&str, &[&str], &str); 18] = [
+    (
+        "bookmark.rs",
+        &["dashmap"],
+        "which projections and outboxes are open: taken and given back, never while they read",
+    ),
     ("builder.rs", &["Mutex"], "a memory disk's secret: taken when a hub is opened"),
     ("client.rs", &["dashmap"], "the index of clients: register, activate, deregister"),
     (
@@ -486,6 +491,7 @@ const LOCKS: [(&str, &[&str], &str); 16] = [
     ("messages/reader.rs", &["event_listener"], "readers that wait for what comes"),
     ("messages/receipt.rs", &["OnceLock"], "a message's answer: set once, by whoever answers it, and never waited for"),
     ("messages/shared.rs", &["event_listener", "OnceLock"], "as reader.rs; why the log failed, set once"),
+    ("news.rs", &["event_listener"], "those who would rather wait for events; the writer never waits for them"),
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
     ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),

@@ -121,6 +121,11 @@ impl Tail {
         Self { synced_only: false, ..self.clone() }
     }
 
+    /// The same, up to where it is synced.
+    pub(crate) fn synced_only(&self) -> Self {
+        Self { synced_only: true, ..self.clone() }
+    }
+
     /// The file's length up to where may be read now.
     pub(crate) fn bytes(&self) -> u64 {
         self.offset(self.end())

@@ -4,13 +4,13 @@ use std::iter::FusedIterator;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use event_listener::Listener as _;
 
 use super::frame::{Body, END, MESSAGE, WINDOW};
 use super::shared::{Shared, Source};
-use crate::clock::{deadline, utc};
+use crate::clock::utc;
 use crate::error::ReadError;
 use crate::journal::{Entry, Frames};
+use crate::news::{whenever, within};
 use crate::sync::Arc;
 
 /// One entry of a message log.
@@ -176,23 +176,8 @@ impl Tail {
     ///
     /// As [`try_next`](Self::try_next).
     pub fn next_within(&mut self, timeout: Duration) -> Result<Option<Message>, ReadError> {
-        let until = deadline(timeout);
-        loop {
-            let over = self.shared.is_over();
-            let listener = self.shared.news.listen();
-            let found = self.try_next()?;
-            if found.is_some() || over {
-                return Ok(found);
-            }
-            match until {
-                None => listener.wait(),
-                Some(until) => {
-                    if listener.wait_deadline(until).is_none() {
-                        return self.try_next();
-                    }
-                }
-            }
-        }
+        let shared = Arc::clone(&self.shared);
+        within(&shared.news, timeout, || shared.is_over(), || self.try_next())
     }
 
     /// The next message; waits for it. `None`: the log was closed, and all of it was seen.
@@ -201,15 +186,8 @@ impl Tail {
     ///
     /// As [`try_next`](Self::try_next).
     pub async fn next_async(&mut self) -> Result<Option<Message>, ReadError> {
-        loop {
-            let over = self.shared.is_over();
-            let listener = self.shared.news.listen();
-            let found = self.try_next()?;
-            if found.is_some() || over {
-                return Ok(found);
-            }
-            listener.await;
-        }
+        let shared = Arc::clone(&self.shared);
+        whenever(&shared.news, || shared.is_over(), || self.try_next()).await
     }
 }
 

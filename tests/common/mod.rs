@@ -1,6 +1,10 @@
 //! What the integration tests share: a hub on virtual time, a plain service, and the usual steps of a day in the shop.
 #![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses its own part of these helpers")]
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use commissary::{
@@ -31,6 +35,11 @@ impl Shop {
         let builder = Hub::builder().manual().clock(clock.clone()).seed(7).limits(limits.clone());
         let hub = builder.open_in_memory(&disk).expect("the disk opens");
         Self { hub, clock, disk, limits }
+    }
+
+    /// A hub that was opened otherwise.
+    pub(crate) fn of(hub: Hub, clock: ManualClock, disk: MemoryDisk) -> Self {
+        Self { hub, clock, disk, limits: Limits::default() }
     }
 
     /// What a new process finds after this one crashed now. This hub goes on, on a disk of its own.
@@ -244,6 +253,27 @@ pub(crate) fn assert_adds_up(hub: &Hub) {
         assert!(client.work.adds_up(), "{client:?}");
         for seat in &client.seats {
             assert!(seat.work.adds_up(), "{seat:?}");
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs one future on this thread, with nothing but `std`.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
         }
     }
 }
