@@ -54,6 +54,8 @@ pub enum EventKind {
         state: ServiceState,
         /// `Policy::max_subjects` from here on.
         max_subjects: u64,
+        /// `Policy::lane_subjects` from here on.
+        lane_subjects: u64,
     },
     /// A client was registered, or registered again.
     ClientRegistered {
@@ -460,6 +462,7 @@ impl Names {
                 service: ServiceRef { number: of.service, id: of.name.to_owned() },
                 state: of.state,
                 max_subjects: of.max_subjects,
+                lane_subjects: of.lane_subjects,
             },
             Record::Client(of) => client_changed(&of),
             Record::Seat(of) => EventKind::SeatChanged {

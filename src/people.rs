@@ -176,6 +176,8 @@ pub(crate) struct SeatCounts {
     pub(crate) oversized: Counter,
     pub(crate) plugin_panics: Counter,
     pub(crate) already_done: Counter,
+    /// Reports on lanes out of their order.
+    pub(crate) out_of_order: Counter,
     pub(crate) conflicts: Counter,
     pub(crate) disagreements: Counter,
     pub(crate) stale: Counter,

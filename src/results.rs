@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::apply::stored;
+use crate::apply::{self, stored};
 use crate::clock::utc;
 use crate::error::{ReadError, StoreError};
 use crate::history::{Past, report_of, says_the_same};
@@ -73,6 +73,8 @@ pub enum Marked {
         /// When it was reported last.
         at: DateTime<Utc>,
     },
+    /// It waits, or is being worked on, in a lane: it keeps its place there.
+    Laned,
     /// It is known, but not to be worked on.
     Unmarked,
     /// Not known.
@@ -93,6 +95,9 @@ pub(crate) fn mark<S: Service>(
         SubjectValue { round: 0, .. } => (Marked::Unmarked, None),
         SubjectValue { open: true, rank, .. } => {
             let urgent = store.get(&key::of(service, key::URGENT, &rank.to_be_bytes()))?.is_some();
+            if apply::is_laned(store, service, rank)? {
+                return Ok((Marked::Laned, None));
+            }
             if urgent { (Marked::Already, None) } else { (Marked::Urgent, Some(rank)) }
         }
         SubjectValue { current, .. } => {

@@ -152,7 +152,7 @@ impl Applier {
             return Ok(false);
         }
         self.changes += 1;
-        let as_found = SubjectRecord { key: found.key, body: found.body };
+        let as_found = SubjectRecord { key: found.key, lane: found.lane, body: found.body };
         if found.unmarked {
             self.keep_one(service, found.depth, as_found)?;
         } else {
