@@ -50,7 +50,10 @@ fn body(subject: usize) -> Vec<u8> {
 fn subjects(list: &[usize]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for subject in list {
-        record::append(&mut bytes, &SubjectRecord { key: &name(*subject), lane: b"", body: &body(*subject) });
+        record::append(
+            &mut bytes,
+            &SubjectRecord { key: &name(*subject), lane: b"", deadline: None, body: &body(*subject) },
+        );
     }
     bytes
 }
@@ -195,8 +198,18 @@ impl Shelf {
         for (place, rank) in taken {
             let (subject, round) = self.ranks[&rank];
             let key = name(subject);
-            let item =
-                Item { place, rank, depth: 0, round, key: &key, report, found: &[], beyond: &beyond, too_deep: 0 };
+            let item = Item {
+                place,
+                rank,
+                depth: 0,
+                round,
+                key: &key,
+                report,
+                found: &[],
+                beyond: &beyond,
+                too_deep: 0,
+                expired: false,
+            };
             item.append_to(&mut items);
         }
         let client = self.clients[&slot];
@@ -493,7 +506,7 @@ fn a_lease_is_over_when_the_last_of_its_subjects_was_reported_late() {
         let mut items = Vec::new();
         let (report, found, beyond): (&[u8], &[u8], &[u8]) = (b"r", &[], &[]);
         assert_eq!(key, name(subject));
-        let item = Item { place, rank, depth: 0, round: 1, key, report, found, beyond, too_deep: 0 };
+        let item = Item { place, rank, depth: 0, round: 1, key, report, found, beyond, too_deep: 0, expired: false };
         record::append(&mut items, &item);
         items
     };

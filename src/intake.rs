@@ -289,7 +289,7 @@ impl Reader {
                 continue;
             }
             if service.plugin.reads(item.key, item.body) {
-                let BlockItem { depth, round, key, lane, body } = item;
+                let BlockItem { depth, round, key, lane, body, .. } = item;
                 let subject = SubjectRef { rank, depth, round, since: owed.since, key, body };
                 service.ledger.flowed(Flow::Read, Print::of(rank));
                 if !lane.is_empty() {

@@ -177,7 +177,7 @@ impl<S: Service> Plugin for S {
         // All are encoded while the guards still hold the buckets: a subject that breaks the encoder gives all of them back.
         let mut encoded = Vec::new();
         for lease in grant.leases() {
-            encoded.push(serde_json::to_value(lease.subjects().collect::<Vec<_>>())?);
+            encoded.push(serde_json::to_value(lease.owed().collect::<Vec<_>>())?);
         }
         let leases = grant.into_iter().zip(encoded);
         let leases = leases.map(|(lease, subjects)| {
@@ -192,8 +192,12 @@ impl<S: Service> Plugin for S {
         let body: SubmitBody<<S::Subject as Subject>::Key, S::Report> = serde_json::from_slice(body)?;
         let state = body.state.as_ref().map(encode_json_state);
         let submitted = seat.typed::<S>().hand_in(&body.token, body.reports, state, last)?;
-        let Submitted { outcomes, ticket, put_back, kept } = submitted;
-        Ok((json!({ "outcomes": outcomes, "put_back": put_back, "kept": kept }), ticket))
+        let Submitted { outcomes, ticket, put_back, kept, expired } = submitted;
+        let mut answer = json!({ "outcomes": outcomes, "put_back": put_back, "kept": kept });
+        if let Some(fields) = answer.as_object_mut().filter(|_| expired > 0) {
+            fields.insert("expired".to_owned(), expired.into());
+        }
+        Ok((answer, ticket))
     }
 
     fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError> {
@@ -451,7 +455,8 @@ impl NamedSeat {
 
     /// Reports and gives back the rest: `{"token", "reports": [[key, report], ...]}`. Answers
     /// `{"outcomes", "put_back", "kept"}`, and the ticket. On a lease of a lane a `"state"` may be given, any JSON, which is
-    /// stored with the reports; see [`Lease::submit_lane`](crate::Lease::submit_lane).
+    /// stored with the reports; see [`Lease::submit_lane`](crate::Lease::submit_lane). Where commands whose deadline had passed
+    /// ended with the call, `"expired"` is their number.
     ///
     /// # Errors
     ///

@@ -89,13 +89,17 @@ impl Serialize for LaneKey {
     }
 }
 
-/// The bytes of a subject's lane, as the plugin names it; none if it is of no lane.
-pub(crate) fn lane_of<S: Service>(plugin: &S, subject: &S::Subject, limit: usize) -> Result<Vec<u8>, SubjectError> {
-    let Some(LaneKey(lane)) = plugin.lane(subject) else { return Ok(Vec::new()) };
+/// The bytes of a subject's lane, as the plugin names it, and its deadline, wall clock, ms; no bytes if it is of no lane.
+pub(crate) fn lane_of<S: Service>(
+    plugin: &S,
+    subject: &S::Subject,
+    limit: usize,
+) -> Result<(Vec<u8>, Option<i64>), SubjectError> {
+    let Some(LaneKey(lane)) = plugin.lane(subject) else { return Ok((Vec::new(), None)) };
     if lane.is_empty() || lane.len() > limit {
         return Err(SubjectError::Lane { bytes: lane.len(), limit });
     }
-    Ok(lane.into())
+    Ok((lane.into(), plugin.deadline(subject).map(|deadline| deadline.timestamp_millis())))
 }
 
 /// How a state is encoded: its first byte.
@@ -127,7 +131,8 @@ pub(crate) fn encode_json_state(state: &Value) -> StateBytes {
 pub struct LaneView {
     /// Which.
     pub key: LaneKey,
-    /// How many of its subjects were reported so far, counted once a round: it only grows, and names the state.
+    /// How many of its subjects were reported, or expired in a lease, so far, counted once a round: it only grows, and names the
+    /// state.
     pub version: u64,
     /// How many of the bucket's subjects are owed no more: the first ones. The next report must be on the one after them
     /// ([`Lease::owed`](crate::Lease::owed)).
@@ -180,6 +185,8 @@ pub(crate) struct Run {
     /// What was owed at the beginning: places next to each other, one bit each.
     whole: u64,
     now: ArcSwap<Now>,
+    /// When its subjects are not to be worked on any more, by their places; none at all if none has a deadline.
+    deadlines: Box<[Option<i64>]>,
     /// Reports on places below it are in the journal, or on their way in this order. The writer's alone.
     journaled: AtomicU32,
 }
@@ -208,7 +215,25 @@ impl Run {
     pub(crate) fn new(lane: Arc<[u8]>, whole: Mask, version: u64, state: Option<Vec<u8>>) -> Self {
         let whole = whole.first_word();
         let now = ArcSwap::from_pointee(Now { version, state: state.map(StateBytes::from), ahead: Vec::new() });
-        Self { lane, version, whole, now, journaled: AtomicU32::new(whole.trailing_zeros()) }
+        let journaled = AtomicU32::new(whole.trailing_zeros());
+        Self { lane, version, whole, now, deadlines: Box::default(), journaled }
+    }
+
+    /// With its subjects' deadlines, place by place.
+    pub(crate) fn with_deadlines(self, deadlines: impl Iterator<Item = Option<i64>> + Clone) -> Self {
+        let any = deadlines.clone().any(|deadline| deadline.is_some());
+        Self { deadlines: if any { deadlines.collect() } else { Box::default() }, ..self }
+    }
+
+    /// The places whose deadlines have passed at a moment of the wall clock, ms.
+    pub(crate) fn due(&self, wall_ms: i64) -> Mask {
+        let mut due = Mask::default();
+        for (place, deadline) in self.deadlines.iter().enumerate() {
+            if deadline.is_some_and(|deadline| deadline <= wall_ms) {
+                due.insert(place);
+            }
+        }
+        due
     }
 
     pub(crate) fn lane(&self) -> &[u8] {

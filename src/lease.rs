@@ -176,11 +176,12 @@ impl<S: Service> Lease<S> {
         bucket.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
     }
 
-    /// The subjects that are owed still, in the bucket's order; of a lane, those that [`lane`](Self::lane) leaves: the next
-    /// report must be on the first of them.
+    /// The subjects that are owed still, in the bucket's order; of a lane, those that [`lane`](Self::lane) leaves and whose
+    /// deadline has not passed: the next report must be on the first of them.
     pub fn owed(&self) -> impl Iterator<Item = S::Subject> + '_ {
         let owed = self.hold.iter().flat_map(|hold| {
-            let open = open_now(&hold.pool, hold.index, hold.pool.run(hold.index).map(Run::view).as_ref());
+            let view = hold.pool.run(hold.index).map(Run::view);
+            let open = open_now(&hold.pool, hold.index, view.as_ref(), hold.seat.service.link.clock.wall_ms());
             let bucket = hold.pool.bucket(hold.index).enumerate();
             bucket.filter_map(move |(place, subject)| open.has(place).then_some(subject))
         });
@@ -350,7 +351,7 @@ impl<S: Service> Drop for Lease<S> {
 pub struct LeaseView<S: Service> {
     /// Its proof.
     pub token: LeaseToken,
-    /// The subjects still owed.
+    /// The subjects still owed, but for those of a lane whose deadline has passed.
     pub subjects: Vec<S::Subject>,
     /// Time until the deadline; zero if it has passed.
     pub time_left: Duration,
@@ -360,19 +361,19 @@ pub struct LeaseView<S: Service> {
     pub lane: Option<LaneView>,
 }
 
-/// What is owed in a bucket; of a lane, at the moment of the view.
-fn open_now(pool: &Pool, index: usize, view: Option<&LaneView>) -> Mask {
+/// What is owed in a bucket; of a lane, at the moment of the view, and if its deadline has not passed.
+fn open_now(pool: &Pool, index: usize, view: Option<&LaneView>, wall_ms: i64) -> Mask {
     match (pool.run(index), view) {
-        (Some(run), Some(view)) => run.owed_in(view),
+        (Some(run), Some(view)) => run.owed_in(view).without(run.due(wall_ms)),
         _ => pool.slot(index).map(Slot::open).unwrap_or_default(),
     }
 }
 
 impl<S: Service> LeaseView<S> {
-    pub(crate) fn of(pool: &Pool, index: usize, now: u64) -> Option<Self> {
+    pub(crate) fn of(pool: &Pool, index: usize, now: u64, wall_ms: i64) -> Option<Self> {
         let slot = pool.slot(index)?;
         let (seen, lane) = (slot.snapshot(), pool.run(index).map(Run::view));
-        let open = open_now(pool, index, lane.as_ref());
+        let open = open_now(pool, index, lane.as_ref(), wall_ms);
         let is_owed = |place: usize, subject: &SubjectRef<'_>| open.has(place) && !subject.is_nameless();
         let owed = pool.bucket(index).enumerate().filter(|(place, subject)| is_owed(*place, subject));
         let subjects = owed.filter_map(|(_, subject)| S::Subject::read(subject.key, subject.body).ok()).collect();
@@ -420,6 +421,9 @@ pub enum Outcome {
     /// The lease runs a lane, and the reports of this call were not on its front in its order, or another one of them was
     /// refused: none of them was taken. The subject stays with the lease.
     OutOfOrder,
+    /// The subject's deadline has passed ([`Service::deadline`]), and it was not reported before: nothing of this call was
+    /// taken. It ends as expired with the next reports on what comes after it, or with a call without any.
+    Expired,
 }
 
 /// The answer to a submit.
@@ -435,6 +439,8 @@ pub struct Submitted {
     pub put_back: u32,
     /// The lease goes on: it was not a final submit, or a report was refused that can be mended.
     pub kept: bool,
+    /// Subjects of a lane whose deadline had passed: they came before the reports, or next to them, and ended with this call.
+    pub expired: u32,
 }
 
 impl Submitted {
@@ -477,6 +483,8 @@ pub(crate) struct Reporting<'a> {
     lane: Option<&'a Run>,
     /// The lane's state after these reports.
     state: Option<StateBytes>,
+    /// The places whose deadlines have passed.
+    due: Mask,
 }
 
 impl<'a> Reporting<'a> {
@@ -492,6 +500,7 @@ impl<'a> Reporting<'a> {
             encoded: Vec::new(),
             lane: pool.run(index),
             state: None,
+            due: pool.run(index).map(|run| run.due(seat.service.link.clock.wall_ms())).unwrap_or_default(),
         }
     }
 
@@ -535,11 +544,15 @@ impl<'a> Reporting<'a> {
         self.check_state()?;
         self.prepare::<S>(reports)?;
         self.keep_order()?;
-        let ticket = self.take_effect(slot)?;
+        let (ticket, taken) = self.take_effect(slot)?;
         let refused = self.outcomes.iter().any(|outcome| {
             matches!(
                 outcome,
-                Outcome::Rejected { .. } | Outcome::TooLarge { .. } | Outcome::PluginPanicked | Outcome::OutOfOrder
+                Outcome::Rejected { .. }
+                    | Outcome::TooLarge { .. }
+                    | Outcome::PluginPanicked
+                    | Outcome::OutOfOrder
+                    | Outcome::Expired
             )
         });
         let mut put_back = 0;
@@ -548,7 +561,8 @@ impl<'a> Reporting<'a> {
             put_back = ended.map_or(0, |ended| ended.left.count());
         }
         let kept = slot.snapshot().is_held();
-        Ok(Submitted { outcomes: self.outcomes, ticket, put_back, kept })
+        let expired = taken.without(taken.without(self.due)).count();
+        Ok(Submitted { outcomes: self.outcomes, ticket, put_back, kept, expired })
     }
 
     fn admit(&self) -> Result<&'a Slot, LeaseError> {
@@ -590,7 +604,7 @@ impl<'a> Reporting<'a> {
         if bytes > limit {
             return Err(LeaseError::TooLarge { bytes, limit });
         }
-        self.pass_over_nameless();
+        self.pass_over();
         let in_order = self.ready.windows(2).all(|two| matches!(two, [one, next] if one.place < next.place));
         let wanted = self.wanted.first_word();
         let in_one_piece = wanted.leading_zeros() + wanted.count_ones() + wanted.trailing_zeros() == u64::BITS;
@@ -606,29 +620,32 @@ impl<'a> Reporting<'a> {
         Ok(())
     }
 
-    /// Of a lane's lease from before a restart: what was deleted has no name any more, and its holder cannot report it. It goes
-    /// with what comes after it.
-    fn pass_over_nameless(&mut self) {
+    /// What needs no report goes with those that come: commands whose deadline has passed, which end as expired; and, of a lease
+    /// from before a restart, deleted ones, which have no name by which they could be reported.
+    fn pass_over(&mut self) {
         let open = self.pool.slot(self.index).map(Slot::open).unwrap_or_default();
-        let Some(last) = self.wanted.places().last() else { return };
-        for place in open.places().take_while(|place| *place < last) {
-            let Some(subject) = self.pool.subject(self.index, place).filter(SubjectRef::is_nameless) else { continue };
-            if self.wanted.has(place) {
-                continue;
+        let last = self.wanted.places().last();
+        for place in open.places().filter(|place| !self.wanted.has(*place)).collect::<Vec<_>>() {
+            let Some(subject) = self.pool.subject(self.index, place) else { break };
+            let expired = self.due.has(place);
+            if expired || subject.is_nameless() {
+                let item = Item {
+                    place: u16::try_from(place).unwrap_or(u16::MAX),
+                    rank: subject.rank,
+                    depth: subject.depth,
+                    round: subject.round,
+                    key: subject.key,
+                    report: &[],
+                    found: &[],
+                    beyond: &[],
+                    too_deep: 0,
+                    expired: expired && !subject.is_nameless(),
+                };
+                item.append_to(&mut self.items);
+                self.wanted.insert(place);
+            } else if last.is_none_or(|last| place > last) {
+                break;
             }
-            let item = Item {
-                place: u16::try_from(place).unwrap_or(u16::MAX),
-                rank: subject.rank,
-                depth: subject.depth,
-                round: subject.round,
-                key: &[],
-                report: &[],
-                found: &[],
-                beyond: &[],
-                too_deep: 0,
-            };
-            item.append_to(&mut self.items);
-            self.wanted.insert(place);
         }
     }
 
@@ -710,6 +727,9 @@ impl<'a> Reporting<'a> {
     fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report, owed: bool) -> Outcome {
         let link = &self.seat.service.link;
         let Some(stored) = self.pool.subject(self.index, place) else { return Outcome::NotInBucket };
+        if owed && self.due.has(place) {
+            return Outcome::Expired;
+        }
         let mut scratch = std::mem::take(&mut self.encoded);
         scratch.clear();
         // On an error or a panic the scratch is gone; the next report gets a new one.
@@ -749,6 +769,7 @@ impl<'a> Reporting<'a> {
             found: &discovered.found,
             beyond: &discovered.beyond,
             too_deep: discovered.too_deep,
+            expired: false,
         };
         if self.items.is_empty() {
             // Reports on one bucket are of a size, mostly.
@@ -814,11 +835,11 @@ impl<'a> Reporting<'a> {
         Ok(discovered)
     }
 
-    /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer.
-    fn take_effect(&mut self, slot: &Slot) -> Result<Ticket, LeaseError> {
-        if self.ready.is_empty() {
+    /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer. Says what was taken.
+    fn take_effect(&mut self, slot: &Slot) -> Result<(Ticket, Mask), LeaseError> {
+        if self.wanted.is_empty() {
             self.count(&Taken::default());
-            return Ok(Ticket::nothing());
+            return Ok((Ticket::nothing(), Mask::default()));
         }
         let link = &self.seat.service.link;
         let bytes = self.items.len() + self.state_bytes() + Pending::OVERHEAD;
@@ -875,12 +896,12 @@ impl<'a> Reporting<'a> {
         if !took_effect {
             link.give_back(bytes);
             return if self.seat.client.is_registered() {
-                Ok(Ticket::nothing())
+                Ok((Ticket::nothing(), Mask::default()))
             } else {
                 Err(LeaseError::NotRegistered)
             };
         }
-        Ok(Ticket::new(node, link.manual))
+        Ok((Ticket::new(node, link.manual), taken.accepted))
     }
 
     /// Of those cleared here that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
@@ -1008,6 +1029,7 @@ impl<'a> Reporting<'a> {
                 Outcome::TooLarge { .. } => counts.oversized.add(1),
                 Outcome::PluginPanicked => counts.plugin_panics.add(1),
                 Outcome::OutOfOrder => counts.out_of_order.add(1),
+                Outcome::Expired => counts.past_deadline.add(1),
             }
         }
     }
@@ -1070,13 +1092,13 @@ pub(crate) fn encode_subject<S: Service>(
         lane_of(plugin, subject, limits.key_bytes)
     });
     let panicked = |panic| Err(SubjectError::Encode(format!("its encoding panicked: {panic}")));
-    let lane = written.unwrap_or_else(panicked)?;
+    let (lane, deadline) = written.unwrap_or_else(panicked)?;
     if key.is_empty() || key.len() > limits.key_bytes {
         return Err(SubjectError::Key { bytes: key.len(), limit: limits.key_bytes });
     }
     if body.len() > limits.body_bytes {
         return Err(SubjectError::Body { bytes: body.len(), limit: limits.body_bytes });
     }
-    record::append(out, &SubjectRecord { key: &key, lane: &lane, body: &body });
+    record::append(out, &SubjectRecord { key: &key, lane: &lane, deadline, body: &body });
     Ok(())
 }

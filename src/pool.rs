@@ -122,6 +122,8 @@ pub(crate) struct SubjectBuf {
     bytes: Box<[u8]>,
     /// Who gave it back lately.
     cooldowns: Box<[Cooldown]>,
+    /// Of a lane: when it is not to be worked on any more; wall clock, ms.
+    deadline: Option<i64>,
 }
 
 impl SubjectBuf {
@@ -134,7 +136,16 @@ impl SubjectBuf {
             key_len: subject.key.len(),
             bytes: [subject.key, subject.body].concat().into(),
             cooldowns: Box::default(),
+            deadline: None,
         }
+    }
+
+    pub(crate) fn until(self, deadline: Option<i64>) -> Self {
+        Self { deadline, ..self }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<i64> {
+        self.deadline
     }
 
     /// Seats that may not have it for now.
@@ -336,7 +347,8 @@ impl Pool {
         let mut subjects = Vec::with_capacity(lanes.len());
         let mut runs = Vec::with_capacity(lanes.len());
         for LaneBucket { lane, version, state, subjects: bucket } in lanes {
-            runs.push(Run::new(lane, Mask::first(bucket.len()), version, state));
+            let run = Run::new(lane, Mask::first(bucket.len()), version, state);
+            runs.push(run.with_deadlines(bucket.iter().map(SubjectBuf::deadline)));
             subjects.push(bucket);
         }
         let laned = subjects.iter().zip(runs).map(|(bucket, run)| (bucket.as_slice(), Some(run)));

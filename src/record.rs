@@ -351,6 +351,8 @@ pub(crate) struct SubjectRecord<'a> {
     /// Its lane; empty: it is of none.
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) lane: &'a [u8],
+    /// From then on it is not to be worked on any more; wall clock, ms.
+    pub(crate) deadline: Option<i64>,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) body: &'a [u8],
 }
@@ -376,6 +378,8 @@ pub(crate) struct Item<'a> {
     pub(crate) beyond: &'a [u8],
     /// Discoveries that lay too deep, kept or not.
     pub(crate) too_deep: u32,
+    /// It is no report: the subject's deadline had passed, and it ends without one.
+    pub(crate) expired: bool,
 }
 
 impl Item<'_> {
@@ -390,6 +394,7 @@ impl Item<'_> {
             out.extend_from_slice(bytes);
         }
         varint(out, u64::from(self.too_deep));
+        out.push(u8::from(self.expired));
     }
 }
 
@@ -413,6 +418,8 @@ pub(crate) struct BlockItem<'a> {
     /// Its lane; empty: it is of none.
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) lane: &'a [u8],
+    /// As in its [`SubjectRecord`]; a re-run has none.
+    pub(crate) deadline: Option<i64>,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) body: &'a [u8],
 }
@@ -683,6 +690,8 @@ pub(crate) struct ServiceTally {
     pub(crate) laned: u64,
     /// Additions not taken in, since their lane owed as many subjects as it may.
     pub(crate) lane_full: u64,
+    /// Subjects whose deadline passed before they were worked on.
+    pub(crate) expired: u64,
     pub(crate) prints: SubjectPrints,
 }
 
@@ -785,6 +794,8 @@ pub(crate) struct SubjectValue<'a> {
     pub(crate) open: bool,
     /// The open round was opened because a retraction left no result in force: it ends when one comes back.
     pub(crate) reopened: bool,
+    /// Its last round ended without a report: its deadline had passed.
+    pub(crate) expired: bool,
     /// The retraction that took the subject away; 0: none did.
     pub(crate) withdrawn: u64,
     /// Versions of its result so far; the next one's number less one.
@@ -797,7 +808,17 @@ pub(crate) struct SubjectValue<'a> {
 impl SubjectValue<'_> {
     /// A subject that was never worked on.
     pub(crate) fn new(depth: u16) -> Self {
-        Self { rank: 0, depth, round: 0, open: false, reopened: false, withdrawn: 0, versions: 0, current: None }
+        Self {
+            rank: 0,
+            depth,
+            round: 0,
+            open: false,
+            reopened: false,
+            expired: false,
+            withdrawn: 0,
+            versions: 0,
+            current: None,
+        }
     }
 }
 
@@ -998,6 +1019,7 @@ mod tests {
             found: b"",
             beyond: b"z",
             too_deep: 2,
+            expired: false,
         };
         append(&mut items, &item);
         let records = [
@@ -1093,11 +1115,12 @@ mod tests {
     proptest! {
         #[test]
         fn items_written_by_hand_are_postcards(
-            place: u16, rank: u64, rounds: (u16, u32), key: Vec<u8>, report: Vec<u8>, found: (Vec<u8>, Vec<u8>), too_deep: u32
+            place: u16, rank: u64, rounds: (u16, u32), key: Vec<u8>, report: Vec<u8>, found: (Vec<u8>, Vec<u8>), counts: (u32, bool)
         ) {
             let (depth, round) = rounds;
             let (found, beyond) = (&found.0, &found.1);
-            let item = Item { place, rank, depth, round, key: &key, report: &report, found, beyond, too_deep };
+            let (too_deep, expired) = counts;
+            let item = Item { place, rank, depth, round, key: &key, report: &report, found, beyond, too_deep, expired };
             let mut by_hand = Vec::new();
             item.append_to(&mut by_hand);
             prop_assert_eq!(by_hand, encode(&item));

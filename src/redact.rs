@@ -293,6 +293,7 @@ mod tests {
                 found,
                 beyond: found,
                 too_deep: 0,
+                expired: false,
             };
             kept.append_to(&mut items);
             Item { place: 1, rank, key, ..kept }.append_to(&mut items);

@@ -121,6 +121,7 @@ pub(crate) struct ServiceCounts {
     pub(crate) cut_by_depth: Counter,
     pub(crate) cut_by_budget: Counter,
     pub(crate) lane_full: Counter,
+    pub(crate) expired: Counter,
     pub(crate) unmarked: Counter,
     pub(crate) reruns: Counter,
     pub(crate) deleted: Counter,
@@ -174,6 +175,7 @@ impl ServiceCounts {
         self.cut_by_depth.set(tally.cut_by_depth);
         self.cut_by_budget.set(tally.cut_by_budget);
         self.lane_full.set(tally.lane_full);
+        self.expired.set(tally.expired);
         self.unmarked.set(tally.unmarked);
         self.reruns.set(tally.reruns);
         self.deleted.set(tally.deleted);

@@ -93,16 +93,24 @@ fn read_leases(store: &dyn Store, service: u32, blocks: &mut Blocks) -> Result<V
             }
         }
         let (client, claimed_at, open) = (lease.client, lease.at, lease.open());
-        let run = if lease.lane.is_empty() { None } else { Some(read_run(store, service, &lease.lane, open)?) };
+        let run =
+            if lease.lane.is_empty() { None } else { Some(read_run(store, service, &lease.lane, open, &subjects)?) };
         leases.push(Stored { generation, slot, client, claimed_at, open, subjects, run });
     }
     Ok(leases)
 }
 
 /// A lane that was running.
-fn read_run(store: &dyn Store, service: u32, lane: &[u8], open: Mask) -> Result<Run, StoreError> {
+fn read_run(
+    store: &dyn Store,
+    service: u32,
+    lane: &[u8],
+    open: Mask,
+    subjects: &[SubjectBuf],
+) -> Result<Run, StoreError> {
     let version = apply::lane(store, service, lane)?.version;
-    Ok(Run::new(Arc::from(lane), open, version, apply::lane_state(store, service, lane)?))
+    let run = Run::new(Arc::from(lane), open, version, apply::lane_state(store, service, lane)?);
+    Ok(run.with_deadlines(subjects.iter().map(SubjectBuf::deadline)))
 }
 
 fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -> Result<(), StoreError> {
@@ -177,10 +185,10 @@ pub(crate) fn pick(
         let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
         for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
             let (rank, item) = (first + place as u64, stored(item)?);
-            let BlockItem { depth, round, key, body, .. } = item;
+            let BlockItem { depth, round, key, deadline, body, .. } = item;
             if ranks.contains(&rank) && owed.has(place as u64) && !key.is_empty() {
                 let subject = SubjectRef { rank, depth, round, since: owed.since, key, body };
-                found.insert(rank, SubjectBuf::new(subject));
+                found.insert(rank, SubjectBuf::new(subject).until(deadline));
             }
         }
     }
@@ -233,9 +241,9 @@ impl Block {
         let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
         let mut subjects = Vec::new();
         for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
-            let BlockItem { depth, round, key, body, .. } = stored(item)?;
+            let BlockItem { depth, round, key, deadline, body, .. } = stored(item)?;
             let rank = first + place as u64;
-            subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }));
+            subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }).until(deadline));
         }
         Ok(Self { owed, subjects })
     }

@@ -58,6 +58,8 @@ pub enum SubjectState {
     Pending,
     /// It was reported.
     Done,
+    /// Its last round ended without a report: its deadline had passed ([`Service::deadline`]).
+    Expired,
 }
 
 /// What was found of a subject that was to be made urgent.
@@ -75,6 +77,8 @@ pub enum Marked {
     },
     /// It waits, or is being worked on, in a lane: it keeps its place there.
     Laned,
+    /// Its deadline had passed before it was worked on.
+    Expired,
     /// It is known, but not to be worked on.
     Unmarked,
     /// Not known.
@@ -100,6 +104,7 @@ pub(crate) fn mark<S: Service>(
             }
             if urgent { (Marked::Already, None) } else { (Marked::Urgent, Some(rank)) }
         }
+        SubjectValue { expired: true, .. } => (Marked::Expired, None),
         SubjectValue { current, .. } => {
             let at = utc(current.map_or(0, |version| version.wall_ms));
             (Marked::Done { at }, None)
@@ -129,6 +134,7 @@ pub(crate) fn state<S: Service>(
         SubjectValue { withdrawn, .. } if withdrawn != 0 => SubjectState::Unknown,
         SubjectValue { round: 0, .. } => SubjectState::Unmarked,
         SubjectValue { open: true, .. } => SubjectState::Pending,
+        SubjectValue { expired: true, .. } => SubjectState::Expired,
         SubjectValue { .. } => SubjectState::Done,
     })
 }

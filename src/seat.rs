@@ -276,7 +276,8 @@ impl<S: Service> Seat<S> {
         self.identify().inspect_err(|error| seat.count_call(error))?;
         let mut views = Vec::new();
         let now = seat.service.link.clock.now();
-        seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now)));
+        let wall_ms = seat.service.link.clock.wall_ms();
+        seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now, wall_ms)));
         Ok(views)
     }
 

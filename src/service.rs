@@ -4,6 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,18 @@ pub trait Service: Send + Sync + 'static {
     /// name the same lane for the same subject. A panic counts as a failed encoding: of an addition, which is refused, or
     /// of the report, which is rejected.
     fn lane(&self, subject: &Self::Subject) -> Option<LaneKey> {
+        let _ = subject;
+        None
+    }
+
+    /// Says until when, by the wall clock, a subject of a lane is to be worked on. From then on it is not given to whoever works
+    /// on the lane, and no report on it is taken ([`Outcome::Expired`](crate::Outcome::Expired)): its round ends without one, when the
+    /// lane comes to it. The default, `None`: for ever.
+    ///
+    /// Called right after a [`lane`](Self::lane) that names one, when a subject is added or named by a report; never of other
+    /// subjects. The answer is journaled and holds for that round: a re-run, a mark and what a retraction takes in anew
+    /// have no deadline. A panic counts as one of [`lane`](Self::lane).
+    fn deadline(&self, subject: &Self::Subject) -> Option<DateTime<Utc>> {
         let _ = subject;
         None
     }

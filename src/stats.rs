@@ -159,6 +159,8 @@ pub struct SeatStats {
     pub already_done: u64,
     /// Reports on lanes that did not come in the lane's order, or with others that were refused.
     pub out_of_order: u64,
+    /// Reports on subjects of lanes whose deadline had passed: refused.
+    pub past_deadline: u64,
     /// Its results that another client's later report, in a re-run, did not confirm: it was not the same, byte by byte.
     pub disagreements: u64,
     /// Time since the last successful call.
@@ -221,6 +223,9 @@ pub struct ServiceStats {
     pub cut_by_budget: u64,
     /// Additions not taken in, since their lane owed as many subjects as it may ([`Policy::lane_subjects`](crate::Policy::lane_subjects)).
     pub lane_full: u64,
+    /// Subjects of lanes that ended without a report, since their deadline had passed; they count as reported in
+    /// [`work`](Self::work), and as done.
+    pub expired: u64,
     /// Subjects known but not to be worked on: discovered too deep.
     pub unmarked: u64,
     /// Rounds opened after a subject's first.
@@ -416,6 +421,7 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, Held>) -> SeatStats {
         releases: seat.counts.releases.value(),
         already_done: seat.counts.already_done.value(),
         out_of_order: seat.counts.out_of_order.value(),
+        past_deadline: seat.counts.past_deadline.value(),
         disagreements: seat.counts.disagreements.value(),
         idle: crate::people::idle_for(seat, now),
         turnaround_ms: seat.turnaround.snapshot(),
@@ -505,6 +511,7 @@ fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
         cut_by_depth: counts.cut_by_depth.value(),
         cut_by_budget: counts.cut_by_budget.value(),
         lane_full: counts.lane_full.value(),
+        expired: counts.expired.value(),
         unmarked: counts.unmarked.value(),
         reruns: counts.reruns.value(),
         deleted: counts.deleted.value(),

@@ -339,7 +339,10 @@ impl<'a, S: Service> Inquiry<'a, S> {
 
     fn lane_of_found(&self, name: &[u8], found: &S::Subject) -> Result<Vec<u8>, RetractError> {
         let limit = self.core.link.limits.key_bytes;
-        self.answer(name, contain(|| lane_of(self.plugin, found, limit).map_err(|error| error.to_string())))
+        self.answer(
+            name,
+            contain(|| lane_of(self.plugin, found, limit).map(|(lane, _)| lane).map_err(|error| error.to_string())),
+        )
     }
 
     fn answer<T>(&self, name: &[u8], answer: Result<Result<T, String>, String>) -> Result<T, RetractError> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use commissary::{
     AddError, Ask, Claim, Crash, EmptyReason, FORMAT_VERSION, Hub, LaneKey, Lease, LeaseError, Limits, ManualClock,
     Marked, MemoryDisk, Outcome, Policy, Registration, Reporter, Seat, Service, ServiceHandle, SubjectState, Submitted,
@@ -20,8 +21,8 @@ use serde_json::{Value, json};
 /// Subjects of one lane.
 const PER_LANE: u64 = 1_000_000;
 
-/// Commands are numbers: the millions are the lane, 0 is none; what is left is the place in the order. A report names
-/// commands that it sends to other lanes. The report `[0]` is rejected.
+/// Commands are numbers: the millions are the lane, 0 is none; what is left is the place in the order, the thousands of it a
+/// deadline in minutes. A report names commands that it sends to other lanes. The report `[0]` is rejected.
 #[derive(Debug, Clone)]
 struct Kitchen(Policy);
 
@@ -65,6 +66,16 @@ impl Service for Kitchen {
             lane => Some(LaneKey::from(lane)),
         }
     }
+
+    fn deadline(&self, command: &u64) -> Option<DateTime<Utc>> {
+        let minutes = i64::try_from(command % PER_LANE / 1_000).unwrap();
+        (minutes > 0).then(|| DateTime::from_timestamp(minutes * 60, 0).unwrap())
+    }
+}
+
+/// The `place`th command of a lane, to be executed within so many minutes.
+fn within(minutes: u64, lane: u64, place: u64) -> u64 {
+    command(lane, minutes * 1_000 + place)
 }
 
 /// The `place`th command of a lane.
@@ -591,7 +602,7 @@ fn a_deleted_command_does_not_block_a_lease_from_before_a_restart() {
     let lease = seats[0].resume(&token).unwrap();
     assert_eq!(owed(&lease), commands(1, [1, 3]));
     assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
-    assert_eq!((lease.lane().unwrap().version, lease.lane().unwrap().reported), (2, 2));
+    assert_eq!((lease.lane().unwrap().version, lease.lane().unwrap().reported), (3, 3));
     assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
     assert_eq!(drain(&shop, &seats[0]), commands(1, 4..7));
     service.add(&command(1, 8)).unwrap().progress().unwrap();
@@ -790,6 +801,103 @@ fn lanes_by_name_have_states_of_json() {
     assert_eq!(typed["lane"]["state"], json!({ "postcard": "07" }));
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// R130: a command whose deadline has passed is not shown, its report is refused with all that came with it, and it ends with the
+/// reports on what follows it: without a result, without an effect on the state, counted once.
+#[test]
+fn an_expired_command_has_no_effect() {
+    let (shop, service, seats) = kitchen(|policy| policy.bucket_subjects = 9, 1);
+    let all = [within(1, 1, 0), command(1, 1), within(1, 1, 2), within(2, 1, 3), command(1, 4), within(2, 1, 5)];
+    service.add_all(all).unwrap();
+    shop.settle();
+    let lease = claim_one(&seats[0]);
+    assert_eq!(owed(&lease), all);
+    // To the millisecond.
+    shop.pass(Duration::from_millis(59_898));
+    assert_eq!(owed(&lease), all);
+    shop.pass(Duration::from_millis(1));
+    assert_eq!(owed(&lease), [all[1], all[3], all[4], all[5]]);
+    assert_eq!(seats[0].leases().unwrap()[0].subjects, owed(&lease));
+    let reports = |of: &[u64]| of.iter().map(|command| (*command, vec![])).collect::<Vec<_>>();
+    let refused = lease.submit_lane(reports(&all[..2]), "no").unwrap();
+    assert_eq!((outcomes(&refused), refused.kept), (&[Outcome::Expired, Outcome::OutOfOrder][..], true));
+    assert_eq!((refused.expired, lease.lane().unwrap().version), (0, 0));
+    // What stands before, between and next to what is reported ends with it.
+    let passed = lease.report_lane(reports(&[all[1]]), &vec![all[1]]).unwrap();
+    assert_eq!((outcomes(&passed), passed.expired), (&[Outcome::Accepted][..], 2));
+    assert_eq!((log_of(&lease), lease.lane().unwrap().version), (vec![all[1]], 3));
+    assert_eq!(outcomes(&lease.report(reports(&all[..1])).unwrap()), [Outcome::AlreadyDone]);
+    shop.tick();
+    let state = |command: u64| service.subject_state(&command).unwrap();
+    assert_eq!(
+        [state(all[0]), state(all[1]), state(all[2])],
+        [SubjectState::Expired, SubjectState::Done, SubjectState::Expired]
+    );
+    assert!(service.result(&all[0]).unwrap().is_none() && service.history(&all[0]).unwrap().is_empty());
+    let told = service.explain(&all[0]).unwrap().to_string();
+    assert!(told.contains("expired while client 1 (client_1) held it: its deadline had passed"), "{told}");
+    assert!(told.contains("now: expired, without a result"), "{told}");
+    assert_eq!((service.stats().expired, service.stats_of_seat(1).past_deadline), (2, 1));
+    // By itself, and from the front only.
+    shop.pass(MINUTE);
+    assert_eq!(owed(&lease), [all[4]]);
+    let passed = lease.report([]).unwrap();
+    assert_eq!((passed.expired, lease.lane().unwrap().version), (1, 4));
+    let nothing = lease.report([]).unwrap();
+    assert_eq!((nothing.expired, nothing.kept), (0, true));
+    let last = lease.report_lane(reports(&[all[4]]), &vec![all[1], all[4]]).unwrap();
+    assert_eq!((last.expired, last.kept), (1, false));
+    shop.settle();
+    assert_eq!((service.stats().expired, service.stats().subjects_pending()), (4, 0));
+    assert_eq!(service.stats().work.subjects_reported, 6);
+    assert_adds_up(&shop.hub);
+    // A re-run has no deadline; neither does a second life, if it is told no other.
+    let _ = service.rerun(&all[..1]).unwrap();
+    assert_eq!(drain(&shop, &seats[0]), all[..1]);
+    assert_eq!((state(all[0]), service.stats().subjects_done), (SubjectState::Done, 6));
+}
+
+/// R130: what expires while it waits is never handed to anyone, and the lane goes on; also after a restart, and when all of
+/// a bucket has expired.
+#[test]
+fn what_expires_while_it_waits_is_not_handed_out() {
+    let (shop, service, seats) = kitchen(|_| {}, 1);
+    let all: Vec<u64> = (0..6).map(|place| within(1, 1, place)).chain([command(1, 7)]).collect();
+    service.add_all(all.clone()).unwrap();
+    service.add(&within(9, 2, 0)).unwrap().progress().unwrap();
+    shop.settle();
+    shop.pass(MINUTE);
+    let shop = shop.restart();
+    let (service, seats_now) = {
+        drop((service, seats));
+        again(&shop, 1)
+    };
+    shop.settle();
+    let leases = claim(&seats_now[0], 2);
+    let mut shown: Vec<_> = leases.iter().map(owed).collect();
+    shown.sort();
+    assert_eq!(shown, [vec![], vec![within(9, 2, 0)]]);
+    let token = leases.iter().find(|lease| owed(lease).is_empty()).unwrap().token();
+    // Held over a restart they are as expired.
+    for lease in leases {
+        let _ = lease.into_token();
+    }
+    shop.tick();
+    let shop = shop.restart();
+    let (service, seats_now) = {
+        drop((service, seats_now));
+        again(&shop, 1)
+    };
+    let passed = seats_now[0].submit(&token, []).unwrap();
+    assert_eq!((passed.expired, passed.put_back, passed.kept), (4, 0, false));
+    let waiting: Vec<_> = seats_now[0].leases().unwrap();
+    seats_now[0].release(&waiting[0].token).unwrap();
+    assert_eq!(drain(&shop, &seats_now[0]).len(), 2, "the one that has not expired, and the one without a deadline");
+    assert_eq!((service.stats().expired, service.stats().subjects_pending()), (6, 0));
+    assert_eq!(service.stats().discarded, 0);
+}
+
 /// A directory of an earlier format is refused by its number.
 #[test]
 fn the_format_is_the_third() {
@@ -840,11 +948,17 @@ struct Line {
     version: u64,
 }
 
-/// A lease in the model: whose, and what it owes: of deleted ones, whether they have lost their names.
+/// A lease in the model: whose, and what it owes; and whether that has a name still: what was deleted has none after a restart.
 struct Held {
     seat: usize,
     token: commissary::LeaseToken,
-    owed: Vec<u64>,
+    owed: Vec<(u64, bool)>,
+}
+
+impl Held {
+    fn named(&self) -> Vec<u64> {
+        self.owed.iter().filter(|(_, named)| *named).map(|(command, _)| *command).collect()
+    }
 }
 
 struct Model {
@@ -868,7 +982,9 @@ impl Model {
         let seats = shop.seats(&service, 3);
         // Deleted ones are shown no more, and go with the next report or the end.
         for (lane, held) in &mut held {
-            held.owed.retain(|command| lines[lane].queue.contains(command));
+            for (command, named) in &mut held.owed {
+                *named &= lines[lane].queue.contains(command);
+            }
         }
         Self { shop, service, seats, lines, held }
     }
@@ -945,7 +1061,13 @@ impl Model {
     }
 
     fn claim(&mut self, seat: usize, buckets: u32) {
-        let Claim::Leased(grant) = self.seats[seat].claim(Ask::buckets(buckets)).unwrap() else {
+        let ask = || self.seats[seat].claim(Ask::buckets(buckets)).unwrap().leased();
+        // Twice: all of the next pool may have been taken back.
+        let again = || {
+            self.shop.settle();
+            ask()
+        };
+        let Some(grant) = ask().or_else(again) else {
             let idle = |(lane, line): (&u64, &Line)| !self.held.contains_key(lane) && !line.queue.is_empty();
             assert!(!self.lines.iter().any(idle), "what waits in a lane that does not run is to be had");
             return;
@@ -957,6 +1079,7 @@ impl Model {
             assert!((1..=3).contains(&owed.len()));
             assert_eq!(owed, line.queue[..owed.len()], "the front of the lane");
             assert_eq!((view.state::<Log>().unwrap(), view.version), (line.log.clone(), line.version));
+            let owed = owed.into_iter().map(|command| (command, true)).collect();
             let held = Held { seat, token: lease.into_token(), owed };
             assert!(self.held.insert(lane, held).is_none(), "one lease at a time");
         }
@@ -967,13 +1090,15 @@ impl Model {
         let (held, line) = (self.held.get_mut(&lane).unwrap(), self.lines.get_mut(&lane).unwrap());
         let views = self.seats[held.seat].leases().unwrap();
         let view = views.iter().find(|view| view.token == held.token).expect("the lease is there");
-        assert_eq!(view.subjects, held.owed);
+        assert_eq!(view.subjects, held.named());
         let state = view.lane.as_ref().unwrap();
-        assert_eq!(state.state::<Log>().unwrap(), line.log);
-        let done: Vec<u64> = held.owed.drain(..most.min(held.owed.len())).collect();
-        if done.is_empty() {
-            return;
-        }
+        assert_eq!((state.state::<Log>().unwrap(), state.version), (line.log.clone(), line.version));
+        let done: Vec<u64> = held.named().into_iter().take(most).collect();
+        let Some(last_done) = done.last() else { return };
+        // Those without a name go with the ones before and after them.
+        let at = held.owed.iter().position(|(command, _)| command == last_done).unwrap() + 1;
+        let nameless = held.owed[at..].iter().take_while(|(_, named)| !named).count();
+        line.version += held.owed.drain(..at + nameless).count() as u64;
         line.log.extend(&done);
         for command in &done {
             if let Some(at) = line.queue.iter().position(|waiting| waiting == command) {
@@ -988,11 +1113,6 @@ impl Model {
             seat.report_lane(&held.token, reports, &line.log).unwrap()
         };
         assert_eq!(submitted.outcomes, vec![Outcome::Accepted; done.len()]);
-        // Deleted ones without a name count as well.
-        let views = seat.leases().unwrap();
-        let after = views.iter().find(|view| view.token == held.token);
-        line.version = after.map_or(line.version, |view| view.lane.as_ref().unwrap().version).max(state.version);
-        line.version = line.version.max(state.version + done.len() as u64);
         if !submitted.kept {
             self.held.remove(&lane);
         }
@@ -1012,7 +1132,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(std::env::var("CASES").map_or(64, |cases| cases.parse().unwrap())))]
 
     /// R120: whatever is done to leases, clients, commands and the hub, every lane is what a plain list would be.
     #[test]

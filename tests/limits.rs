@@ -281,16 +281,16 @@ fn a_submit_one_report_too_large_is_refused_whole() {
     assert_eq!(submit_of(&second, 480), Ok(4), "nothing of it was stored");
 
     let named = town.shop.hub.service("plain").unwrap();
-    // A number takes a byte for each of its three lengths, and eight.
+    // A number takes a byte for each of its three lengths, one for having no deadline, and eight.
     let numbers = |n: u64| json!((1_000..1_000 + n).collect::<Vec<u64>>()).to_string().into_bytes();
-    let refused = named.add(&numbers(182)).unwrap_err();
+    let refused = named.add(&numbers(167)).unwrap_err();
     let JsonError::Add(refused) = refused else { panic!("{refused}") };
-    assert_eq!(refused, AddError::TooLarge { bytes: 2_002, limit: 2_000 });
-    assert_eq!(refused.to_string(), "the subjects take 2002 bytes, the limit is 2000 (submit_bytes)");
+    assert_eq!(refused, AddError::TooLarge { bytes: 2_004, limit: 2_000 });
+    assert_eq!(refused.to_string(), "the subjects take 2004 bytes, the limit is 2000 (submit_bytes)");
     let known = town.service.stats().subjects_known;
-    drop(named.add(&numbers(181)).unwrap());
+    drop(named.add(&numbers(166)).unwrap());
     town.others_go_on();
-    assert_eq!(town.service.stats().subjects_known, known + 181);
+    assert_eq!(town.service.stats().subjects_known, known + 166);
 }
 
 /// A service over numbers, all of one lane.

@@ -156,11 +156,12 @@ impl Applier {
         }
         // A first round is one of a subject without a past: see `report`.
         let round = value.round.max(value.versions) + 1;
-        let value = SubjectValue { rank, round, open: true, ..value };
-        let SubjectRecord { key, lane, body } = found;
+        let value = SubjectValue { rank, round, open: true, expired: false, ..value };
+        let SubjectRecord { key, lane, deadline, body } = found;
         self.put(key::of(service, key::SUBJECT, key), &value);
         self.enter_lane(service, lane)?;
-        self.enqueue(at, service, rank, BlockItem { depth: value.depth, round: value.round, key, lane, body });
+        let item = BlockItem { depth: value.depth, round: value.round, key, lane, deadline, body };
+        self.enqueue(at, service, rank, item);
         Ok(())
     }
 
@@ -208,6 +209,10 @@ impl Applier {
         let bytes = if item.round > 1 { self.get(&name)? } else { None };
         let known = bytes.as_deref().map(subject).transpose()?;
         let before = known.unwrap_or(SubjectValue { round: item.round, ..SubjectValue::new(item.depth) });
+        if item.expired {
+            self.expire(service, item, before);
+            return Ok(Intake::default());
+        }
         let number = before.versions + 1;
         let version = VersionValue {
             number,
@@ -240,6 +245,17 @@ impl Applier {
         let mut intake = self.take_in(at, service, depth.max(1), item.found)?;
         intake.cut += u64::from(item.too_deep);
         Ok(intake)
+    }
+
+    /// A subject's deadline passed: its round ends without a report.
+    fn expire(&mut self, service: u32, item: &Item<'_>, before: SubjectValue<'_>) {
+        let value = SubjectValue { rank: item.rank, open: false, reopened: false, expired: true, ..before };
+        self.put(key::of(service, key::SUBJECT, item.key), &value);
+        self.changes += 1;
+        let tally = self.tally_mut(service);
+        tally.done += 1;
+        tally.expired += 1;
+        tally.prints.done.add(item.rank);
     }
 
     pub(super) fn put_version(&mut self, service: u32, name: &[u8], version: &VersionValue<'_>) {
@@ -368,7 +384,7 @@ impl Applier {
     ) -> Result<(), StoreError> {
         let (lane, body) = self.content_of(service, value.rank)?;
         self.tally_mut(service).done -= 1;
-        self.open_round(at, service, value, SubjectRecord { key: name, lane: &lane, body: &body })
+        self.open_round(at, service, value, SubjectRecord { key: name, lane: &lane, deadline: None, body: &body })
     }
 
     /// Puts subjects to work that were known and not to be worked on.
@@ -392,7 +408,8 @@ impl Applier {
             let tally = applier.tally_mut(service);
             tally.unmarked -= 1;
             tally.known += 1;
-            applier.open_first_round(at, service, &value, SubjectRecord { key: name, lane, body })?;
+            let found = SubjectRecord { key: name, lane, deadline: None, body };
+            applier.open_first_round(at, service, &value, found)?;
             Ok(true)
         })
     }
