@@ -267,11 +267,12 @@ impl Ward {
         self.fill(service, store, most, now)?;
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
-        // Lanes and the others share alike, if both have work.
+        // Lanes and the others share alike, if both have work; and no lane waits long for its next turn.
         let share = if self.reader.waiting() == 0 { most } else { (most / 2).max(1) };
+        let idle = self.lanes.ready() + self.lanes.running() == 0;
         let lanes = self.next_lanes(service, policy, store, share)?;
         let laned: usize = lanes.iter().map(|bucket| bucket.subjects.len()).sum();
-        let rest = most.saturating_sub(laned).max(policy.bucket_subjects);
+        let rest = if idle { most } else { laned.max(least).min(most) };
         Ok((self.reader.window(rest, policy.bucket_subjects, lingered, rng), lanes))
     }
 

@@ -164,6 +164,8 @@ fn a_lane_is_worked_on_in_its_order_by_one_lease_at_a_time() {
     assert_eq!((owed(&lease), log_of(&lease)), (commands(1, 0..4), vec![]));
     shop.settle();
     assert!(matches!(claim_nothing(&seats[1]).reason, EmptyReason::AllLeased { .. }), "the lane runs");
+    let told = service.explain(&command(1, 5)).unwrap().to_string();
+    assert!(told.ends_with("now: waits in its lane"), "{told}");
     assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
     assert_eq!((owed(&lease), log_of(&lease)), (commands(1, 1..4), commands(1, 0..1)));
     shop.settle();
@@ -760,6 +762,35 @@ fn a_compaction_keeps_lanes_and_states() {
     service.add(&command(2, 1)).unwrap().progress().unwrap();
     shop.settle();
     assert_eq!(log_of(&claim_one(&seats[0])), commands(2, 0..1));
+}
+
+/// A backlog of other work does not hold a lane up: while lanes have work, pools are short, and half of each is theirs.
+#[test]
+fn a_lane_is_not_held_up_by_other_work() {
+    let (shop, service, seats) = kitchen(|_| {}, 1);
+    service.add_all((1..=4_000).chain(commands(1, 0..20))).unwrap();
+    service.add_all(5_000..=9_000).unwrap();
+    let (mut claims, mut left) = (0, 20);
+    // Until it is read: what came before it goes before it.
+    while service.stats().lanes_running == 0 {
+        shop.settle();
+        let lease = claim_one(&seats[0]);
+        assert!(lease.lane().is_none());
+        assert_eq!(lease.submit(plain(&lease)).unwrap().accepted(), 4);
+    }
+    while left > 0 {
+        shop.settle();
+        let lease = claim_one(&seats[0]);
+        claims += 1;
+        if lease.lane().is_some() {
+            left -= lease.len();
+            execute(&lease, 4).ticket.progress().unwrap();
+        } else {
+            assert_eq!(lease.submit(plain(&lease)).unwrap().accepted(), 4);
+        }
+    }
+    // What was ready when the lane was read, and then, for each of its five buckets, two pools of one bucket more.
+    assert!(claims <= 50, "{claims} claims for five buckets of the lane");
 }
 
 /// By name and in JSON: the lane with the lease, the state with the reports; and a typed caller reads it.

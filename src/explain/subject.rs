@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{Explanation, Story, client_name, count, count_u64, lease_now, ordinal, shown, why};
-use crate::apply::{At, stored};
+use crate::apply::{self, At, stored};
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::events::each_record;
@@ -388,7 +388,9 @@ fn open_now(house: &House, core: &ServiceCore, rank: u64) -> String {
             // Otherwise it was put back: it is in a newer pool, or on its way there.
         }
     }
-    let mut now = now.unwrap_or_else(|| "waits to be put in a bucket".to_owned());
+    let in_lane = || apply::is_laned(house.store.as_ref(), core.id, rank).unwrap_or(false);
+    let waits = || if in_lane() { "waits in its lane" } else { "waits to be put in a bucket" };
+    let mut now = now.unwrap_or_else(|| waits().to_owned());
     let state = core.state();
     if state != ServiceState::Active {
         now = format!("{now}; the service is {state}");
