@@ -66,8 +66,8 @@ pub(crate) const MODELS: &[Model] = &[
             "put back at once",
             EXCHANGE_FAILED,
         ],
-        bound: None,
-        finite: true,
+        bound: Some(3),
+        finite: false,
         one_order: false,
     },
     Model {
