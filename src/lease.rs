@@ -265,12 +265,14 @@ impl<S: Service> Lease<S> {
         Reporting::new(&hold.seat, &hold.pool, hold.index).run::<S>(reports, true)
     }
 
-    /// The lane that the lease runs, with its state; `None` if its subjects are of no lane. As the bucket was cut, and as
-    /// reports on it changed it since.
+    /// The lane that the lease runs, with its state: as the bucket was cut, and as reports on it changed it since. `None` if its
+    /// subjects are of no lane, or if the lease is over: then the lane is another one's.
     #[must_use]
     pub fn lane(&self) -> Option<LaneView> {
         let hold = self.hold.as_ref()?;
-        hold.pool.run(hold.index).map(Run::view)
+        let view = hold.pool.run(hold.index)?.view();
+        // Looked at after: the state is forgotten only when the lease is over.
+        hold.pool.slot(hold.index)?.snapshot().is_held().then_some(view)
     }
 
     /// Reports on the front of a lane and stores the lane's state after it, both or neither; keeps the rest.
@@ -372,7 +374,12 @@ fn open_now(pool: &Pool, index: usize, view: Option<&LaneView>, wall_ms: i64) ->
 impl<S: Service> LeaseView<S> {
     pub(crate) fn of(pool: &Pool, index: usize, now: u64, wall_ms: i64) -> Option<Self> {
         let slot = pool.slot(index)?;
-        let (seen, lane) = (slot.snapshot(), pool.run(index).map(Run::view));
+        let lane = pool.run(index).map(Run::view);
+        let seen = slot.snapshot();
+        if lane.is_some() && !seen.is_held() {
+            // It ended just now, and its lane is another one's.
+            return None;
+        }
         let open = open_now(pool, index, lane.as_ref(), wall_ms);
         let is_owed = |place: usize, subject: &SubjectRef<'_>| open.has(place) && !subject.is_nameless();
         let owed = pool.bucket(index).enumerate().filter(|(place, subject)| is_owed(*place, subject));

@@ -455,6 +455,7 @@ fn a_stale_holder_changes_no_state() {
     let other = claim_one(&seats[1]);
     let late = lease.report_lane([(command(1, 0), vec![])], "late").unwrap();
     assert_eq!(outcomes(&late), [Outcome::Stale], "also where late reports are taken");
+    assert!(lease.lane().is_none() && other.lane().is_some(), "it is another one's");
     assert_eq!(outcomes(&execute(&other, 1)), [Outcome::Accepted]);
     assert_eq!(outcomes(&lease.report_lane([(command(1, 0), vec![])], "late").unwrap()), [Outcome::Stale]);
     shop.settle();
