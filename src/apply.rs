@@ -2,17 +2,20 @@
 //! replayed. So replaying always gives the state that was.
 
 mod erase;
+mod lanes;
 mod retract;
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+pub(crate) use self::lanes::{is_laned, lane, lane_state};
 use crate::audit::Print;
 use crate::error::StoreError;
 use crate::journal::GroupTime;
 use crate::record::{
-    self, ClientValue, Conflict, DecodeError, Gone, Item, LeaseValue, Leased, LevelRecord, Owed, Record, Released,
-    Reported, SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair, key,
+    self, ClientValue, Conflict, DecodeError, Gone, Item, LaneValue, LeaseValue, Leased, LevelRecord, Owed, Record,
+    Released, Reported, SeatRecord, SeatState, SeatValue, ServiceTally, ServiceValue, Snapshot, Standing, StoredPair,
+    key,
 };
 use crate::slot::Cause;
 use crate::store::{Batch, Pair, Store, walk};
@@ -25,6 +28,8 @@ const FULL: usize = 1 << 20;
 const BLOCKS_CACHED: usize = 4_096;
 /// Pairs read from the store at once.
 const PAGE: usize = 1_024;
+/// Lanes' counts kept in memory between batches.
+const LANES_CACHED: usize = 65_536;
 /// Seats' tallies kept in memory between batches.
 const SEATS_CACHED: usize = 65_536;
 
@@ -50,7 +55,7 @@ pub(crate) struct FinishedLease {
 }
 
 /// What applying a record means for those who keep things in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// A subject that waits, or is being worked on, is urgent.
     Urgent { service: u32, rank: u64 },
@@ -60,6 +65,8 @@ pub(crate) enum Effect {
     Settled { service: u32, rank: u64 },
     /// Another client's later report did not confirm this client's.
     Disagreed { service: u32, client: u64 },
+    /// A lease that ran a lane is over, and everything that was reported on it is applied.
+    LaneFree { service: u32, lane: Vec<u8>, generation: u64, slot: u32 },
 }
 
 #[derive(Debug)]
@@ -91,6 +98,8 @@ pub(crate) struct Applier {
     dirty_seats: BTreeSet<(u32, u64)>,
     leases: HashMap<(u32, u64, u32), LeaseValue>,
     dirty_leases: BTreeSet<(u32, u64, u32)>,
+    lanes: HashMap<(u32, Vec<u8>), LaneValue>,
+    dirty_lanes: BTreeSet<(u32, Vec<u8>)>,
     open_blocks: HashMap<u32, OpenBlock>,
     blocks: BTreeMap<(u32, u64), Owed>,
     dirty_blocks: BTreeSet<(u32, u64)>,
@@ -126,6 +135,8 @@ impl Applier {
             dirty_seats: BTreeSet::new(),
             leases: HashMap::new(),
             dirty_leases: BTreeSet::new(),
+            lanes: HashMap::new(),
+            dirty_lanes: BTreeSet::new(),
             open_blocks: HashMap::new(),
             blocks: BTreeMap::new(),
             dirty_blocks: BTreeSet::new(),
@@ -292,10 +303,14 @@ impl Applier {
         }
         self.erase_from_blocks()?;
         self.flush_blocks();
+        self.flush_lanes();
         self.changes = 0;
         self.store.apply(std::mem::take(&mut self.batch))?;
         if self.stale {
             *self = Self::load(Arc::clone(&self.store))?;
+        }
+        if self.lanes.len() > LANES_CACHED {
+            self.lanes.clear();
         }
         if self.blocks.len() > BLOCKS_CACHED {
             self.blocks.clear();
@@ -348,8 +363,12 @@ impl Applier {
     }
 
     fn service(&mut self, record: &record::ServiceRecord<'_>) {
-        let value =
-            ServiceValue { name: record.name.to_owned(), state: record.state, max_subjects: record.max_subjects };
+        let value = ServiceValue {
+            name: record.name.to_owned(),
+            state: record.state,
+            max_subjects: record.max_subjects,
+            lane_subjects: record.lane_subjects,
+        };
         self.put(key::of(0, key::SERVICE, &record.service.to_be_bytes()), &value);
         self.services.insert(record.service, value);
         self.tallies.entry(record.service).or_default();
@@ -425,7 +444,7 @@ impl Applier {
     }
 
     fn leased(&mut self, at: At, record: Leased) -> Result<(), ApplyError> {
-        let Leased { service, generation, slot, client, at: began, ranks, again } = record;
+        let Leased { service, generation, slot, client, at: began, ranks, again, lane } = record;
         let seat = self.seat_mut(service, client)?;
         seat.times.last_access = Some(at.time.wall_ms);
         let tally = &mut seat.tally;
@@ -442,7 +461,7 @@ impl Applier {
             again.iter().filter_map(|again| Some((again, *ranks.get(usize::from(again.place))?))).collect();
         let print: Print = ranks.iter().copied().collect();
         self.note_leased(service, |leased| leased.plus(print));
-        self.leases.insert(name, LeaseValue::new(client, began, ranks));
+        self.leases.insert(name, LeaseValue::new(client, began, ranks, lane));
         self.dirty_leases.insert(name);
         for (again, rank) in twice {
             let leases = self.again.entry((service, rank)).or_default();
@@ -511,6 +530,7 @@ impl Applier {
             }
             intake = intake.plus(self.report(at, record, &item)?);
         }
+        self.note_lane_reports(name, reported, record.state.map(AsRef::as_ref))?;
         let seat = self.seat_mut(record.service, record.client)?;
         seat.tally.subjects_reported += reported;
         seat.times.last_access = Some(at.time.wall_ms);
@@ -591,7 +611,10 @@ impl Applier {
             ended_at: at.time.hub_ms,
             put_back: lease.put_back,
         };
-        self.leases.remove(&name);
+        let lane = self.leases.remove(&name).map(|lease| lease.lane).unwrap_or_default();
+        if !lane.is_empty() {
+            self.effects.push(Effect::LaneFree { service, lane, generation, slot });
+        }
         let tally = &mut self.seat_mut(service, finished.client)?.tally;
         match finished.put_back {
             None => tally.buckets_processed += 1,

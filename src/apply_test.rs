@@ -50,7 +50,10 @@ fn body(subject: usize) -> Vec<u8> {
 fn subjects(list: &[usize]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for subject in list {
-        record::append(&mut bytes, &SubjectRecord { key: &name(*subject), body: &body(*subject) });
+        record::append(
+            &mut bytes,
+            &SubjectRecord { key: &name(*subject), lane: b"", deadline: None, body: &body(*subject) },
+        );
     }
     bytes
 }
@@ -78,7 +81,13 @@ impl Shelf {
             open: BTreeMap::new(),
             clients: BTreeMap::new(),
         };
-        let record = ServiceRecord { service: SERVICE, name: "s", state: ServiceState::Active, max_subjects: 100 };
+        let record = ServiceRecord {
+            service: SERVICE,
+            name: "s",
+            state: ServiceState::Active,
+            max_subjects: 100,
+            lane_subjects: 100,
+        };
         shelf.apply(&Record::Service(record));
         shelf
     }
@@ -163,8 +172,16 @@ impl Shelf {
         let places = ranks.iter().enumerate().map(|(place, rank)| (u16::try_from(place).unwrap(), *rank));
         self.open.insert(slot, places.collect());
         self.clients.insert(slot, client);
-        let leased =
-            Leased { service: SERVICE, generation: 1, slot, client, at: self.position, ranks, again: Vec::new() };
+        let leased = Leased {
+            service: SERVICE,
+            generation: 1,
+            slot,
+            client,
+            at: self.position,
+            ranks,
+            again: Vec::new(),
+            lane: Vec::new(),
+        };
         self.apply(&Record::Leased(leased));
         Some(slot)
     }
@@ -181,12 +198,29 @@ impl Shelf {
         for (place, rank) in taken {
             let (subject, round) = self.ranks[&rank];
             let key = name(subject);
-            let item =
-                Item { place, rank, depth: 0, round, key: &key, report, found: &[], beyond: &beyond, too_deep: 0 };
+            let item = Item {
+                place,
+                rank,
+                depth: 0,
+                round,
+                key: &key,
+                report,
+                found: &[],
+                beyond: &beyond,
+                too_deep: 0,
+                expired: false,
+            };
             item.append_to(&mut items);
         }
         let client = self.clients[&slot];
-        self.apply(&Record::Reported(Reported { service: SERVICE, generation: 1, slot, client, items: &items }));
+        self.apply(&Record::Reported(Reported {
+            service: SERVICE,
+            generation: 1,
+            slot,
+            client,
+            items: &items,
+            state: None,
+        }));
     }
 
     fn release(&mut self, slot: u32) {
@@ -224,7 +258,7 @@ impl Shelf {
         let mut found = Vec::new();
         for subject in list {
             let (key, body) = (&name(*subject), &body(*subject));
-            record::append(&mut found, &FoundRecord { depth: 3, unmarked, key, body });
+            record::append(&mut found, &FoundRecord { depth: 3, unmarked, key, lane: b"", body });
         }
         let (from_ms, to_ms) = (0, i64::MAX);
         let part =
@@ -457,13 +491,22 @@ fn a_lease_is_over_when_the_last_of_its_subjects_was_reported_late() {
     let mut shelf = Shelf::new(1);
     shelf.add(&[0, 1]);
     let lease = |slot, client, ranks: Vec<u64>| {
-        Record::Leased(Leased { service: SERVICE, generation: 1, slot, client, at: 0, ranks, again: Vec::new() })
+        Record::Leased(Leased {
+            service: SERVICE,
+            generation: 1,
+            slot,
+            client,
+            at: 0,
+            ranks,
+            again: Vec::new(),
+            lane: Vec::new(),
+        })
     };
     let item = |place, subject: usize, rank, key: &[u8]| {
         let mut items = Vec::new();
         let (report, found, beyond): (&[u8], &[u8], &[u8]) = (b"r", &[], &[]);
         assert_eq!(key, name(subject));
-        let item = Item { place, rank, depth: 0, round: 1, key, report, found, beyond, too_deep: 0 };
+        let item = Item { place, rank, depth: 0, round: 1, key, report, found, beyond, too_deep: 0, expired: false };
         record::append(&mut items, &item);
         items
     };
@@ -474,11 +517,25 @@ fn a_lease_is_over_when_the_last_of_its_subjects_was_reported_late() {
     shelf.apply(&ended(0, 1, Cause::Expired, vec![0]));
     shelf.apply(&lease(1, 2, vec![0, 1]));
     let timely = item(1, 1, 1, &name(1));
-    shelf.apply(&Record::Reported(Reported { service: SERVICE, generation: 1, slot: 1, client: 2, items: &timely }));
+    shelf.apply(&Record::Reported(Reported {
+        service: SERVICE,
+        generation: 1,
+        slot: 1,
+        client: 2,
+        items: &timely,
+        state: None,
+    }));
     shelf.apply(&ended(1, 2, Cause::Client, Vec::new()));
     assert_eq!(leases(shelf.store.as_ref(), SERVICE).unwrap().len(), 1, "one of its subjects is on its way");
     let late = item(0, 0, 0, &name(0));
-    shelf.apply(&Record::Late(Reported { service: SERVICE, generation: 1, slot: 0, client: 1, items: &late }));
+    shelf.apply(&Record::Late(Reported {
+        service: SERVICE,
+        generation: 1,
+        slot: 0,
+        client: 1,
+        items: &late,
+        state: None,
+    }));
     assert_eq!(leases(shelf.store.as_ref(), SERVICE).unwrap().len(), 0);
     assert_eq!(shelf.applier.leased_print(SERVICE), crate::Print::default());
 }

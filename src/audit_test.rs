@@ -126,7 +126,16 @@ fn post(shop: &Shop, reports: &Reports, (pool, index): (Arc<Pool>, usize)) {
     let Reports { client, accepted, late, whole, .. } = *reports;
     let link = &shop.hub.house().link;
     link.reserve(Precedence::Submit, 1_000).unwrap();
-    let change = Change::Reported(Reports { pool, index, client, items: reports.items.clone(), accepted, late, whole });
+    let change = Change::Reported(Reports {
+        pool,
+        index,
+        client,
+        items: reports.items.clone(),
+        accepted,
+        late,
+        whole,
+        step: None,
+    });
     drop(link.post(change, 1_000));
 }
 

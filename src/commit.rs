@@ -1,9 +1,10 @@
 //! What waits for the writer.
 
+use crate::lane::Step;
 use crate::pool::Pool;
 use crate::record::{Keys, Record, SeatState};
 use crate::retract::{RestoredPart, WithdrawnPart};
-use crate::service::ServiceState;
+use crate::service::{Bounds, ServiceState};
 use crate::slot::Mask;
 use crate::sync::Arc;
 use crate::ticket::Resolution;
@@ -16,7 +17,7 @@ pub(crate) enum Change {
         service: u32,
         name: Arc<str>,
         state: ServiceState,
-        max_subjects: u64,
+        bounds: Bounds,
     },
     Client {
         client: u64,
@@ -85,6 +86,8 @@ pub(crate) struct Reports {
     pub(crate) late: Mask,
     /// `accepted` holds every item: the list can be taken as it is.
     pub(crate) whole: bool,
+    /// Of a lease that runs a lane: what it does to that.
+    pub(crate) step: Option<Step>,
 }
 
 /// A change in the queue, with its caller's ticket.

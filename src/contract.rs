@@ -119,6 +119,7 @@ pub fn conforms<S: Service>(make: impl Fn() -> S, samples: &[Sample<S>]) {
         reports(sample);
         judging(&plugin, &make(), sample);
         categorizing(&plugin, &make(), sample);
+        laning(&plugin, &make(), sample);
         discovering(&plugin, &make(), sample, &mut keys);
         comparing(&plugin, sample);
     }
@@ -394,6 +395,22 @@ fn categorizing<S: Service>(plugin: &S, other: &S, sample: &Named<'_, S>) {
             again == found,
             "{sample}: category must say the same of the same report every time, but said {again:?} after {found:?}"
         );
+    }
+}
+
+fn laning<S: Service>(plugin: &S, other: &S, sample: &Named<'_, S>) {
+    let lane = |plugin: &S| rule(sample, "lane", || plugin.lane(sample.subject));
+    let (found, limit) = (lane(plugin), Limits::default().key_bytes);
+    let bytes = found.as_ref().map_or(1, |lane| lane.as_bytes().len());
+    assert!((1..=limit).contains(&bytes), "{sample}: lane must have 1 to {limit} bytes, but has {bytes}");
+    for again in [lane(plugin), lane(other)] {
+        assert!(
+            again == found,
+            "{sample}: lane must name the same lane of the same subject every time, but named {again:?} after {found:?}"
+        );
+    }
+    if found.is_some() {
+        let _ = rule(sample, "deadline", || plugin.deadline(sample.subject));
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::journal::{JournalError, SeekError};
+use crate::lane::LaneKey;
 use crate::service::ServiceState;
 pub use crate::store::StoreError;
 
@@ -384,9 +385,40 @@ pub enum LeaseError {
         /// `Limits::submit_bytes`.
         limit: usize,
     },
+    /// A state was given with reports on a lease that runs no lane.
+    #[error("the lease runs no lane, so it has no state")]
+    NoLane,
+    /// A lane's state was given without a report: it is stored with reports only.
+    #[error("a lane's state is stored with reports only")]
+    NoReports,
+    /// A lane's state could not be encoded.
+    #[error("the lane's state: {what}")]
+    State {
+        /// What its serialization said.
+        what: String,
+    },
+    /// A lane's state is too long.
+    #[error("the lane's state has {bytes} bytes, the limit is {limit} (lane_state_bytes)")]
+    StateTooLarge {
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::lane_state_bytes`.
+        limit: usize,
+    },
     /// The hub takes no new work.
     #[error(transparent)]
     Hub(#[from] HubError),
+}
+
+/// A lane's state is not of the type that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the state of {lane:?}: {what}")]
+#[non_exhaustive]
+pub struct LaneStateError {
+    /// Whose.
+    pub lane: LaneKey,
+    /// What the deserializer said.
+    pub what: String,
 }
 
 /// Why subjects were not taken in.
@@ -411,6 +443,16 @@ pub enum AddError {
         /// Bytes given.
         bytes: usize,
         /// `Limits::body_bytes`.
+        limit: usize,
+    },
+    /// The key of a subject's lane is empty or too long.
+    #[error("subject {place}: the lane's key has {bytes} bytes, allowed are 1 to {limit} (key_bytes)")]
+    Lane {
+        /// Which subject of the call, from 0. Those before it were taken in.
+        place: u64,
+        /// Bytes given.
+        bytes: usize,
+        /// `Limits::key_bytes`.
         limit: usize,
     },
     /// The subjects of one change, which is taken in whole or not at all, are too large together.

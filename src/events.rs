@@ -14,6 +14,7 @@ use crate::error::ReadError;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::journal::Entry;
+use crate::lane::LaneKey;
 use crate::record::{self, DecodeError, FoundRecord, Item, KeyRecord, Record, SeatState, SubjectRecord, VersionName};
 use crate::service::{Key, Service, ServiceState, contain};
 use crate::slot::Cause;
@@ -54,6 +55,8 @@ pub enum EventKind {
         state: ServiceState,
         /// `Policy::max_subjects` from here on.
         max_subjects: u64,
+        /// `Policy::lane_subjects` from here on.
+        lane_subjects: u64,
     },
     /// A client was registered, or registered again.
     ClientRegistered {
@@ -110,6 +113,8 @@ pub enum EventKind {
         ranks: Vec<u64>,
         /// Those of them that another lease held as well, and its bucket: the first report wins.
         again: Vec<(u64, (u64, u32))>,
+        /// The lane that it runs, if any.
+        lane: Option<LaneKey>,
     },
     /// Reports of one lease were accepted; where the lease had expired before, as [`Late`](crate::Late) allows.
     Reported {
@@ -121,6 +126,9 @@ pub enum EventKind {
         client: ClientId,
         /// One a subject.
         reports: Vec<SubjectReport>,
+        /// The state of the lease's lane after them, if it came with them: a byte 0 and the value's postcard encoding, or a byte
+        /// 1 and its JSON.
+        state: Option<Vec<u8>>,
     },
     /// A lease ended with subjects left over: they are offered again.
     PutBack {
@@ -266,6 +274,10 @@ pub struct AddedSubject {
     pub key: KeyBytes,
     /// What is stored beside the key.
     pub body: Vec<u8>,
+    /// Its lane, if it has one.
+    pub lane: Option<LaneKey>,
+    /// Until when it was to be worked on, if that was said.
+    pub deadline: Option<DateTime<Utc>>,
 }
 
 /// One report on one subject.
@@ -288,6 +300,8 @@ pub struct SubjectReport {
     pub beyond: Vec<AddedSubject>,
     /// Discoveries that lay too deep, kept or not.
     pub too_deep: u32,
+    /// There is no report: the subject's deadline had passed, and it ended without one.
+    pub expired: bool,
 }
 
 impl SubjectReport {
@@ -470,6 +484,7 @@ impl Names {
                 service: ServiceRef { number: of.service, id: of.name.to_owned() },
                 state: of.state,
                 max_subjects: of.max_subjects,
+                lane_subjects: of.lane_subjects,
             },
             Record::Client(of) => client_changed(&of),
             Record::Seat(of) => EventKind::SeatChanged {
@@ -486,6 +501,7 @@ impl Names {
                 client: ClientId::known(of.client),
                 claimed_ms: of.at,
                 again: again(&of),
+                lane: lane(&of.lane),
                 ranks: of.ranks,
             },
             Record::Reported(of) | Record::Late(of) => EventKind::Reported {
@@ -493,6 +509,7 @@ impl Names {
                 bucket: (of.generation, of.slot),
                 client: ClientId::known(of.client),
                 reports: reports(of.items)?,
+                state: of.state.map(|state| state.to_vec()),
             },
             Record::Released(of) => EventKind::PutBack {
                 service: self.service(of.service),
@@ -571,15 +588,28 @@ fn client_changed(of: &record::ClientRecord<'_>) -> EventKind {
     }
 }
 
+/// No lane has an empty key.
+fn lane(key: &[u8]) -> Option<LaneKey> {
+    (!key.is_empty()).then(|| LaneKey::from(key))
+}
+
 fn subjects(list: &[u8]) -> Result<Vec<AddedSubject>, DecodeError> {
-    let subject =
-        |subject: SubjectRecord<'_>| AddedSubject { key: KeyBytes(subject.key.to_vec()), body: subject.body.to_vec() };
+    let subject = |subject: SubjectRecord<'_>| AddedSubject {
+        key: KeyBytes(subject.key.to_vec()),
+        body: subject.body.to_vec(),
+        lane: lane(subject.lane),
+        deadline: subject.deadline.map(utc),
+    };
     record::list("subject", list).map(|found| found.map(subject)).collect()
 }
 
 fn found(list: &[u8]) -> Result<Vec<AddedSubject>, DecodeError> {
-    let subject =
-        |found: FoundRecord<'_>| AddedSubject { key: KeyBytes(found.key.to_vec()), body: found.body.to_vec() };
+    let subject = |found: FoundRecord<'_>| AddedSubject {
+        key: KeyBytes(found.key.to_vec()),
+        body: found.body.to_vec(),
+        lane: lane(found.lane),
+        deadline: None,
+    };
     record::list("found subject", list).map(|found| found.map(subject)).collect()
 }
 
@@ -596,6 +626,7 @@ fn reports(list: &[u8]) -> Result<Vec<SubjectReport>, DecodeError> {
                 found: subjects(item.found)?,
                 beyond: subjects(item.beyond)?,
                 too_deep: item.too_deep,
+                expired: item.expired,
             })
         })
         .collect()

@@ -106,7 +106,7 @@ impl<S: Service> ServiceHandle<S> {
     ///
     /// [`AddError`]; nothing was taken in.
     pub fn add(&self, subject: &S::Subject) -> Result<Ticket, AddError> {
-        intake::send(&self.core, std::slice::from_ref(subject))
+        intake::send::<S>(&self.core, std::slice::from_ref(subject))
     }
 
     /// Takes in any number of subjects, in their order, and returns when reads see all of them.
@@ -118,7 +118,7 @@ impl<S: Service> ServiceHandle<S> {
     ///
     /// [`AddError`] says how many were taken in before.
     pub fn add_all(&self, subjects: impl IntoIterator<Item = S::Subject>) -> Result<Intake, AddError> {
-        intake::send_all(&self.house, &self.core, subjects)
+        intake::send_all::<S>(&self.house, &self.core, subjects)
     }
 
     /// Opens a new round of work on subjects that are done; their results stay in force until new ones come.
@@ -476,7 +476,7 @@ impl<S: Service> ServiceHandle<S> {
     pub fn set_policy(&self, policy: Policy) -> Result<(), AdminError> {
         policy.check().map_err(|(field, range)| AdminError::Policy { field, range })?;
         self.house.link.check()?;
-        let journal = policy.max_subjects != self.core.policy().max_subjects;
+        let journal = policy.bounds() != self.core.policy().bounds();
         let room = if journal { Some(self.house.room_for_service(&self.core)?) } else { None };
         self.house.in_turn(|| {
             self.core.set_policy(policy);

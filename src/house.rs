@@ -138,7 +138,7 @@ impl House {
             service: service.id,
             name: Arc::clone(&service.name),
             state: service.state(),
-            max_subjects: service.policy().max_subjects,
+            bounds: service.policy().bounds(),
         };
         self.link.post(change, room)
     }

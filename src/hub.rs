@@ -178,11 +178,11 @@ impl Hub {
             return Err(RegisterServiceError::TooMany { limit });
         }
         let known = services.stored.iter().find(|(_, value)| value.name == name).cloned();
-        let max_subjects = policy.max_subjects;
+        let bounds = policy.bounds();
         let (id, state) =
             known.as_ref().map_or((services.next, ServiceState::Active), |(id, value)| (*id, value.state));
         let core = Arc::new(ServiceCore::new(id, &name, state, policy, plugin, Arc::clone(&house.link)));
-        let journal_needed = known.as_ref().is_none_or(|(_, value)| value.max_subjects != max_subjects);
+        let journal_needed = known.as_ref().is_none_or(|(_, value)| value.bounds() != bounds);
         // Room first: restoring makes seats.
         let room = if journal_needed { Some(house.room_for_service(&core)?) } else { None };
         match &known {

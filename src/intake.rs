@@ -11,12 +11,13 @@ use crate::audit::{Flow, Print};
 use crate::commit::{Change, Pending};
 use crate::error::{AddError, HubError, StoreError, TicketError};
 use crate::house::House;
+use crate::lanes::Lanes;
 use crate::lease::{SubjectError, encode_subject};
 use crate::link::Precedence;
 use crate::pool::{SubjectBuf, SubjectRef};
 use crate::record::{self, BlockItem, Owed, key};
 use crate::registry::ServiceCore;
-use crate::service::Subject;
+use crate::service::Service;
 use crate::store::Store;
 use crate::ticket::{Intake, Ticket};
 
@@ -35,6 +36,7 @@ fn at(place: u64) -> impl FnOnce(SubjectError) -> AddError {
     move |error| match error {
         SubjectError::Key { bytes, limit } => AddError::Key { place, bytes, limit },
         SubjectError::Body { bytes, limit } => AddError::Body { place, bytes, limit },
+        SubjectError::Lane { bytes, limit } => AddError::Lane { place, bytes, limit },
         SubjectError::Encode(what) => AddError::Encode { place, what },
     }
 }
@@ -45,12 +47,19 @@ fn send_encoded(service: &ServiceCore, subjects: Vec<u8>, taken: u64) -> Result<
     service.link.send(Precedence::Newcomer, change, bytes).map_err(|source| AddError::Hub { taken, source })
 }
 
+/// The plugin that names subjects' lanes.
+fn plugin<S: Service>(service: &ServiceCore) -> Result<&S, AddError> {
+    let what = || "the service is registered with another plugin type".to_owned();
+    service.plugin::<S>().ok_or_else(|| AddError::Encode { place: 0, what: what() })
+}
+
 /// Sends subjects as one change: all of them are taken in, or none.
-pub(crate) fn send<T: Subject>(service: &ServiceCore, subjects: &[T]) -> Result<Ticket, AddError> {
+pub(crate) fn send<S: Service>(service: &ServiceCore, subjects: &[S::Subject]) -> Result<Ticket, AddError> {
+    let plugin = plugin::<S>(service)?;
     let limits = &service.link.limits;
     let mut bytes = Vec::new();
     for (place, subject) in subjects.iter().enumerate() {
-        encode_subject(subject, limits.key_bytes, limits.body_bytes, &mut bytes).map_err(at(place as u64))?;
+        encode_subject(plugin, subject, limits, &mut bytes).map_err(at(place as u64))?;
         if bytes.len() > limits.submit_bytes {
             return Err(AddError::TooLarge { bytes: bytes.len(), limit: limits.submit_bytes });
         }
@@ -59,18 +68,19 @@ pub(crate) fn send<T: Subject>(service: &ServiceCore, subjects: &[T]) -> Result<
 }
 
 /// Sends any number of subjects, record by record, and waits until all are visible.
-pub(crate) fn send_all<T: Subject>(
+pub(crate) fn send_all<S: Service>(
     house: &House,
     service: &ServiceCore,
-    subjects: impl IntoIterator<Item = T>,
+    subjects: impl IntoIterator<Item = S::Subject>,
 ) -> Result<Intake, AddError> {
+    let plugin = plugin::<S>(service)?;
     let limits = &service.link.limits;
     let mut sending = Sending { house, service, under_way: VecDeque::new(), taken: 0, intake: Intake::default() };
     let (mut bytes, mut count) = (Vec::new(), 0);
     for (place, subject) in subjects.into_iter().enumerate() {
         let place = place as u64;
         let whole = bytes.len();
-        if let Err(error) = encode_subject(&subject, limits.key_bytes, limits.body_bytes, &mut bytes) {
+        if let Err(error) = encode_subject(plugin, &subject, limits, &mut bytes) {
             // Those before it are taken in.
             bytes.truncate(whole);
             sending.record(bytes, count)?;
@@ -224,18 +234,20 @@ impl Reader {
         self.tail.front().map(|subject| subject.since)
     }
 
-    /// Reads blocks until `wanted` subjects wait or there are no more; returns how many were unreadable.
+    /// Reads blocks until `wanted` subjects of no lane wait or there are no more; those of lanes go to `lanes`. Returns how
+    /// many were unreadable.
     pub(crate) fn fill(
         &mut self,
         store: &dyn Store,
         service: &ServiceCore,
+        lanes: &mut Lanes,
         wanted: usize,
         now: u64,
     ) -> Result<u64, StoreError> {
         let mut unreadable = 0;
         // A scan is no snapshot: beyond what is known to be whole it could show a later block and miss an earlier one.
         let visible = service.counts.visible.rank();
-        while self.tail.len() < wanted && self.bytes < WINDOW_BYTES && self.next_rank < visible {
+        while self.tail.len() < wanted && self.bytes < WINDOW_BYTES && self.next_rank < visible && !lanes.is_crowded() {
             let start = key::of(self.service, key::OWED, &self.next_rank.to_be_bytes());
             let end = key::of(self.service, key::OWED, &visible.to_be_bytes());
             let blocks = store.scan(&start, Some(&end), 4)?;
@@ -253,14 +265,21 @@ impl Reader {
                 if self.tail.is_empty() {
                     self.tail_since = now;
                 }
-                unreadable += self.read_block(service, first, &owed, &block)?;
+                unreadable += self.read_block(service, lanes, first, &owed, &block)?;
                 self.next_rank = first + u64::from(owed.len);
             }
         }
         Ok(unreadable)
     }
 
-    fn read_block(&mut self, service: &ServiceCore, first: u64, owed: &Owed, block: &[u8]) -> Result<u64, StoreError> {
+    fn read_block(
+        &mut self,
+        service: &ServiceCore,
+        lanes: &mut Lanes,
+        first: u64,
+        owed: &Owed,
+        block: &[u8],
+    ) -> Result<u64, StoreError> {
         let mut unreadable = 0;
         for (place, item) in record::list::<BlockItem<'_>>("block", block).enumerate() {
             let item = stored(item)?;
@@ -270,10 +289,15 @@ impl Reader {
                 continue;
             }
             if service.plugin.reads(item.key, item.body) {
-                let BlockItem { depth, round, key, body } = item;
+                let BlockItem { depth, round, key, lane, body, .. } = item;
                 let subject = SubjectRef { rank, depth, round, since: owed.since, key, body };
-                self.bytes += item.key.len() + item.body.len();
                 service.ledger.flowed(Flow::Read, Print::of(rank));
+                if !lane.is_empty() {
+                    // What it is, is read again when its turn comes.
+                    lanes.wait(lane, rank, owed.since);
+                    continue;
+                }
+                self.bytes += key.len() + body.len();
                 self.tail.push_back(SubjectBuf::new(subject));
             } else {
                 unreadable += 1;

@@ -17,6 +17,7 @@ use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
 use crate::keys;
+use crate::lane::{LaneView, encode_json_state};
 use crate::lease::{LeaseView, Submitted};
 use crate::lists;
 use crate::people::SeatCore;
@@ -49,12 +50,19 @@ pub(crate) trait Plugin: Send + Sync {
     fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError>;
 }
 
-/// `{"token": "...", "reports": [[key, report], ...]}`
+/// `{"token": "...", "reports": [[key, report], ...], "state": ...}`; `state` is optional
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SubmitBody<K, R> {
     token: LeaseToken,
     reports: Vec<(K, R)>,
+    /// A lane's; null is one.
+    #[serde(default, deserialize_with = "given")]
+    state: Option<Value>,
+}
+
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 /// `{"buckets": 2, "subjects": 100, "time_ms": 60000}`, all optional
@@ -120,7 +128,7 @@ impl<S: Service> Plugin for S {
 
     fn add_json(&self, service: &Arc<ServiceCore>, body: &[u8]) -> Result<Ticket, JsonError> {
         let subjects: Vec<S::Subject> = serde_json::from_slice(body)?;
-        Ok(intake::send(service, &subjects)?)
+        Ok(intake::send::<S>(service, &subjects)?)
     }
 
     fn keys_json(&self, service: &ServiceCore, decision: Decision, body: &[u8]) -> Result<Ticket, JsonError> {
@@ -169,21 +177,27 @@ impl<S: Service> Plugin for S {
         // All are encoded while the guards still hold the buckets: a subject that breaks the encoder gives all of them back.
         let mut encoded = Vec::new();
         for lease in grant.leases() {
-            encoded.push(serde_json::to_value(lease.subjects().collect::<Vec<_>>())?);
+            encoded.push(serde_json::to_value(lease.owed().collect::<Vec<_>>())?);
         }
         let leases = grant.into_iter().zip(encoded);
-        let leases: Vec<Value> =
-            leases.map(|(lease, subjects)| json!({ "token": lease.into_token(), "subjects": subjects })).collect();
+        let leases = leases.map(|(lease, subjects)| {
+            let lane = lease.lane();
+            with_lane(json!({ "token": lease.into_token(), "subjects": subjects }), lane.as_ref())
+        });
+        let leases: Vec<Value> = leases.collect();
         Ok(json!({ "leases": leases, "limit": limit, "clamped": clamped }))
     }
 
     fn submit_json(&self, seat: &NamedSeat, body: &[u8], last: bool) -> Result<(Value, Ticket), JsonError> {
         let body: SubmitBody<<S::Subject as Subject>::Key, S::Report> = serde_json::from_slice(body)?;
-        let seat = seat.typed::<S>();
-        let submitted =
-            if last { seat.submit(&body.token, body.reports)? } else { seat.report(&body.token, body.reports)? };
-        let Submitted { outcomes, ticket, put_back, kept } = submitted;
-        Ok((json!({ "outcomes": outcomes, "put_back": put_back, "kept": kept }), ticket))
+        let state = body.state.as_ref().map(encode_json_state);
+        let submitted = seat.typed::<S>().hand_in(&body.token, body.reports, state, last)?;
+        let Submitted { outcomes, ticket, put_back, kept, expired } = submitted;
+        let mut answer = json!({ "outcomes": outcomes, "put_back": put_back, "kept": kept });
+        if let Some(fields) = answer.as_object_mut().filter(|_| expired > 0) {
+            fields.insert("expired".to_owned(), expired.into());
+        }
+        Ok((answer, ticket))
     }
 
     fn leases_json(&self, seat: &NamedSeat) -> Result<Value, JsonError> {
@@ -195,10 +209,18 @@ impl<S: Service> Plugin for S {
             let lease = json!({
                 "token": view.token, "subjects": subjects, "time_left_ms": time_left_ms, "dead": view.dead
             });
-            leases.push(lease);
+            leases.push(with_lane(lease, view.lane.as_ref()));
         }
         Ok(json!({ "leases": leases }))
     }
+}
+
+/// A lease as it is told by name: with its lane, if it runs one.
+fn with_lane(mut lease: Value, lane: Option<&LaneView>) -> Value {
+    if let (Some(lane), Some(fields)) = (lane, lease.as_object_mut()) {
+        fields.insert("lane".to_owned(), lane.json());
+    }
+    lease
 }
 
 fn empty_json(empty: Empty) -> Value {
@@ -411,6 +433,10 @@ impl NamedSeat {
     /// Claims buckets: `{"buckets": 2, "subjects": 100, "time_ms": 60000}`, each optional. Answers
     /// `{"leases": [{"token", "subjects"}], "limit", "clamped"}` or `{"empty": {"reason", "retry_after_ms"}}`.
     ///
+    /// A lease of a lane has a `"lane": {"key", "version", "reported", "state"}`: the key as text, or in hexadecimal digits if it
+    /// is none; how many of the subjects were reported before; and the state, null if there is none. A state that a typed
+    /// call stored is told as `{"postcard": "<hexadecimal digits>"}`. See [`LaneView`].
+    ///
     /// # Errors
     ///
     /// [`JsonError`]; no bucket moved.
@@ -428,7 +454,9 @@ impl NamedSeat {
     }
 
     /// Reports and gives back the rest: `{"token", "reports": [[key, report], ...]}`. Answers
-    /// `{"outcomes", "put_back", "kept"}`, and the ticket.
+    /// `{"outcomes", "put_back", "kept"}`, and the ticket. On a lease of a lane a `"state"` may be given, any JSON, which is
+    /// stored with the reports; see [`Lease::submit_lane`](crate::Lease::submit_lane). Where commands whose deadline had passed
+    /// ended with the call, `"expired"` is their number.
     ///
     /// # Errors
     ///
@@ -474,7 +502,8 @@ impl NamedSeat {
         Ok(json!({ "put_back": put_back }))
     }
 
-    /// What the client holds: `{"leases": [{"token", "subjects", "time_left_ms", "dead"}]}`.
+    /// What the client holds: `{"leases": [{"token", "subjects", "time_left_ms", "dead"}]}`, and of lanes a `"lane"` as in
+    /// [`claim`](Self::claim).
     ///
     /// # Errors
     ///

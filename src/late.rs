@@ -19,7 +19,8 @@ pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask
     let expired = || pool.slot(index).is_some_and(|slot| slot.snapshot().put_back() == Some(Cause::Expired));
     // From others it takes only as far as it is trusted.
     let trusted = || matches!(seat.standing(), (SeatState::Active, Level::Healthy | Level::Suspect));
-    if !pool.terms.accept_late || !expired() || !trusted() {
+    // What was put back in a lane comes in the lane's order.
+    if pool.run(index).is_some() || !pool.terms.accept_late || !expired() || !trusted() {
         return Vec::new();
     }
     let rank_at = |place| pool.subject(index, place).map(|subject| subject.rank);

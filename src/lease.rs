@@ -10,6 +10,7 @@ use crate::audit::Move;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
+use crate::lane::{LaneView, Run, StateBytes, Step, encode_state, lane_of};
 use crate::late;
 use crate::limits::Limits;
 use crate::link::Precedence;
@@ -175,6 +176,18 @@ impl<S: Service> Lease<S> {
         bucket.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
     }
 
+    /// The subjects that are owed still, in the bucket's order; of a lane, those that [`lane`](Self::lane) leaves and whose
+    /// deadline has not passed: the next report must be on the first of them.
+    pub fn owed(&self) -> impl Iterator<Item = S::Subject> + '_ {
+        let owed = self.hold.iter().flat_map(|hold| {
+            let view = hold.pool.run(hold.index).map(Run::view);
+            let open = open_now(&hold.pool, hold.index, view.as_ref(), hold.seat.service.link.clock.wall_ms());
+            let bucket = hold.pool.bucket(hold.index).enumerate();
+            bucket.filter_map(move |(place, subject)| open.has(place).then_some(subject))
+        });
+        owed.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
+    }
+
     /// How many subjects the bucket has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -210,7 +223,8 @@ impl<S: Service> Lease<S> {
         token
     }
 
-    /// Reports on some subjects and keeps the rest. Each report is answered on its own; see [`Outcome`].
+    /// Reports on some subjects and keeps the rest. Each report is answered on its own; see [`Outcome`]. On a lease of a lane,
+    /// they are taken in its order, and the lane's state stays as it is; see [`report_lane`](Self::report_lane).
     ///
     /// # Errors
     ///
@@ -251,6 +265,58 @@ impl<S: Service> Lease<S> {
         Reporting::new(&hold.seat, &hold.pool, hold.index).run::<S>(reports, true)
     }
 
+    /// The lane that the lease runs, with its state: as the bucket was cut, and as reports on it changed it since. `None` if its
+    /// subjects are of no lane, or if the lease is over: then the lane is another one's.
+    #[must_use]
+    pub fn lane(&self) -> Option<LaneView> {
+        let hold = self.hold.as_ref()?;
+        let view = hold.pool.run(hold.index)?.view();
+        // Looked at after: the state is forgotten only when the lease is over.
+        hold.pool.slot(hold.index)?.snapshot().is_held().then_some(view)
+    }
+
+    /// Reports on the front of a lane and stores the lane's state after it, both or neither; keeps the rest.
+    ///
+    /// The reports must be on the subjects that are owed, from the first on and in their order; otherwise, or if one of them is
+    /// refused, nothing is taken ([`Outcome::OutOfOrder`]). Of two sessions of one client that report the same subject, one
+    /// is accepted, with its state; to the other it is [`Outcome::AlreadyDone`]. After an outcome of either kind look again
+    /// ([`lane`](Self::lane), [`Seat::leases`](crate::Seat::leases)).
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored.
+    ///
+    /// # Concurrency
+    ///
+    /// Lock-free. Takes effect at one compare-and-swap.
+    ///
+    /// # Durability
+    ///
+    /// Reports and state are in one journal record. As [`report`](Self::report).
+    pub fn report_lane<T: Serialize + ?Sized>(
+        &self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        state: &T,
+    ) -> Result<Submitted, LeaseError> {
+        let hold = self.hold()?;
+        Reporting::new(&hold.seat, &hold.pool, hold.index).run_lane::<S, T>(reports, state, false)
+    }
+
+    /// As [`report_lane`](Self::report_lane), and gives back what was not reported: the lease is over. If a report was
+    /// refused, or came out of order, nothing is given back and the lease goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored, and the lease is as before.
+    pub fn submit_lane<T: Serialize + ?Sized>(
+        &self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        state: &T,
+    ) -> Result<Submitted, LeaseError> {
+        let hold = self.hold()?;
+        Reporting::new(&hold.seat, &hold.pool, hold.index).run_lane::<S, T>(reports, state, true)
+    }
+
     /// Extends the lease to a full term from now; returns the time left. Lock-free, no allocation.
     ///
     /// All terms together last no longer than [`Policy::lease_total`](crate::Policy::lease_total): the last extension may
@@ -287,18 +353,34 @@ impl<S: Service> Drop for Lease<S> {
 pub struct LeaseView<S: Service> {
     /// Its proof.
     pub token: LeaseToken,
-    /// The subjects still owed.
+    /// The subjects still owed, but for those of a lane whose deadline has passed.
     pub subjects: Vec<S::Subject>,
     /// Time until the deadline; zero if it has passed.
     pub time_left: Duration,
     /// The deadline passed and the steward saw it: only reports are taken, until the grace is over.
     pub dead: bool,
+    /// The lane that it runs, if any.
+    pub lane: Option<LaneView>,
+}
+
+/// What is owed in a bucket; of a lane, at the moment of the view, and if its deadline has not passed.
+fn open_now(pool: &Pool, index: usize, view: Option<&LaneView>, wall_ms: i64) -> Mask {
+    match (pool.run(index), view) {
+        (Some(run), Some(view)) => run.owed_in(view).without(run.due(wall_ms)),
+        _ => pool.slot(index).map(Slot::open).unwrap_or_default(),
+    }
 }
 
 impl<S: Service> LeaseView<S> {
-    pub(crate) fn of(pool: &Pool, index: usize, now: u64) -> Option<Self> {
+    pub(crate) fn of(pool: &Pool, index: usize, now: u64, wall_ms: i64) -> Option<Self> {
         let slot = pool.slot(index)?;
-        let (seen, open) = (slot.snapshot(), slot.open());
+        let lane = pool.run(index).map(Run::view);
+        let seen = slot.snapshot();
+        if lane.is_some() && !seen.is_held() {
+            // It ended just now, and its lane is another one's.
+            return None;
+        }
+        let open = open_now(pool, index, lane.as_ref(), wall_ms);
         let is_owed = |place: usize, subject: &SubjectRef<'_>| open.has(place) && !subject.is_nameless();
         let owed = pool.bucket(index).enumerate().filter(|(place, subject)| is_owed(*place, subject));
         let subjects = owed.filter_map(|(_, subject)| S::Subject::read(subject.key, subject.body).ok()).collect();
@@ -309,6 +391,7 @@ impl<S: Service> LeaseView<S> {
             subjects,
             time_left: Duration::from_millis(deadline.saturating_sub(now)),
             dead,
+            lane,
         })
     }
 }
@@ -342,6 +425,12 @@ pub enum Outcome {
     },
     /// The plugin panicked on it; the subject stays with the lease.
     PluginPanicked,
+    /// The lease runs a lane, and the reports of this call were not on its front in its order, or another one of them was
+    /// refused: none of them was taken. The subject stays with the lease.
+    OutOfOrder,
+    /// The subject's deadline has passed ([`Service::deadline`]), and it was not reported before: nothing of this call was
+    /// taken. It ends as expired with the next reports on what comes after it, or with a call without any.
+    Expired,
 }
 
 /// The answer to a submit.
@@ -357,6 +446,8 @@ pub struct Submitted {
     pub put_back: u32,
     /// The lease goes on: it was not a final submit, or a report was refused that can be mended.
     pub kept: bool,
+    /// Subjects of a lane whose deadline had passed: they came before the reports, or next to them, and ended with this call.
+    pub expired: u32,
 }
 
 impl Submitted {
@@ -395,6 +486,12 @@ pub(crate) struct Reporting<'a> {
     wanted: Mask,
     /// One report's bytes, its memory used again for the next.
     encoded: Vec<u8>,
+    /// The lane that the lease runs.
+    lane: Option<&'a Run>,
+    /// The lane's state after these reports.
+    state: Option<StateBytes>,
+    /// The places whose deadlines have passed.
+    due: Mask,
 }
 
 impl<'a> Reporting<'a> {
@@ -408,7 +505,27 @@ impl<'a> Reporting<'a> {
             ready: Vec::new(),
             wanted: Mask::default(),
             encoded: Vec::new(),
+            lane: pool.run(index),
+            state: None,
+            due: pool.run(index).map(|run| run.due(seat.service.link.clock.wall_ms())).unwrap_or_default(),
         }
+    }
+
+    /// As [`run`](Self::run), with the state of the lane after it.
+    pub(crate) fn run_lane<S: Service, T: Serialize + ?Sized>(
+        self,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        state: &T,
+        last: bool,
+    ) -> Result<Submitted, LeaseError> {
+        let state = encode_state(state).map_err(|what| LeaseError::State { what });
+        let state = state.inspect_err(|error| self.seat.count_call(error))?;
+        self.with_state(state).run::<S>(reports, last)
+    }
+
+    /// Stores this as the state of the lane.
+    pub(crate) fn with_state(self, state: StateBytes) -> Self {
+        Self { state: Some(state), ..self }
     }
 
     /// Judges and encodes the reports, makes them take effect at once, and hands them to the writer.
@@ -431,10 +548,19 @@ impl<'a> Reporting<'a> {
         last: bool,
     ) -> Result<Submitted, LeaseError> {
         let slot = self.admit()?;
+        self.check_state()?;
         self.prepare::<S>(reports)?;
-        let ticket = self.take_effect(slot)?;
+        self.keep_order()?;
+        let (ticket, taken) = self.take_effect(slot)?;
         let refused = self.outcomes.iter().any(|outcome| {
-            matches!(outcome, Outcome::Rejected { .. } | Outcome::TooLarge { .. } | Outcome::PluginPanicked)
+            matches!(
+                outcome,
+                Outcome::Rejected { .. }
+                    | Outcome::TooLarge { .. }
+                    | Outcome::PluginPanicked
+                    | Outcome::OutOfOrder
+                    | Outcome::Expired
+            )
         });
         let mut put_back = 0;
         if last && !refused {
@@ -442,7 +568,8 @@ impl<'a> Reporting<'a> {
             put_back = ended.map_or(0, |ended| ended.left.count());
         }
         let kept = slot.snapshot().is_held();
-        Ok(Submitted { outcomes: self.outcomes, ticket, put_back, kept })
+        let expired = taken.without(taken.without(self.due)).count();
+        Ok(Submitted { outcomes: self.outcomes, ticket, put_back, kept, expired })
     }
 
     fn admit(&self) -> Result<&'a Slot, LeaseError> {
@@ -458,6 +585,87 @@ impl<'a> Reporting<'a> {
         let seen = slot.snapshot();
         let mine = seen.phase() > Phase::Ready && seen.owner() == self.seat.index;
         if mine { Ok(slot) } else { Err(LeaseError::NotOwner) }
+    }
+
+    /// A state needs a lane, and room.
+    fn check_state(&self) -> Result<(), LeaseError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let limit = self.seat.service.link.limits.lane_state_bytes;
+        match self.lane {
+            None => Err(LeaseError::NoLane),
+            // How it is encoded is not the caller's.
+            Some(_) if state.len() - 1 > limit => Err(LeaseError::StateTooLarge { bytes: state.len() - 1, limit }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// On a lane, reports are taken in its order, all of them or none.
+    fn keep_order(&mut self) -> Result<(), LeaseError> {
+        if self.lane.is_none() {
+            return Ok(());
+        }
+        if self.outcomes.is_empty() && self.state.is_some() {
+            return Err(LeaseError::NoReports);
+        }
+        let (bytes, limit) = (self.items.len() + self.state_bytes(), self.seat.service.link.limits.submit_bytes);
+        if bytes > limit {
+            return Err(LeaseError::TooLarge { bytes, limit });
+        }
+        self.pass_over();
+        let in_order = self.ready.windows(2).all(|two| matches!(two, [one, next] if one.place < next.place));
+        let wanted = self.wanted.first_word();
+        let in_one_piece = wanted.leading_zeros() + wanted.count_ones() + wanted.trailing_zeros() == u64::BITS;
+        let refused = |outcome: &Outcome| !matches!(outcome, Outcome::Accepted | Outcome::AlreadyDone);
+        if self.outcomes.iter().any(refused) || !in_order || !in_one_piece {
+            for ready in self.ready.drain(..) {
+                if let Some(outcome) = self.outcomes.get_mut(ready.outcome) {
+                    *outcome = Outcome::OutOfOrder;
+                }
+            }
+            self.wanted = Mask::default();
+        }
+        Ok(())
+    }
+
+    /// What needs no report goes with those that come: commands whose deadline has passed, which end as expired; and, of a lease
+    /// from before a restart, deleted ones, which have no name by which they could be reported.
+    fn pass_over(&mut self) {
+        let open = self.pool.slot(self.index).map(Slot::open).unwrap_or_default();
+        let last = self.wanted.places().last();
+        for place in open.places().filter(|place| !self.wanted.has(*place)).collect::<Vec<_>>() {
+            let Some(subject) = self.pool.subject(self.index, place) else { break };
+            let expired = self.due.has(place);
+            if expired || subject.is_nameless() {
+                let item = Item {
+                    place: u16::try_from(place).unwrap_or(u16::MAX),
+                    rank: subject.rank,
+                    depth: subject.depth,
+                    round: subject.round,
+                    key: subject.key,
+                    report: &[],
+                    found: &[],
+                    beyond: &[],
+                    too_deep: 0,
+                    expired: expired && !subject.is_nameless(),
+                };
+                item.append_to(&mut self.items);
+                self.wanted.insert(place);
+            } else if last.is_none_or(|last| place > last) {
+                break;
+            }
+        }
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| state.len())
+    }
+
+    /// What these reports do to the lane that the lease runs.
+    fn step(&mut self) -> Option<Step> {
+        let run = self.lane?;
+        let wanted = self.wanted.first_word();
+        let (from, to) = (wanted.trailing_zeros(), u64::BITS - wanted.leading_zeros());
+        Some(Step { from, to, state: self.state.take() }).filter(|step| run.owed_from(step.from) != 0)
     }
 
     /// Everything that can fail, allocate or run foreign code: before anything is changed.
@@ -526,6 +734,9 @@ impl<'a> Reporting<'a> {
     fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report, owed: bool) -> Outcome {
         let link = &self.seat.service.link;
         let Some(stored) = self.pool.subject(self.index, place) else { return Outcome::NotInBucket };
+        if owed && self.due.has(place) {
+            return Outcome::Expired;
+        }
         let mut scratch = std::mem::take(&mut self.encoded);
         scratch.clear();
         // On an error or a panic the scratch is gone; the next report gets a new one.
@@ -544,8 +755,9 @@ impl<'a> Reporting<'a> {
         let mut discovered = Discovered::default();
         let mut category = None;
         if !done_or_twice {
-            let encoded =
-                self.judge_named(plugin, stored, report).and_then(|found| self.encode_found(stored.depth, &found));
+            let encoded = self
+                .judge_named(plugin, stored, report)
+                .and_then(|found| self.encode_found(plugin, stored.depth, &found));
             match encoded {
                 Ok(encoded) => discovered = encoded,
                 Err(reason) => return Outcome::Rejected { reason },
@@ -564,6 +776,7 @@ impl<'a> Reporting<'a> {
             found: &discovered.found,
             beyond: &discovered.beyond,
             too_deep: discovered.too_deep,
+            expired: false,
         };
         if self.items.is_empty() {
             // Reports on one bucket are of a size, mostly.
@@ -612,7 +825,7 @@ impl<'a> Reporting<'a> {
     }
 
     /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept.
-    fn encode_found<T: Subject>(&self, depth: u16, found: &[T]) -> Result<Discovered, String> {
+    fn encode_found<S: Service>(&self, plugin: &S, depth: u16, found: &[S::Subject]) -> Result<Discovered, String> {
         let mut discovered = Discovered::default();
         let (terms, limits) = (&self.pool.terms, &self.seat.service.link.limits);
         let beyond = depth >= terms.max_depth;
@@ -624,21 +837,21 @@ impl<'a> Reporting<'a> {
         }
         let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
         for subject in found {
-            encode_subject(subject, limits.key_bytes, limits.body_bytes, bytes)
-                .map_err(|error| format!("a discovered subject: {error}"))?;
+            encode_subject(plugin, subject, limits, bytes).map_err(|error| format!("a discovered subject: {error}"))?;
         }
         Ok(discovered)
     }
 
-    /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer.
-    fn take_effect(&mut self, slot: &Slot) -> Result<Ticket, LeaseError> {
-        if self.ready.is_empty() {
+    /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer. Says what was taken.
+    fn take_effect(&mut self, slot: &Slot) -> Result<(Ticket, Mask), LeaseError> {
+        if self.wanted.is_empty() {
             self.count(&Taken::default());
-            return Ok(Ticket::nothing());
+            return Ok((Ticket::nothing(), Mask::default()));
         }
         let link = &self.seat.service.link;
-        let bytes = self.items.len() + Pending::OVERHEAD;
+        let bytes = self.items.len() + self.state_bytes() + Pending::OVERHEAD;
         link.reserve(Precedence::Submit, bytes)?;
+        let step = self.step();
         let reports = Reports {
             pool: Arc::clone(self.pool),
             index: self.index,
@@ -647,12 +860,16 @@ impl<'a> Reporting<'a> {
             accepted: Mask::default(),
             late: Mask::default(),
             whole: false,
+            step: step.clone(),
         };
         let mut node = Arc::new(Node::new(Pending::new(Change::Reported(reports), bytes)));
         let mut open_elsewhere = late::find(self.seat, self.pool, self.index, self.wanted);
         // From here to the push: no plugin code, no allocation, no clock, no guard.
         // Our own bits first: whose lease is over takes nothing from others.
-        let mut taken = slot.report(self.wanted);
+        let mut taken = match (self.lane, &step) {
+            (Some(run), Some(step)) => slot.report_front(run.owed_from(step.from), self.wanted.first_word()),
+            _ => slot.report(self.wanted),
+        };
         let Contest { lost, won, freed } = self.contend(taken.accepted);
         taken.accepted = taken.accepted.without(lost);
         taken.done = taken.done.with(lost);
@@ -662,6 +879,9 @@ impl<'a> Reporting<'a> {
         if took_effect {
             set_accepted(&mut node, taken.accepted, late, taken.accepted == self.wanted);
             link.push(Arc::clone(&node));
+            if let (Some(run), Some(step)) = (self.lane, &step) {
+                run.advance(step);
+            }
         }
         self.seat.counts.subjects_assigned.add(u64::from(late.count()));
         taken.accepted = taken.accepted.with(late);
@@ -683,12 +903,12 @@ impl<'a> Reporting<'a> {
         if !took_effect {
             link.give_back(bytes);
             return if self.seat.client.is_registered() {
-                Ok(Ticket::nothing())
+                Ok((Ticket::nothing(), Mask::default()))
             } else {
                 Err(LeaseError::NotRegistered)
             };
         }
-        Ok(Ticket::new(node, link.manual))
+        Ok((Ticket::new(node, link.manual), taken.accepted))
     }
 
     /// Of those cleared here that stood in another bucket when this one was cut, that bucket's bit decides who reports them.
@@ -749,6 +969,8 @@ impl<'a> Reporting<'a> {
                     self.seat.categories.add(category);
                 }
                 Outcome::Accepted
+            } else if taken.behind.has(ready.place) {
+                Outcome::OutOfOrder
             } else if taken.stale.has(ready.place) && self.pool.print_of(self.index, ready.place) == 0 {
                 Outcome::Stale
             } else {
@@ -788,6 +1010,7 @@ impl<'a> Reporting<'a> {
             accepted: evidence,
             late: Mask::default(),
             whole: true,
+            step: None,
         };
         tracing::warn!(client = %self.seat.client.id, service = %self.seat.service.name, "conflicting report");
         drop(self.seat.service.link.send(Precedence::Claim, Change::Conflict(conflict), bytes));
@@ -812,6 +1035,8 @@ impl<'a> Reporting<'a> {
                 Outcome::Stale => counts.stale.add(1),
                 Outcome::TooLarge { .. } => counts.oversized.add(1),
                 Outcome::PluginPanicked => counts.plugin_panics.add(1),
+                Outcome::OutOfOrder => counts.out_of_order.add(1),
+                Outcome::Expired => counts.past_deadline.add(1),
             }
         }
     }
@@ -854,29 +1079,33 @@ pub(crate) enum SubjectError {
     Key { bytes: usize, limit: usize },
     #[error("the body has {bytes} bytes, the limit is {limit} (body_bytes)")]
     Body { bytes: usize, limit: usize },
+    #[error("the lane's key has {bytes} bytes, allowed are 1 to {limit} (key_bytes)")]
+    Lane { bytes: usize, limit: usize },
     #[error("{0}")]
     Encode(String),
 }
 
 /// Appends a subject to a list of `SubjectRecord`.
-pub(crate) fn encode_subject<T: Subject>(
-    subject: &T,
-    key_limit: usize,
-    body_limit: usize,
+pub(crate) fn encode_subject<S: Service>(
+    plugin: &S,
+    subject: &S::Subject,
+    limits: &Limits,
     out: &mut Vec<u8>,
 ) -> Result<(), SubjectError> {
     let (mut key, mut body) = (Vec::new(), Vec::new());
     let written = contain(|| {
         subject.key().write(&mut key);
-        subject.write_body(&mut body)
+        subject.write_body(&mut body).map_err(SubjectError::Encode)?;
+        lane_of(plugin, subject, limits.key_bytes)
     });
-    written.unwrap_or_else(|panic| Err(format!("its encoding panicked: {panic}"))).map_err(SubjectError::Encode)?;
-    if key.is_empty() || key.len() > key_limit {
-        return Err(SubjectError::Key { bytes: key.len(), limit: key_limit });
+    let panicked = |panic| Err(SubjectError::Encode(format!("its encoding panicked: {panic}")));
+    let (lane, deadline) = written.unwrap_or_else(panicked)?;
+    if key.is_empty() || key.len() > limits.key_bytes {
+        return Err(SubjectError::Key { bytes: key.len(), limit: limits.key_bytes });
     }
-    if body.len() > body_limit {
-        return Err(SubjectError::Body { bytes: body.len(), limit: body_limit });
+    if body.len() > limits.body_bytes {
+        return Err(SubjectError::Body { bytes: body.len(), limit: limits.body_bytes });
     }
-    record::append(out, &SubjectRecord { key: &key, body: &body });
+    record::append(out, &SubjectRecord { key: &key, lane: &lane, deadline, body: &body });
     Ok(())
 }

@@ -139,6 +139,10 @@ mod intake;
 mod journal;
 mod json;
 mod keys;
+mod lane;
+mod lanes;
+#[cfg(test)]
+mod lanes_test;
 mod late;
 mod lease;
 mod limits;
@@ -205,7 +209,7 @@ pub mod docs {
 /// The version of the journal and of the index that this build writes, and the only one that it reads.
 ///
 /// A directory of another version is refused ([`OpenError`]) and left as it is.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 pub use audit::{Audit, Identity, Imbalance, Print, ServiceAudit};
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};
@@ -224,6 +228,7 @@ pub use hub::{CloseError, Hub};
 pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
+pub use lane::{LaneKey, LaneView};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use lists::{PendingCursor, PendingSubject};

@@ -25,7 +25,9 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Bytes of one encoded report. Default 65,536.
     pub report_bytes: usize,
-    /// Bytes of all reports and discoveries of one submit, and of all subjects of one change. Default 8 MiB; at most 15 MiB.
+    /// Bytes of a lane's encoded state. Default 65,536.
+    pub lane_state_bytes: usize,
+    /// Bytes of all reports and discoveries of one submit, with a lane's state, and of all subjects of one change. Default 8 MiB; at most 15 MiB.
     pub submit_bytes: usize,
     /// Bytes of a JSON body given by name. Default 16 MiB.
     pub json_bytes: usize,
@@ -86,6 +88,7 @@ impl Default for Limits {
             key_bytes: 256,
             body_bytes: 4_096,
             report_bytes: 65_536,
+            lane_state_bytes: 65_536,
             submit_bytes: 8 << 20,
             json_bytes: 16 << 20,
             queue_bytes: 64 << 20,

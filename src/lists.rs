@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::apply::stored;
 use crate::clock::millis;
 use crate::error::ReadError;
-use crate::record::{self, BlockItem, Owed, SubjectValue, key};
+use crate::record::{self, BlockItem, Owed, SubjectValue, UnmarkedValue, key};
 use crate::registry::ServiceCore;
 use crate::results::{hex, key_of, pairs_after};
 use crate::service::{Service, Subject, contain};
@@ -51,7 +51,7 @@ pub(crate) fn unmarked<S: Service>(
 ) -> Result<(Vec<S::Subject>, Option<<S::Subject as Subject>::Key>), ReadError> {
     let mut found = Vec::new();
     for pair in pairs_after::<S>(store, core.id, key::UNMARKED, after, limit.clamp(1, 1_024)) {
-        let (name, body) = pair?;
+        let (name, kept) = pair?;
         let name = key::rest(&name);
         // Asked again: it may have been marked since the scan, or withdrawn before.
         let Some(value) = store.get(&key::of(core.id, key::SUBJECT, name))? else { continue };
@@ -59,7 +59,8 @@ pub(crate) fn unmarked<S: Service>(
         if value.round > 0 || value.withdrawn != 0 {
             continue;
         }
-        let read = contain(|| S::Subject::read(name, &body)).unwrap_or_else(Err);
+        let kept: UnmarkedValue<'_> = stored(record::decode("unmarked subject", &kept))?;
+        let read = contain(|| S::Subject::read(name, kept.body)).unwrap_or_else(Err);
         found.push(read.map_err(|what| ReadError::Decode { key: hex(name), what })?);
         if found.len() >= limit {
             return Ok((found, Some(key_of::<S>(name)?)));

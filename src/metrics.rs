@@ -10,12 +10,15 @@ use serde_json::{Map, Value};
 use crate::hub::Hub;
 
 /// Fields that say what is there now; other numbers only grow.
-const GAUGES: [&str; 17] = [
+const GAUGES: [&str; 20] = [
     "active_seats",
     "buckets_dead",
     "buckets_held",
     "buckets_ready",
     "clients",
+    "laned_waiting",
+    "lanes_ready",
+    "lanes_running",
     "panics",
     "pools_alive",
     "quarantined_seats",

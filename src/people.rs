@@ -176,6 +176,10 @@ pub(crate) struct SeatCounts {
     pub(crate) oversized: Counter,
     pub(crate) plugin_panics: Counter,
     pub(crate) already_done: Counter,
+    /// Reports on lanes out of their order.
+    pub(crate) out_of_order: Counter,
+    /// Reports on subjects of lanes whose deadline had passed.
+    pub(crate) past_deadline: Counter,
     pub(crate) conflicts: Counter,
     pub(crate) disagreements: Counter,
     pub(crate) stale: Counter,

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha12Rng;
+
 use crate::audit::Print;
 use crate::cooldown::{self, Cooldown, Cooldowns, Entry};
 use crate::cursor::Cursor;
 use crate::id::{LeaseToken, Secret};
+use crate::lane::Run;
 use crate::record::subject_hash;
 use crate::service::{Late, OverAsk, Policy};
 use crate::slot::{Cause, Mask, Phase, Slot, Snapshot, TIME_MAX, ToRenewed};
@@ -118,6 +122,8 @@ pub(crate) struct SubjectBuf {
     bytes: Box<[u8]>,
     /// Who gave it back lately.
     cooldowns: Box<[Cooldown]>,
+    /// Of a lane: when it is not to be worked on any more; wall clock, ms.
+    deadline: Option<i64>,
 }
 
 impl SubjectBuf {
@@ -130,7 +136,16 @@ impl SubjectBuf {
             key_len: subject.key.len(),
             bytes: [subject.key, subject.body].concat().into(),
             cooldowns: Box::default(),
+            deadline: None,
         }
+    }
+
+    pub(crate) fn until(self, deadline: Option<i64>) -> Self {
+        Self { deadline, ..self }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<i64> {
+        self.deadline
     }
 
     /// Seats that may not have it for now.
@@ -210,6 +225,16 @@ impl Subjects {
     }
 }
 
+/// A bucket of one lane, on its way into a pool.
+#[derive(Debug)]
+pub(crate) struct LaneBucket {
+    pub(crate) lane: Arc<[u8]>,
+    /// The lane's, before the bucket.
+    pub(crate) version: u64,
+    pub(crate) state: Option<Vec<u8>>,
+    pub(crate) subjects: Vec<SubjectBuf>,
+}
+
 /// A bucket that was leased before a restart.
 #[derive(Debug)]
 pub(crate) struct RecoveredLease {
@@ -219,6 +244,8 @@ pub(crate) struct RecoveredLease {
     pub(crate) claimed_at: u64,
     pub(crate) open: Mask,
     pub(crate) subjects: Vec<SubjectBuf>,
+    /// The lane that it runs.
+    pub(crate) run: Option<Run>,
 }
 
 /// Where a subject stands: a place in a bucket.
@@ -261,6 +288,8 @@ pub(crate) struct Pool {
     subjects: Subjects,
     /// The fingerprint of each bucket.
     bucket_prints: Box<[Print]>,
+    /// The lanes that its buckets run; none at all if none does.
+    runs: Box<[Option<Box<Run>>]>,
     /// Where else its urgent subjects stood when it was cut, by their places among `subjects`; ascending.
     origins: Box<[(usize, Spot)]>,
     /// Some of its subjects were offered again elsewhere, or it offers some again.
@@ -299,10 +328,47 @@ impl Pool {
         origins: Vec<(usize, Spot)>,
         secret: &Secret,
     ) -> Self {
+        let buckets = buckets.chunks(birth.terms.bucket_subjects.max(1)).map(|bucket| (bucket, None));
+        Self::of_buckets(birth, buckets, origins, secret)
+    }
+
+    /// As [`cut`](Self::cut), and buckets of lanes among them, at random.
+    pub(crate) fn cut_mixed(
+        birth: Birth,
+        window: &[SubjectBuf],
+        lanes: Vec<LaneBucket>,
+        rng: &mut ChaCha12Rng,
+        secret: &Secret,
+    ) -> Self {
+        if lanes.is_empty() {
+            return Self::cut(birth, window, secret);
+        }
+        let ordinary = window.chunks(birth.terms.bucket_subjects.max(1)).map(|bucket| (bucket, None));
+        let mut subjects = Vec::with_capacity(lanes.len());
+        let mut runs = Vec::with_capacity(lanes.len());
+        for LaneBucket { lane, version, state, subjects: bucket } in lanes {
+            let run = Run::new(lane, Mask::first(bucket.len()), version, state);
+            runs.push(run.with_deadlines(bucket.iter().map(SubjectBuf::deadline)));
+            subjects.push(bucket);
+        }
+        let laned = subjects.iter().zip(runs).map(|(bucket, run)| (bucket.as_slice(), Some(run)));
+        let mut buckets: Vec<_> = ordinary.chain(laned).collect();
+        buckets.shuffle(rng);
+        Self::of_buckets(birth, buckets.into_iter(), Vec::new(), secret)
+    }
+
+    fn of_buckets<'b>(
+        birth: Birth,
+        buckets: impl Iterator<Item = (&'b [SubjectBuf], Option<Run>)>,
+        origins: Vec<(usize, Spot)>,
+        secret: &Secret,
+    ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::new();
         let mut cooldowns = Vec::new();
-        for bucket in buckets.chunks(birth.terms.bucket_subjects.max(1)) {
+        let mut runs = Vec::new();
+        for (bucket, run) in buckets {
+            runs.push(run.map(Box::new));
             let first = subjects.places.len();
             for subject in bucket {
                 let (slot, place) = (slots.len(), subjects.places.len());
@@ -315,7 +381,8 @@ impl Pool {
         }
         let pool = Self::assemble(birth, slots, None, subjects, 0);
         let shared = AtomicBool::new(!origins.is_empty());
-        Self { cooldowns: Cooldowns::new(cooldowns), origins: origins.into(), shared, ..pool }
+        let (cooldowns, runs) = (Cooldowns::new(cooldowns), some_runs(runs));
+        Self { cooldowns, origins: origins.into(), shared, runs, ..pool }
     }
 
     /// Brings back the leases of one generation of an earlier opening, ascending by slot. Each gets a full term from `now`,
@@ -323,14 +390,15 @@ impl Pool {
     /// `origin_of` knows where else a rank stands.
     pub(crate) fn recover(
         birth: Birth,
-        leases: &[RecoveredLease],
+        mut leases: Vec<RecoveredLease>,
         now: u64,
         origin_of: impl Fn(u64) -> Option<Spot>,
         secret: &Secret,
     ) -> Self {
         let mut subjects = Subjects::default();
         let mut slots = Vec::with_capacity(leases.len());
-        for lease in leases {
+        let runs = leases.iter_mut().map(|lease| lease.run.take().map(Box::new)).collect();
+        for lease in &leases {
             let first = number(subjects.places.len());
             for subject in &lease.subjects {
                 subjects.push(subject);
@@ -347,7 +415,7 @@ impl Pool {
         let pool = Self::assemble(birth, slots, Some(numbers), subjects, taken);
         (0..taken).for_each(|index| pool.note_logged(index, LOGGED_LEASED));
         // What was shared before the opening is not known: the ends of its leases are journaled as if all were.
-        Self { origins, shared: AtomicBool::new(true), ..pool }
+        Self { origins, shared: AtomicBool::new(true), runs: some_runs(runs), ..pool }
     }
 
     /// A pool of nothing: what a service starts with.
@@ -371,6 +439,7 @@ impl Pool {
             slots: slots.into(),
             cooldowns: Cooldowns::default(),
             numbers,
+            runs: Box::default(),
             origins: Box::default(),
             shared: AtomicBool::new(false),
             subjects,
@@ -385,6 +454,11 @@ impl Pool {
 
     pub(crate) fn slot(&self, index: usize) -> Option<&Slot> {
         self.slots.get(index)
+    }
+
+    /// The lane that the bucket at `index` runs.
+    pub(crate) fn run(&self, index: usize) -> Option<&Run> {
+        self.runs.get(index)?.as_deref()
     }
 
     /// The slot's number, as tokens and the journal name it.
@@ -705,6 +779,11 @@ impl Pool {
                 .enumerate()
                 .all(|(index, slot)| slot.snapshot().is_final() && self.logged(index) & LOGGED_ENDED != 0)
     }
+}
+
+/// Nothing, if there is none.
+fn some_runs(runs: Vec<Option<Box<Run>>>) -> Box<[Option<Box<Run>>]> {
+    if runs.iter().all(Option::is_none) { Box::default() } else { runs.into() }
 }
 
 /// Slots that one claim passes by, about at most: it is then answered with what it has.

@@ -5,10 +5,11 @@
 use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::audit::Print;
-use crate::service::ServiceState;
+use crate::service::{Bounds, ServiceState};
 use crate::slot::{CHUNKS, Cause, Mask};
 use crate::watch::Level;
 
@@ -69,6 +70,7 @@ pub(crate) struct ServiceRecord<'a> {
     pub(crate) name: &'a str,
     pub(crate) state: ServiceState,
     pub(crate) max_subjects: u64,
+    pub(crate) lane_subjects: u64,
 }
 
 /// A client is known, or was registered or deregistered.
@@ -130,6 +132,9 @@ pub(crate) struct Leased {
     pub(crate) ranks: Vec<u64>,
     /// Those of them that another lease held when this bucket was cut.
     pub(crate) again: Vec<Again>,
+    /// The lane whose front the bucket is; empty: of none.
+    #[serde(with = "serde_bytes")]
+    pub(crate) lane: Vec<u8>,
 }
 
 /// A subject offered again while a lease held it: the first report wins.
@@ -152,6 +157,9 @@ pub(crate) struct Reported<'a> {
     /// A list of [`Item`].
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) items: &'a [u8],
+    /// The state of the lease's lane after these reports; `None`: as before.
+    #[serde(borrow)]
+    pub(crate) state: Option<&'a Bytes>,
 }
 
 /// What was left of a lease was put back.
@@ -236,6 +244,9 @@ pub(crate) struct FoundRecord<'a> {
     pub(crate) unmarked: bool,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) key: &'a [u8],
+    /// Its lane; empty: it is of none.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) lane: &'a [u8],
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) body: &'a [u8],
 }
@@ -337,6 +348,11 @@ pub(crate) struct StoredPair<'a> {
 pub(crate) struct SubjectRecord<'a> {
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) key: &'a [u8],
+    /// Its lane; empty: it is of none.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) lane: &'a [u8],
+    /// From then on it is not to be worked on any more; wall clock, ms.
+    pub(crate) deadline: Option<i64>,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) body: &'a [u8],
 }
@@ -362,6 +378,8 @@ pub(crate) struct Item<'a> {
     pub(crate) beyond: &'a [u8],
     /// Discoveries that lay too deep, kept or not.
     pub(crate) too_deep: u32,
+    /// It is no report: the subject's deadline had passed, and it ends without one.
+    pub(crate) expired: bool,
 }
 
 impl Item<'_> {
@@ -376,6 +394,7 @@ impl Item<'_> {
             out.extend_from_slice(bytes);
         }
         varint(out, u64::from(self.too_deep));
+        out.push(u8::from(self.expired));
     }
 }
 
@@ -396,6 +415,11 @@ pub(crate) struct BlockItem<'a> {
     pub(crate) round: u32,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) key: &'a [u8],
+    /// Its lane; empty: it is of none.
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) lane: &'a [u8],
+    /// As in its [`SubjectRecord`]; a re-run has none.
+    pub(crate) deadline: Option<i64>,
     #[serde(borrow, with = "serde_bytes")]
     pub(crate) body: &'a [u8],
 }
@@ -571,6 +595,13 @@ pub(crate) struct ServiceValue {
     pub(crate) name: String,
     pub(crate) state: ServiceState,
     pub(crate) max_subjects: u64,
+    pub(crate) lane_subjects: u64,
+}
+
+impl ServiceValue {
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { max_subjects: self.max_subjects, lane_subjects: self.lane_subjects }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -655,7 +686,31 @@ pub(crate) struct ServiceTally {
     pub(crate) duplicates: u64,
     pub(crate) cut_by_depth: u64,
     pub(crate) cut_by_budget: u64,
+    /// Rounds opened in lanes.
+    pub(crate) laned: u64,
+    /// Additions not taken in, since their lane owed as many subjects as it may.
+    pub(crate) lane_full: u64,
+    /// Subjects whose deadline passed before they were worked on.
+    pub(crate) expired: u64,
     pub(crate) prints: SubjectPrints,
+}
+
+/// What is known of a lane beside its state. Not stored while it is the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LaneValue {
+    /// Its subjects reported so far, counted once a round.
+    pub(crate) version: u64,
+    /// Its subjects that wait or are being worked on.
+    pub(crate) owed: u64,
+}
+
+/// What is kept of an unmarked subject.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UnmarkedValue<'a> {
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) lane: &'a [u8],
+    #[serde(borrow, with = "serde_bytes")]
+    pub(crate) body: &'a [u8],
 }
 
 /// Fingerprints of a service's subjects, by what became of them: each rank enters once, and leaves once.
@@ -686,6 +741,9 @@ pub(crate) struct LeaseValue {
     pub(crate) ended: bool,
     /// Subjects deleted or withdrawn since: nothing is owed of them, but their places stay open.
     pub(crate) gone: Vec<Gone>,
+    /// The lane that it runs; empty: none.
+    #[serde(with = "serde_bytes")]
+    pub(crate) lane: Vec<u8>,
 }
 
 /// A subject in a lease that is owed no more, and known by a hash alone.
@@ -698,9 +756,9 @@ pub(crate) struct Gone {
 }
 
 impl LeaseValue {
-    pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>) -> Self {
+    pub(crate) fn new(client: u64, at: u64, ranks: Vec<u64>, lane: Vec<u8>) -> Self {
         let open = Mask::first(ranks.len()).0;
-        Self { client, at, ranks, open, put_back: None, lost: false, ended: false, gone: Vec::new() }
+        Self { client, at, ranks, open, put_back: None, lost: false, ended: false, gone: Vec::new(), lane }
     }
 
     /// True if nothing more can come of it.
@@ -736,6 +794,8 @@ pub(crate) struct SubjectValue<'a> {
     pub(crate) open: bool,
     /// The open round was opened because a retraction left no result in force: it ends when one comes back.
     pub(crate) reopened: bool,
+    /// Its last round ended without a report: its deadline had passed.
+    pub(crate) expired: bool,
     /// The retraction that took the subject away; 0: none did.
     pub(crate) withdrawn: u64,
     /// Versions of its result so far; the next one's number less one.
@@ -748,7 +808,17 @@ pub(crate) struct SubjectValue<'a> {
 impl SubjectValue<'_> {
     /// A subject that was never worked on.
     pub(crate) fn new(depth: u16) -> Self {
-        Self { rank: 0, depth, round: 0, open: false, reopened: false, withdrawn: 0, versions: 0, current: None }
+        Self {
+            rank: 0,
+            depth,
+            round: 0,
+            open: false,
+            reopened: false,
+            expired: false,
+            withdrawn: 0,
+            versions: 0,
+            current: None,
+        }
     }
 }
 
@@ -857,6 +927,10 @@ pub(crate) mod key {
     pub(crate) const GONE: u8 = b'G';
     /// Retractions that are in force.
     pub(crate) const RETRACTION: u8 = b'R';
+    /// Lanes that were worked on or owe something.
+    pub(crate) const LANE: u8 = b'Y';
+    /// Lanes' states.
+    pub(crate) const LANE_STATE: u8 = b'Z';
 
     /// Length of what every key starts with.
     pub(crate) const PREFIX: usize = 9;
@@ -945,11 +1019,18 @@ mod tests {
             found: b"",
             beyond: b"z",
             too_deep: 2,
+            expired: false,
         };
         append(&mut items, &item);
         let records = [
             Record::Boot(Boot { number: 7 }),
-            Record::Service(ServiceRecord { service: 1, name: "dm", state: ServiceState::Paused, max_subjects: 5 }),
+            Record::Service(ServiceRecord {
+                service: 1,
+                name: "dm",
+                state: ServiceState::Paused,
+                max_subjects: 5,
+                lane_subjects: 6,
+            }),
             Record::Client(ClientRecord { client: 1, name: "n", registered: true }),
             Record::Seat(SeatRecord { service: 1, client: 2, state: SeatState::Suspended }),
             Record::Added(Added { service: 1, subjects: b"abc" }),
@@ -961,9 +1042,17 @@ mod tests {
                 at: 5,
                 ranks: vec![6, 7],
                 again: vec![Again { place: 1, generation: 1, slot: 9 }],
+                lane: b"lane".to_vec(),
             }),
-            Record::Reported(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
-            Record::Late(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items }),
+            Record::Reported(Reported {
+                service: 1,
+                generation: 2,
+                slot: 3,
+                client: 4,
+                items: &items,
+                state: Some(Bytes::new(b"state")),
+            }),
+            Record::Late(Reported { service: 1, generation: 2, slot: 3, client: 4, items: &items, state: None }),
             Record::Released(Released {
                 service: 1,
                 generation: 2,
@@ -1026,11 +1115,12 @@ mod tests {
     proptest! {
         #[test]
         fn items_written_by_hand_are_postcards(
-            place: u16, rank: u64, rounds: (u16, u32), key: Vec<u8>, report: Vec<u8>, found: (Vec<u8>, Vec<u8>), too_deep: u32
+            place: u16, rank: u64, rounds: (u16, u32), key: Vec<u8>, report: Vec<u8>, found: (Vec<u8>, Vec<u8>), counts: (u32, bool)
         ) {
             let (depth, round) = rounds;
             let (found, beyond) = (&found.0, &found.1);
-            let item = Item { place, rank, depth, round, key: &key, report: &report, found, beyond, too_deep };
+            let (too_deep, expired) = counts;
+            let item = Item { place, rank, depth, round, key: &key, report: &report, found, beyond, too_deep, expired };
             let mut by_hand = Vec::new();
             item.append_to(&mut by_hand);
             prop_assert_eq!(by_hand, encode(&item));

@@ -197,6 +197,8 @@ fn something(left: Vec<u8>, before: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_bytes::Bytes;
+
     use super::*;
     use crate::record::{ServiceValue, SubjectValue};
     use crate::service::ServiceState;
@@ -207,7 +209,8 @@ mod tests {
     /// A store in which `gone` was deleted at position 100 and rank 50, `back` as well and then added anew.
     fn store() -> MemoryStore {
         let (store, mut batch) = (MemoryStore::new(), Batch::new());
-        let value = ServiceValue { name: "s".to_owned(), state: ServiceState::Active, max_subjects: 9 };
+        let value =
+            ServiceValue { name: "s".to_owned(), state: ServiceState::Active, max_subjects: 9, lane_subjects: 9 };
         batch.insert(key::of(0, key::SERVICE, &SERVICE.to_be_bytes()), Some(record::encode(&value)));
         let tombstone = record::encode(&Tombstone { wall_ms: 0, position: 100, next_rank: 50 });
         for name in [b"gone", b"back"] {
@@ -231,7 +234,7 @@ mod tests {
     fn found(names: &[&[u8]]) -> Vec<u8> {
         let mut list = Vec::new();
         for key in names {
-            record::append(&mut list, &FoundRecord { depth: 1, unmarked: false, key, body: key });
+            record::append(&mut list, &FoundRecord { depth: 1, unmarked: false, key, lane: b"", body: key });
         }
         list
     }
@@ -290,12 +293,24 @@ mod tests {
                 found,
                 beyond: found,
                 too_deep: 0,
+                expired: false,
             };
             kept.append_to(&mut items);
             Item { place: 1, rank, key, ..kept }.append_to(&mut items);
-            let reported = Reported { service: SERVICE, generation: 1, slot: 1, client: 1, items: &items };
-            let body = redaction.record(position, kind, &record::encode(&reported)).unwrap().unwrap().into_owned();
-            let items = record::decode::<Reported<'_>>("reported", &body).unwrap().items;
+            let (generation, slot, client, items) = (1, 1, 1, items.as_slice());
+            let conflict = Conflict { service: SERVICE, generation, slot, client, items };
+            let reported =
+                Reported { service: SERVICE, generation, slot, client, items, state: Some(Bytes::new(b"state")) };
+            let body = if kind == 9 { record::encode(&conflict) } else { record::encode(&reported) };
+            let body = redaction.record(position, kind, &body).unwrap().unwrap().into_owned();
+            let items = match Record::decode(kind, &body).unwrap() {
+                Record::Conflict(left) => left.items,
+                Record::Reported(left) | Record::Late(left) => {
+                    assert_eq!(left.state, Some(Bytes::new(b"state")), "a lane's state is of no subject");
+                    left.items
+                }
+                other => panic!("{other:?}"),
+            };
             record::list::<Item<'_>>("item", items).count() - 1
         };
         for kind in [7, 9, 17] {

@@ -30,7 +30,8 @@ pub struct Refused {
     pub too_many: u64,
     /// Submits whose reports were too large together; bodies given by name that were too large.
     pub too_large: u64,
-    /// Bodies given by name that were not what the call takes.
+    /// Bodies given by name that were not what the call takes; lanes' states where there was no lane or no report, or that
+    /// could not be encoded.
     pub malformed: u64,
     /// Calls on leases that were over.
     pub over: u64,
@@ -134,7 +135,8 @@ impl SeatCore {
             LeaseError::Capped { .. } => &self.counts.renewals_capped,
             LeaseError::NotReady { .. } => &refused.not_ready,
             LeaseError::TooMany { .. } => &refused.too_many,
-            LeaseError::TooLarge { .. } => &refused.too_large,
+            LeaseError::TooLarge { .. } | LeaseError::StateTooLarge { .. } => &refused.too_large,
+            LeaseError::NoLane | LeaseError::NoReports | LeaseError::State { .. } => &refused.malformed,
             LeaseError::Hub(error) => refused.hub(error),
         };
         counter.add(1);

@@ -120,6 +120,8 @@ pub(crate) struct ServiceCounts {
     pub(crate) duplicates: Counter,
     pub(crate) cut_by_depth: Counter,
     pub(crate) cut_by_budget: Counter,
+    pub(crate) lane_full: Counter,
+    pub(crate) expired: Counter,
     pub(crate) unmarked: Counter,
     pub(crate) reruns: Counter,
     pub(crate) deleted: Counter,
@@ -144,6 +146,11 @@ pub(crate) struct ServiceCounts {
     /// Time in which what is ready will have been taken, ms; `u64::MAX`: nothing is taken.
     pub(crate) drain_ms: Counter,
     pub(crate) abandoned_slots: Counter,
+    pub(crate) lanes_ready: Counter,
+    pub(crate) lanes_running: Counter,
+    pub(crate) laned_waiting: Counter,
+    /// Hub time, ms, since when the oldest subject in a lane waits; later than now: none waits.
+    pub(crate) lane_wait_since: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unknown_tokens: Counter,
     pub(crate) activations_refused: Counter,
@@ -157,7 +164,8 @@ pub(crate) struct ServiceCounts {
 
 impl ServiceCounts {
     fn new() -> Self {
-        Self { oldest_wait_since: Counter::new(u64::MAX), ..Self::default() }
+        let never = || Counter::new(u64::MAX);
+        Self { oldest_wait_since: never(), lane_wait_since: never(), ..Self::default() }
     }
 
     pub(crate) fn publish(&self, tally: ServiceTally) {
@@ -166,6 +174,8 @@ impl ServiceCounts {
         self.duplicates.set(tally.duplicates);
         self.cut_by_depth.set(tally.cut_by_depth);
         self.cut_by_budget.set(tally.cut_by_budget);
+        self.lane_full.set(tally.lane_full);
+        self.expired.set(tally.expired);
         self.unmarked.set(tally.unmarked);
         self.reruns.set(tally.reruns);
         self.deleted.set(tally.deleted);

@@ -1,11 +1,12 @@
 //! Brings a service back from the store: its counts, its seats, its leases.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::apply::{self, stored};
 use crate::audit::{Booked, Flow, Print};
 use crate::error::{RegisterServiceError, StoreError};
 use crate::house::House;
+use crate::lane::Run;
 use crate::pool::{Birth, Pool, RecoveredLease, Spot, SubjectBuf, SubjectRef, Terms};
 use crate::record::{self, BlockItem, Owed, SeatState, SeatValue, ServiceTally, key};
 use crate::registry::{ServiceCore, UrgentBefore};
@@ -78,6 +79,7 @@ struct Stored {
     claimed_at: u64,
     open: Mask,
     subjects: Vec<SubjectBuf>,
+    run: Option<Run>,
 }
 
 fn read_leases(store: &dyn Store, service: u32, blocks: &mut Blocks) -> Result<Vec<Stored>, StoreError> {
@@ -91,9 +93,24 @@ fn read_leases(store: &dyn Store, service: u32, blocks: &mut Blocks) -> Result<V
             }
         }
         let (client, claimed_at, open) = (lease.client, lease.at, lease.open());
-        leases.push(Stored { generation, slot, client, claimed_at, open, subjects });
+        let run =
+            if lease.lane.is_empty() { None } else { Some(read_run(store, service, &lease.lane, open, &subjects)?) };
+        leases.push(Stored { generation, slot, client, claimed_at, open, subjects, run });
     }
     Ok(leases)
+}
+
+/// A lane that was running.
+fn read_run(
+    store: &dyn Store,
+    service: u32,
+    lane: &[u8],
+    open: Mask,
+    subjects: &[SubjectBuf],
+) -> Result<Run, StoreError> {
+    let version = apply::lane(store, service, lane)?.version;
+    let run = Run::new(Arc::from(lane), open, version, apply::lane_state(store, service, lane)?);
+    Ok(run.with_deadlines(subjects.iter().map(SubjectBuf::deadline)))
 }
 
 fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -> Result<(), StoreError> {
@@ -101,14 +118,15 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     let terms = Terms::of(&core.policy());
     let mut generations: Vec<(u64, Vec<RecoveredLease>)> = Vec::new();
     let mut claimed = Vec::new();
-    for Stored { generation, slot, client, claimed_at, open, subjects } in leases {
+    for Stored { generation, slot, client, claimed_at, open, subjects, run } in leases {
         claimed.extend(open.places().filter_map(|place| Some((subjects.get(place)?.rank, claimed_at))));
         let seat = house.people.client(client).and_then(|client| house.people.seat_of(&client, core.id));
         // Left out, its subjects would be handed out again while the store keeps the lease.
         let ownerless = || StoreError::Corrupted { what: format!("a lease of client {client}, who has no seat") };
         let seat = seat.ok_or_else(ownerless)?;
         seat.adopt(1, now);
-        let lease = RecoveredLease { slot, owner: seat.index, claimed_at: claimed_at.min(now), open, subjects };
+        let claimed_at = claimed_at.min(now);
+        let lease = RecoveredLease { slot, owner: seat.index, claimed_at, open, subjects, run };
         match generations.last_mut() {
             Some((last, leases)) if *last == generation => leases.push(lease),
             _ => generations.push((generation, vec![lease])),
@@ -141,13 +159,40 @@ fn restore_leases(house: &House, core: &Arc<ServiceCore>, leases: Vec<Stored>) -
     for (generation, leases) in generations {
         let born = leases.iter().map(|lease| lease.claimed_at).min().unwrap_or(now);
         let birth = Birth { service: core.id, generation, born, terms };
-        let pool = Pool::recover(birth, &leases, now, |rank| held.get(&rank).cloned(), &house.link.secret);
+        let pool = Pool::recover(birth, leases, now, |rank| held.get(&rank).cloned(), &house.link.secret);
         let pool = Arc::new(pool);
         let spots = pool.spots(&twice);
         held.extend(spots.into_iter().filter(|(_, spot)| spot.is_responsible()));
         core.add_live(pool);
     }
     Ok(())
+}
+
+/// Those of some subjects that are owed and have a name, as their blocks hold them. Reads each block once.
+pub(crate) fn pick(
+    store: &dyn Store,
+    service: u32,
+    ranks: &BTreeSet<u64>,
+) -> Result<HashMap<u64, SubjectBuf>, StoreError> {
+    let mut found = HashMap::with_capacity(ranks.len());
+    let mut from = 0;
+    while let Some(rank) = ranks.range(from..).next() {
+        let Some((first, owed)) = apply::owed_block(store, service, *rank)? else {
+            from = rank.saturating_add(1);
+            continue;
+        };
+        from = first.saturating_add(u64::from(owed.len));
+        let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
+        for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
+            let (rank, item) = (first + place as u64, stored(item)?);
+            let BlockItem { depth, round, key, deadline, body, .. } = item;
+            if ranks.contains(&rank) && owed.has(place as u64) && !key.is_empty() {
+                let subject = SubjectRef { rank, depth, round, since: owed.since, key, body };
+                found.insert(rank, SubjectBuf::new(subject).until(deadline));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Blocks of pending subjects, read once each.
@@ -196,9 +241,9 @@ impl Block {
         let block = store.get(&key::of(service, key::BLOCK, &first.to_be_bytes()))?.unwrap_or_default();
         let mut subjects = Vec::new();
         for (place, item) in record::list::<BlockItem<'_>>("block", &block).enumerate() {
-            let BlockItem { depth, round, key, body } = stored(item)?;
+            let BlockItem { depth, round, key, deadline, body, .. } = stored(item)?;
             let rank = first + place as u64;
-            subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }));
+            subjects.push(SubjectBuf::new(SubjectRef { rank, depth, round, since, key, body }).until(deadline));
         }
         Ok(Self { owed, subjects })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::apply::stored;
+use crate::apply::{self, stored};
 use crate::clock::utc;
 use crate::error::{ReadError, StoreError};
 use crate::history::{Past, report_of, says_the_same};
@@ -58,6 +58,8 @@ pub enum SubjectState {
     Pending,
     /// It was reported.
     Done,
+    /// Its last round ended without a report: its deadline had passed ([`Service::deadline`]).
+    Expired,
 }
 
 /// What was found of a subject that was to be made urgent.
@@ -73,6 +75,10 @@ pub enum Marked {
         /// When it was reported last.
         at: DateTime<Utc>,
     },
+    /// It waits, or is being worked on, in a lane: it keeps its place there.
+    Laned,
+    /// Its deadline had passed before it was worked on.
+    Expired,
     /// It is known, but not to be worked on.
     Unmarked,
     /// Not known.
@@ -93,8 +99,12 @@ pub(crate) fn mark<S: Service>(
         SubjectValue { round: 0, .. } => (Marked::Unmarked, None),
         SubjectValue { open: true, rank, .. } => {
             let urgent = store.get(&key::of(service, key::URGENT, &rank.to_be_bytes()))?.is_some();
+            if apply::is_laned(store, service, rank)? {
+                return Ok((Marked::Laned, None));
+            }
             if urgent { (Marked::Already, None) } else { (Marked::Urgent, Some(rank)) }
         }
+        SubjectValue { expired: true, .. } => (Marked::Expired, None),
         SubjectValue { current, .. } => {
             let at = utc(current.map_or(0, |version| version.wall_ms));
             (Marked::Done { at }, None)
@@ -124,6 +134,7 @@ pub(crate) fn state<S: Service>(
         SubjectValue { withdrawn, .. } if withdrawn != 0 => SubjectState::Unknown,
         SubjectValue { round: 0, .. } => SubjectState::Unmarked,
         SubjectValue { open: true, .. } => SubjectState::Pending,
+        SubjectValue { expired: true, .. } => SubjectState::Expired,
         SubjectValue { .. } => SubjectState::Done,
     })
 }

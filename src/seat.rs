@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use event_listener::Listener;
+use serde::Serialize;
 use smallvec::SmallVec;
 
 use crate::audit::{Move, Print};
@@ -13,6 +14,7 @@ use crate::error::{ClaimError, LeaseError};
 use crate::fairness;
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
+use crate::lane::StateBytes;
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
 use crate::measures::Call;
 use crate::notices::NoticeKind;
@@ -274,7 +276,8 @@ impl<S: Service> Seat<S> {
         self.identify().inspect_err(|error| seat.count_call(error))?;
         let mut views = Vec::new();
         let now = seat.service.link.clock.now();
-        seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now)));
+        let wall_ms = seat.service.link.clock.wall_ms();
+        seat.service.held_by(seat.index, |pool, index| views.extend(LeaseView::of(pool, index, now, wall_ms)));
         Ok(views)
     }
 
@@ -315,6 +318,50 @@ impl<S: Service> Seat<S> {
     ) -> Result<Submitted, LeaseError> {
         let (pool, index) = self.find(token)?;
         Reporting::new(&self.core, &pool, index).run::<S>(reports, false)
+    }
+
+    /// Reports on the front of a lane, stores its state, and gives the rest back. As [`Lease::submit_lane`], by token.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored.
+    pub fn submit_lane<T: Serialize + ?Sized>(
+        &self,
+        token: &LeaseToken,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        state: &T,
+    ) -> Result<Submitted, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        Reporting::new(&self.core, &pool, index).run_lane::<S, T>(reports, state, true)
+    }
+
+    /// Reports on the front of a lane, stores its state, and keeps the rest. As [`Lease::report_lane`], by token.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`]; nothing was stored.
+    pub fn report_lane<T: Serialize + ?Sized>(
+        &self,
+        token: &LeaseToken,
+        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
+        state: &T,
+    ) -> Result<Submitted, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        Reporting::new(&self.core, &pool, index).run_lane::<S, T>(reports, state, false)
+    }
+
+    /// As [`submit`](Self::submit) or, if not `last`, [`report`](Self::report), with a lane's state that is encoded already.
+    pub(crate) fn hand_in(
+        &self,
+        token: &LeaseToken,
+        reports: Vec<(<S::Subject as Subject>::Key, S::Report)>,
+        state: Option<StateBytes>,
+        last: bool,
+    ) -> Result<Submitted, LeaseError> {
+        let (pool, index) = self.find(token)?;
+        let reporting = Reporting::new(&self.core, &pool, index);
+        let reporting = if let Some(state) = state { reporting.with_state(state) } else { reporting };
+        reporting.run::<S>(reports, last)
     }
 
     /// Extends a lease to a full term from now; returns the time left. As [`Lease::renew`], by token.

@@ -4,10 +4,12 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ClientId;
+use crate::lane::LaneKey;
 use crate::limits::Limits;
 use crate::watch::Watch;
 
@@ -80,6 +82,31 @@ pub trait Service: Send + Sync + 'static {
     /// number above 15 as no category.
     fn category(&self, report: &Self::Report) -> Option<u8> {
         let _ = report;
+        None
+    }
+
+    /// Names a subject's lane: subjects of one lane are worked on in the order in which they came, by one lease at a time,
+    /// with the lane's state ([`Lease::lane`](crate::Lease::lane)); different lanes run in parallel. The default, `None`: a
+    /// subject of no lane, worked on in any order.
+    ///
+    /// Called when a subject is added or named by a report, on the thread that does so; and when a retraction takes one in
+    /// anew, on the operator's. The answer is journaled with the subject and holds for its whole life, re-runs included. Always
+    /// name the same lane for the same subject. A panic counts as a failed encoding: of an addition, which is refused, or
+    /// of the report, which is rejected.
+    fn lane(&self, subject: &Self::Subject) -> Option<LaneKey> {
+        let _ = subject;
+        None
+    }
+
+    /// Says until when, by the wall clock, a subject of a lane is to be worked on. From then on it is not given to whoever works
+    /// on the lane, and no report on it is taken ([`Outcome::Expired`](crate::Outcome::Expired)): its round ends without one, when the
+    /// lane comes to it. The default, `None`: for ever.
+    ///
+    /// Called right after a [`lane`](Self::lane) that names one, when a subject is added or named by a report; never of other
+    /// subjects. The answer is journaled and holds for that round: a re-run, a mark and what a retraction takes in anew
+    /// have no deadline. A panic counts as one of [`lane`](Self::lane).
+    fn deadline(&self, subject: &Self::Subject) -> Option<DateTime<Utc>> {
+        let _ = subject;
         None
     }
 }
@@ -364,6 +391,10 @@ pub struct Policy {
     pub keep_unmarked: bool,
     /// Subjects that the service takes in, unmarked ones included, at most. Default: no bound but the disk.
     pub max_subjects: u64,
+    /// Subjects that one lane may owe, waiting and being worked on: 1 or more. Default 10,000. An addition beyond it is not
+    /// taken in, and counted ([`Intake::full`](crate::Intake::full)). What reports reveal, re-runs and marks are taken in
+    /// nevertheless: nothing that was promised is lost.
+    pub lane_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.
     pub panics_tolerated: u32,
     /// How clients are watched for malfunction. A change takes effect with the next sample.
@@ -394,6 +425,7 @@ impl Default for Policy {
             max_depth: 0,
             keep_unmarked: true,
             max_subjects: u64::MAX,
+            lane_subjects: 10_000,
             panics_tolerated: 3,
             watch: Watch::default(),
         }
@@ -404,6 +436,11 @@ impl Policy {
     /// The subjects mixed in among those put back, at most.
     pub(crate) fn company_subjects(&self) -> usize {
         self.bucket_subjects.saturating_mul(self.company as usize)
+    }
+
+    /// What is journaled, since applying needs it.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { max_subjects: self.max_subjects, lane_subjects: self.lane_subjects }
     }
 
     /// The first field that is out of its range, with the range.
@@ -426,6 +463,7 @@ impl Policy {
             (self.ordinary_share >= 2, "ordinary_share", "2 or more"),
             (self.cooldown <= MONTH, "cooldown", "0 to 30 days"),
             (self.company <= 1_024, "company", "0 to 1,024"),
+            (self.lane_subjects >= 1, "lane_subjects", "1 or more"),
             (self.panics_tolerated >= 1, "panics_tolerated", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
@@ -433,6 +471,15 @@ impl Policy {
             None => self.watch.check(),
         }
     }
+}
+
+/// How much a service takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// [`Policy::max_subjects`].
+    pub(crate) max_subjects: u64,
+    /// [`Policy::lane_subjects`].
+    pub(crate) lane_subjects: u64,
 }
 
 /// Runs plugin code; `Err` holds the panic's message.

@@ -79,6 +79,18 @@ impl Mask {
         })
     }
 
+    /// The places of the first chunk word, and only those. Buckets of lanes have no others.
+    pub(crate) fn first_word(&self) -> u64 {
+        self.0.first().copied().unwrap_or(0)
+    }
+
+    /// Places of the first chunk word.
+    pub(crate) fn of_word(word: u64) -> Self {
+        let mut mask = Self::default();
+        put(&mut mask, 0, word);
+        mask
+    }
+
     /// The first `count` places.
     pub(crate) fn first(count: usize) -> Self {
         let mut mask = Self::default();
@@ -211,6 +223,8 @@ pub(crate) struct Taken {
     pub(crate) stale: Mask,
     /// Reported before this call.
     pub(crate) done: Mask,
+    /// Owed, and not reported by this call: of a lane, where others came before them.
+    pub(crate) behind: Mask,
     /// No subject is owed any more.
     pub(crate) emptied: bool,
 }
@@ -444,6 +458,32 @@ impl Slot {
             put(&mut taken.done, i, bits & !accepted & !stale);
         }
         taken.emptied = !taken.accepted.is_empty() && self.is_emptied();
+        taken
+    }
+
+    /// Reports the subjects in `wanted`, all in the first chunk, if just `owed` is open, or none of them. One exchange.
+    pub(crate) fn report_front(&self, owed: u64, wanted: u64) -> Taken {
+        let mut taken = Taken::default();
+        let Some(chunk) = self.chunks.first() else { return taken };
+        let exchanged = if wanted & !owed == 0 {
+            // ordering: AcqRel and Acquire; as in `report_chunk`.
+            chunk.compare_exchange(owed, owed & !wanted, Ordering::AcqRel, Ordering::Acquire)
+        } else {
+            // Some of them were not owed from the beginning.
+            // ordering: Acquire; as in `report_chunk`.
+            Err(chunk.load(Ordering::Acquire))
+        };
+        match exchanged {
+            Ok(_) => {
+                put(&mut taken.accepted, 0, wanted);
+                taken.emptied = self.is_emptied();
+            }
+            Err(word) => {
+                let left = if word & CLOSED == 0 { &mut taken.behind } else { &mut taken.stale };
+                put(left, 0, wanted & word);
+                put(&mut taken.done, 0, wanted & !word);
+            }
+        }
         taken
     }
 

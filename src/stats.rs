@@ -157,6 +157,10 @@ pub struct SeatStats {
     pub releases: u64,
     /// Repeated reports, answered `AlreadyDone`: no fault.
     pub already_done: u64,
+    /// Reports on lanes that did not come in the lane's order, or with others that were refused.
+    pub out_of_order: u64,
+    /// Reports on subjects of lanes whose deadline had passed: refused.
+    pub past_deadline: u64,
     /// Its results that another client's later report, in a re-run, did not confirm: it was not the same, byte by byte.
     pub disagreements: u64,
     /// Time since the last successful call.
@@ -217,6 +221,11 @@ pub struct ServiceStats {
     pub cut_by_depth: u64,
     /// Subjects beyond `max_subjects`.
     pub cut_by_budget: u64,
+    /// Additions not taken in, since their lane owed as many subjects as it may ([`Policy::lane_subjects`](crate::Policy::lane_subjects)).
+    pub lane_full: u64,
+    /// Subjects of lanes that ended without a report, since their deadline had passed; they count as reported in
+    /// [`work`](Self::work), and as done.
+    pub expired: u64,
     /// Subjects known but not to be worked on: discovered too deep.
     pub unmarked: u64,
     /// Rounds opened after a subject's first.
@@ -259,6 +268,14 @@ pub struct ServiceStats {
     pub moved: u64,
     /// Extra work: urgent subjects handed out while another lease held them, since the hub was opened.
     pub extra_work: u64,
+    /// Lanes with work, of which no bucket was cut.
+    pub lanes_ready: u64,
+    /// Lanes of which a bucket was cut: it waits, is held, or what was reported on it is on its way to the store.
+    pub lanes_running: u64,
+    /// Subjects that wait in lanes, of those in memory.
+    pub laned_waiting: u64,
+    /// How long the oldest of them has waited: the longest queue delay of any lane.
+    pub lane_wait: Duration,
     /// How long things take.
     pub times: Times,
 }
@@ -403,6 +420,8 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, Held>) -> SeatStats {
         renewals: seat.counts.renewals.value(),
         releases: seat.counts.releases.value(),
         already_done: seat.counts.already_done.value(),
+        out_of_order: seat.counts.out_of_order.value(),
+        past_deadline: seat.counts.past_deadline.value(),
         disagreements: seat.counts.disagreements.value(),
         idle: crate::people::idle_for(seat, now),
         turnaround_ms: seat.turnaround.snapshot(),
@@ -491,6 +510,8 @@ fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
         duplicates: counts.duplicates.value(),
         cut_by_depth: counts.cut_by_depth.value(),
         cut_by_budget: counts.cut_by_budget.value(),
+        lane_full: counts.lane_full.value(),
+        expired: counts.expired.value(),
         unmarked: counts.unmarked.value(),
         reruns: counts.reruns.value(),
         deleted: counts.deleted.value(),
@@ -511,6 +532,10 @@ fn with_sums(service: &ServiceCore, sums: &Sums) -> ServiceStats {
         pool_drain_time: Some(counts.drain_ms.value()).filter(|ms| *ms != u64::MAX).map(Duration::from_millis),
         moved: counts.moved.value(),
         extra_work: counts.offered_again.value(),
+        lanes_ready: counts.lanes_ready.value(),
+        lanes_running: counts.lanes_running.value(),
+        laned_waiting: counts.laned_waiting.value(),
+        lane_wait: Duration::from_millis(now.saturating_sub(counts.lane_wait_since.value())),
         times: service.measures.times(),
     }
 }

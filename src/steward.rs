@@ -47,6 +47,13 @@ pub(crate) struct PutBack {
 #[derive(Debug)]
 pub(crate) enum Errand {
     PutBack(PutBack),
+    /// A lease that ran a lane is over, and all of it is in the store. After what it put back.
+    LaneFree {
+        service: u32,
+        lane: Vec<u8>,
+        generation: u64,
+        slot: u32,
+    },
     /// Something became of these ranks.
     Ranks {
         service: u32,
@@ -121,6 +128,12 @@ impl Steward {
         &self.inbox
     }
 
+    /// Lanes in memory.
+    #[cfg(test)]
+    pub(crate) fn lanes_known(&self) -> usize {
+        self.wards.values().map(|ward| ward.lanes.known()).sum()
+    }
+
     /// One round. True if it changed anything that others must act on.
     pub(crate) fn turn(&mut self) -> bool {
         self.link.steward.lower();
@@ -193,6 +206,7 @@ impl Steward {
         }
         for pool in service.live().iter() {
             ward.rush.note(pool);
+            ward.lanes.note(pool);
         }
         self.wards.insert(service.id, ward);
     }
@@ -203,6 +217,11 @@ impl Steward {
                 Errand::PutBack(put_back) => {
                     if let Some(ward) = self.wards.get_mut(&put_back.service) {
                         ward.take_back(put_back, now);
+                    }
+                }
+                Errand::LaneFree { service, lane, generation, slot } => {
+                    if let (Some(ward), Some(service)) = (self.wards.get_mut(service), self.registry.by_id(*service)) {
+                        ward.free_lane(&service, lane, *generation, *slot);
                     }
                 }
                 Errand::Ranks { service, fate, ranks } => {
@@ -410,10 +429,11 @@ impl Steward {
             }
             let wanted = service.wants_next();
             if wanted {
-                let window = ward.next_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
-                if !window.is_empty() {
-                    ward.cut += window.len() as u64;
-                    publish(service, None, Arc::new(Pool::cut(birth(), &window, secret)));
+                let (window, lanes) = ward.next_window(service, &policy, self.store.as_ref(), &mut self.rng, now)?;
+                if !window.is_empty() || !lanes.is_empty() {
+                    let pool = Arc::new(Pool::cut_mixed(birth(), &window, lanes, &mut self.rng, secret));
+                    ward.cut += pool.whole_print().count;
+                    publish(service, None, pool);
                     formed = true;
                 }
             }

@@ -7,7 +7,10 @@ use serde::Serialize;
 use crate::apply::{self, stored};
 use crate::error::{HubError, RetractError, StoreError};
 use crate::house::House;
-use crate::record::{self, BlockItem, FoundRecord, KeyRecord, SubjectValue, Tombstone, VersionName, VersionValue, key};
+use crate::lane::lane_of;
+use crate::record::{
+    self, BlockItem, FoundRecord, KeyRecord, SubjectValue, Tombstone, UnmarkedValue, VersionName, VersionValue, key,
+};
 use crate::registry::ServiceCore;
 use crate::service::{Key, Service, Subject, contain};
 use crate::store::{Pair, Store};
@@ -241,7 +244,8 @@ impl<'a, S: Service> Inquiry<'a, S> {
             candidate.supported = true;
             if candidate.gone {
                 let body = self.body_of_found(&key, &found)?;
-                offer(&FoundRecord { depth, unmarked: !within, key: &key, body: &body });
+                let lane = self.lane_of_found(&key, &found)?;
+                offer(&FoundRecord { depth, unmarked: !within, key: &key, lane: &lane, body: &body });
             } else {
                 queue.push(key.into());
             }
@@ -333,6 +337,14 @@ impl<'a, S: Service> Inquiry<'a, S> {
         Ok(bytes)
     }
 
+    fn lane_of_found(&self, name: &[u8], found: &S::Subject) -> Result<Vec<u8>, RetractError> {
+        let limit = self.core.link.limits.key_bytes;
+        self.answer(
+            name,
+            contain(|| lane_of(self.plugin, found, limit).map(|(lane, _)| lane).map_err(|error| error.to_string())),
+        )
+    }
+
     fn answer<T>(&self, name: &[u8], answer: Result<Result<T, String>, String>) -> Result<T, RetractError> {
         let failed = |what| RetractError::Plugin { key: crate::results::hex(name), what };
         answer.inspect_err(|panic| self.core.note_panic(panic)).map_err(failed)?.map_err(failed)
@@ -341,7 +353,8 @@ impl<'a, S: Service> Inquiry<'a, S> {
     /// The body that a subject came with; empty if its block is gone: then it is all key.
     fn body_of(&self, name: &[u8], subject: &SubjectValue<'_>) -> Result<Vec<u8>, RetractError> {
         if subject.round == 0 {
-            return Ok(self.get(key::UNMARKED, name)?.unwrap_or_default());
+            let Some(kept) = self.get(key::UNMARKED, name)? else { return Ok(Vec::new()) };
+            return Ok(stored(record::decode::<UnmarkedValue<'_>>("unmarked subject", &kept))?.body.to_vec());
         }
         let block = |rank: u64| key::of(self.core.id, key::BLOCK, &rank.to_be_bytes());
         let Some((first, bytes)) = self.store.last(&block(0), &block(subject.rank))? else { return Ok(Vec::new()) };

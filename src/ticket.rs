@@ -66,6 +66,7 @@ pub(crate) struct Resolution {
     added: AtomicU64,
     duplicates: AtomicU64,
     cut: AtomicU64,
+    full: AtomicU64,
     waker: AtomicWaker,
 }
 
@@ -77,10 +78,11 @@ impl Resolution {
     }
 
     pub(crate) fn visible(&self, intake: Intake) {
-        // ordering: Relaxed, three times; published by the Release below.
+        // ordering: Relaxed, four times; published by the Release below.
         self.added.store(intake.added, Ordering::Relaxed);
         self.duplicates.store(intake.duplicates, Ordering::Relaxed);
         self.cut.store(intake.cut, Ordering::Relaxed);
+        self.full.store(intake.full, Ordering::Relaxed);
         self.advance(VISIBLE);
     }
 
@@ -146,6 +148,9 @@ pub struct Intake {
     pub duplicates: u64,
     /// Cut by the policy's depth or budget.
     pub cut: u64,
+    /// Not taken in: their lane owes as many subjects as it may ([`Policy::lane_subjects`](crate::Policy::lane_subjects)).
+    /// Offered again once the lane has worked some off, they are new.
+    pub full: u64,
 }
 
 impl Intake {
@@ -154,6 +159,7 @@ impl Intake {
             added: self.added + other.added,
             duplicates: self.duplicates + other.duplicates,
             cut: self.cut + other.cut,
+            full: self.full + other.full,
         }
     }
 }
@@ -255,11 +261,12 @@ impl Ticket {
     }
 
     fn intake(&self) -> Intake {
-        // ordering: Relaxed, three times; acquired with the state.
+        // ordering: Relaxed, four times; acquired with the state.
         self.resolution().map_or_else(Intake::default, |resolution| Intake {
             added: resolution.added.load(Ordering::Relaxed),
             duplicates: resolution.duplicates.load(Ordering::Relaxed),
             cut: resolution.cut.load(Ordering::Relaxed),
+            full: resolution.full.load(Ordering::Relaxed),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
+use crate::apply;
 use crate::audit::{Flow, Ledger, Print, Queues};
 use crate::clock::millis;
 use crate::cooldown;
@@ -12,15 +13,20 @@ use crate::error::StoreError;
 use crate::express::Express;
 use crate::fairness::{Drain, effective_class, is_overdue};
 use crate::intake::Reader;
-use crate::pool::{Spot, SubjectBuf};
+use crate::lane::Run;
+use crate::lanes::Lanes;
+use crate::pool::{LaneBucket, Spot, SubjectBuf};
 use crate::registry::ServiceCore;
-use crate::restore::Blocks;
+use crate::restore::{Blocks, pick};
 use crate::service::{Policy, Urgent};
-use crate::slot::{Phase, Snapshot};
+use crate::slot::{CHUNK_BITS, Cause, Phase, Snapshot};
 use crate::steward::PutBack;
 use crate::store::Store;
 use crate::sync::{Arc, Ordering};
 use crate::urgent::{Back, Cut, Rush};
+
+/// Bytes of the states of one pool's lanes, about at most.
+const LANE_BYTES: usize = 64 << 20;
 
 /// What is to become of an express pool's place.
 pub(crate) enum Next<T> {
@@ -37,6 +43,7 @@ pub(crate) struct Ward {
     ledger: Arc<Ledger>,
     pub(crate) reader: Reader,
     pub(crate) rush: Rush,
+    pub(crate) lanes: Lanes,
     drain: Drain,
     /// Subjects cut into ordinary pools so far.
     pub(crate) cut: u64,
@@ -66,6 +73,7 @@ impl Ward {
             ledger: Arc::clone(&service.ledger),
             reader: Reader::new(service.id, leased),
             rush: Rush::default(),
+            lanes: Lanes::default(),
             drain: Drain::default(),
             cut: 0,
             returned: VecDeque::new(),
@@ -82,6 +90,10 @@ impl Ward {
         let PutBack { pool, index, left, .. } = put_back;
         let news = !pool.was_recalled(*index);
         self.ledger.flowed(Flow::Returned, pool.print(*index, *left));
+        if let Some(run) = pool.run(*index) {
+            self.take_back_lane(run, put_back);
+            return;
+        }
         for subject in pool.put_back(*index, *left, now) {
             // What was deleted while a lease from before a restart held it has no name, and is owed to nobody.
             let back =
@@ -94,6 +106,33 @@ impl Ward {
                 Back::Waits => {}
                 Back::Elsewhere => self.ledger.flowed(Flow::Dropped, Print::of(subject.rank)),
             }
+        }
+    }
+
+    /// Subjects of a lane come back: to its front.
+    fn take_back_lane(&mut self, run: &Run, put_back: &PutBack) {
+        let PutBack { pool, index, left, .. } = put_back;
+        for subject in left.places().filter_map(|place| pool.subject(*index, place)) {
+            if subject.is_nameless() {
+                self.ledger.flowed(Flow::Dropped, Print::of(subject.rank));
+            } else {
+                self.lanes.wait(run.lane(), subject.rank, subject.since);
+            }
+        }
+        if pool.slot(*index).is_some_and(|slot| slot.snapshot().put_back() == Some(Cause::Abandoned)) {
+            // Nobody held it: there is no end of a lease to wait for.
+            self.lanes.free(run.lane());
+            run.forget_state();
+        }
+    }
+
+    /// A lease that ran a lane is over, and all of it is in the store.
+    pub(crate) fn free_lane(&mut self, service: &ServiceCore, lane: &[u8], generation: u64, slot: u32) {
+        self.lanes.free(lane);
+        let live = service.live();
+        let pool = live.iter().find(|pool| pool.generation == generation);
+        if let Some(run) = pool.and_then(|pool| pool.run(pool.index_of(slot)?)) {
+            run.forget_state();
         }
     }
 
@@ -177,6 +216,10 @@ impl Ward {
             self.ledger.flowed(Flow::Dropped, Print::of(subject.rank));
             never_read.remove(&subject.rank);
         }
+        for rank in self.lanes.take_out(&gone) {
+            self.ledger.flowed(Flow::Dropped, Print::of(rank));
+            never_read.remove(&rank);
+        }
         for rank in ranks {
             let unreadable = self.reader.forget_unreadable(*rank);
             if unreadable {
@@ -208,7 +251,7 @@ impl Ward {
         store: &dyn Store,
         rng: &mut ChaCha12Rng,
         now: u64,
-    ) -> Result<Vec<SubjectBuf>, StoreError> {
+    ) -> Result<(Vec<SubjectBuf>, Vec<LaneBucket>), StoreError> {
         // ordering: Relaxed; a size.
         let seats = service.active_seats.load(Ordering::Relaxed).max(1) as usize;
         let refill = seats.saturating_mul(10 * 2 * policy.bucket_subjects);
@@ -224,12 +267,48 @@ impl Ward {
         self.fill(service, store, most, now)?;
         let lingered =
             self.reader.waiting_since().is_some_and(|since| now >= since.saturating_add(millis(policy.linger)));
-        Ok(self.reader.window(most, policy.bucket_subjects, lingered, rng))
+        // Lanes and the others share alike, if both have work; and no lane waits long for its next turn.
+        let share = if self.reader.waiting() == 0 { most } else { (most / 2).max(1) };
+        let idle = self.lanes.ready() + self.lanes.running() == 0;
+        let lanes = self.next_lanes(service, policy, store, share)?;
+        let laned: usize = lanes.iter().map(|bucket| bucket.subjects.len()).sum();
+        let rest = if idle { most } else { laned.max(least).min(most) };
+        Ok((self.reader.window(rest, policy.bucket_subjects, lingered, rng), lanes))
+    }
+
+    /// A bucket of each of the lanes that are next, of as many as `room` subjects take; with what the store knows of each:
+    /// everything that was ever reported on it.
+    fn next_lanes(
+        &mut self,
+        service: &ServiceCore,
+        policy: &Policy,
+        store: &dyn Store,
+        room: usize,
+    ) -> Result<Vec<LaneBucket>, StoreError> {
+        let offers = self.lanes.offers(room, policy.bucket_subjects.min(CHUNK_BITS));
+        let ranks = offers.iter().flat_map(|offer| offer.ranks.iter().copied()).collect();
+        let mut found = pick(store, service.id, &ranks)?;
+        let (mut buckets, mut later, mut bytes) = (Vec::with_capacity(offers.len()), Vec::new(), 0);
+        for offer in offers {
+            // What was deleted just now is about to be taken out: up to there.
+            let subjects: Vec<SubjectBuf> = offer.ranks.iter().map_while(|rank| found.remove(rank)).collect();
+            if subjects.is_empty() || bytes > LANE_BYTES {
+                later.push(offer);
+                continue;
+            }
+            self.lanes.start(&offer, subjects.len());
+            let version = apply::lane(store, service.id, &offer.lane)?.version;
+            let state = apply::lane_state(store, service.id, &offer.lane)?;
+            bytes += state.as_ref().map_or(0, Vec::len);
+            buckets.push(LaneBucket { lane: offer.lane, version, state, subjects });
+        }
+        later.into_iter().rev().for_each(|offer| self.lanes.postpone(offer));
+        Ok(buckets)
     }
 
     /// Reads from the store until `most` subjects wait there, if it holds so many.
     fn fill(&mut self, service: &ServiceCore, store: &dyn Store, most: usize, now: u64) -> Result<(), StoreError> {
-        service.counts.unreadable.add(self.reader.fill(store, service, most, now)?);
+        service.counts.unreadable.add(self.reader.fill(store, service, &mut self.lanes, most, now)?);
         Ok(())
     }
 
@@ -332,7 +411,7 @@ impl Ward {
 
     /// Subjects in its queues.
     fn waiting(&self) -> usize {
-        self.rush.waiting() + self.returned.len() + self.reader.waiting()
+        self.rush.waiting() + self.returned.len() + self.reader.waiting() + self.lanes.waiting()
     }
 
     /// Publishes how many subjects wait that no claim can reach yet (at least, while the store holds more), how long the
@@ -340,11 +419,18 @@ impl Ward {
     pub(crate) fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
         let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
-        counts.waiting.set((self.waiting() + unread) as u64);
+        // What waits behind a running lane is not to be had: of the others, at least one each.
+        let claimable = self.waiting() - self.lanes.waiting() + self.lanes.ready();
+        counts.waiting.set((claimable + unread) as u64);
+        counts.lanes_ready.set(self.lanes.ready() as u64);
+        counts.lanes_running.set(self.lanes.running() as u64);
+        counts.laned_waiting.set(self.lanes.waiting() as u64);
+        counts.lane_wait_since.set(self.lanes.oldest().unwrap_or(u64::MAX));
         let ordinary = service.oldest_ordinary().into_iter().chain(self.reader.oldest()).min();
         let returned = self.returned.front().map(|subject| subject.since);
         let offered = service.front.oldest();
-        let oldest = ordinary.into_iter().chain(returned).chain(offered).chain(self.rush.waiting_since()).min();
+        let others = self.rush.waiting_since().into_iter().chain(self.lanes.oldest());
+        let oldest = ordinary.into_iter().chain(returned).chain(offered).chain(others).min();
         counts.oldest_wait_since.set(oldest.unwrap_or(u64::MAX));
         let waited =
             ordinary.into_iter().chain(returned).chain(offered).min().map_or(0, |since| now.saturating_sub(since));
@@ -360,7 +446,7 @@ impl Ward {
         self.ledger.read_to.raise_to(self.reader.next_rank());
         if service.ledger.is_asked() {
             let returned: Print = self.returned.iter().map(|subject| subject.rank).collect();
-            let waiting = self.rush.print().plus(returned).plus(self.reader.print());
+            let waiting = self.rush.print().plus(returned).plus(self.reader.print()).plus(self.lanes.print());
             let passed_over = self.reader.passed_over().clone();
             self.ledger.answer(Queues { waiting, read_to: self.reader.next_rank(), passed_over });
         }

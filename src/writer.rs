@@ -6,6 +6,8 @@ use std::io;
 use std::ops::Deref;
 use std::time::Duration;
 
+use serde_bytes::Bytes;
+
 use crate::apply::{Applier, At, Effect, FinishedLease};
 use crate::audit::{Booked, Flow};
 use crate::clock::millis;
@@ -13,6 +15,7 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::fairness::is_overdue;
 use crate::journal::{Group, GroupTime, Log, Outcome};
+use crate::lane::Step;
 use crate::link::Link;
 use crate::measures;
 use crate::pace::Gauge;
@@ -24,6 +27,7 @@ use crate::record::{
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::retract::{RestoredPart, WithdrawnPart};
+use crate::service::Bounds;
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::steward::{Errand, Fate, PutBack};
@@ -96,6 +100,8 @@ pub(crate) struct Writer {
     checkpoint: u64,
     spare: Vec<Group>,
     gauge: Gauge,
+    /// Reports on lanes that came before those that they follow.
+    held_back: Vec<Waiting>,
 }
 
 impl Writer {
@@ -125,6 +131,7 @@ impl Writer {
             checkpoint,
             spare: Vec::new(),
             gauge: Gauge::default(),
+            held_back: Vec::new(),
         }
     }
 
@@ -182,6 +189,7 @@ impl Writer {
 
     /// Nothing more becomes durable or visible: every ticket that is still awaited is answered, and who waits for work goes.
     fn give_up(&mut self) {
+        self.held_back.clear();
         self.drafts.clear();
         self.backlog.clear();
         self.backlog_bytes = 0;
@@ -317,6 +325,7 @@ impl Writer {
             at: pool.claimed_at(slot).min(time.hub_ms),
             ranks: pool.bucket(index).map(|subject| subject.rank).collect(),
             again: pool.origins(index).map(again).collect(),
+            lane: pool.run(index).map(|run| run.lane().to_vec()).unwrap_or_default(),
         });
         self.note_waits(pool, index, pool.claimed_at(slot).min(time.hub_ms));
         pool.note_logged(index, LOGGED_LEASED);
@@ -373,9 +382,24 @@ impl Writer {
     }
 
     fn draft_change(&mut self, time: GroupTime, node: Waiting) {
+        if !is_next(&node) {
+            // A report on the same lane took effect before it, and is not here yet.
+            self.held_back.push(node);
+            return;
+        }
+        let goes_on = step_of(&node).is_some() && !self.held_back.is_empty();
+        self.draft_now(time, node);
+        while goes_on && let Some(next) = self.held_back.iter().position(is_next) {
+            let node = self.held_back.swap_remove(next);
+            self.draft_now(time, node);
+        }
+    }
+
+    fn draft_now(&mut self, time: GroupTime, node: Waiting) {
         let offset = match &node.change {
-            Change::Service { service, name, state, max_subjects } => {
-                let record = ServiceRecord { service: *service, name, state: *state, max_subjects: *max_subjects };
+            Change::Service { service, name, state, bounds } => {
+                let Bounds { max_subjects, lane_subjects } = *bounds;
+                let record = ServiceRecord { service: *service, name, state: *state, max_subjects, lane_subjects };
                 self.draft(time, &Record::Service(record))
             }
             Change::Client { client, name, registered } => {
@@ -544,7 +568,7 @@ impl Writer {
             }
             note_slow(&service, &finished, self.link.limits.slow_leases);
         }
-        self.pass_on_effects();
+        let freed = self.pass_on_effects();
         for (journaled, _) in &applied {
             self.measure(journaled);
         }
@@ -561,6 +585,9 @@ impl Writer {
             if self.spare.len() < 4 {
                 self.spare.push(journaled.group);
             }
+        }
+        for errand in freed {
+            self.inbox.push(Arc::new(Node::new(errand)));
         }
         let empty = self.link.queued_bytes() == 0;
         self.gauge.note(&self.link.outflow, bytes, empty, self.link.clock.now());
@@ -587,8 +614,9 @@ impl Writer {
         self.inbox.push(Arc::new(Node::new(Errand::PutBack(put_back))));
     }
 
-    /// Tells those concerned what the records that were applied mean for them.
-    fn pass_on_effects(&mut self) {
+    /// Tells those concerned what the records that were applied mean for them; what is to be told after what was put back.
+    fn pass_on_effects(&mut self) -> Vec<Errand> {
+        let mut freed = Vec::new();
         let mut ranks: BTreeMap<(u32, Fate), Vec<u64>> = BTreeMap::new();
         for effect in self.applier.take_effects() {
             let (service, fate, rank) = match effect {
@@ -599,12 +627,17 @@ impl Writer {
                     self.note_disagreement(service, client);
                     continue;
                 }
+                Effect::LaneFree { service, lane, generation, slot } => {
+                    freed.push(Errand::LaneFree { service, lane, generation, slot });
+                    continue;
+                }
             };
             ranks.entry((service, fate)).or_default().push(rank);
         }
         for ((service, fate), ranks) in ranks {
             self.inbox.push(Arc::new(Node::new(Errand::Ranks { service, fate, ranks })));
         }
+        freed
     }
 
     fn note_disagreement(&self, service: u32, client: u64) {
@@ -636,6 +669,19 @@ impl Writer {
     }
 }
 
+/// What a change does to the lane that its lease runs.
+fn step_of(node: &Pending) -> Option<(&Reports, &Step)> {
+    match &node.change {
+        Change::Reported(reports) => reports.step.as_ref().map(|step| (reports, step)),
+        _ => None,
+    }
+}
+
+/// False if it is a report on a lane that follows one that was not journaled yet. True only once.
+fn is_next(node: &Waiting) -> bool {
+    step_of(node).is_none_or(|(reports, step)| reports.pool.run(reports.index).is_none_or(|run| run.is_next(step)))
+}
+
 fn withdrawn(part: &WithdrawnPart) -> Withdrawn<'_> {
     let WithdrawnPart { service, id, client, from_ms, to_ms, versions, subjects, found } = part;
     let (service, id, client, from_ms, to_ms) = (*service, *id, *client, *from_ms, *to_ms);
@@ -655,13 +701,14 @@ fn again((place, origin): (usize, &Spot)) -> Again {
     }
 }
 
-fn reported<'a>(reports: &Reports, items: &'a [u8], is_evidence: bool) -> Record<'a> {
+fn reported<'a>(reports: &'a Reports, items: &'a [u8], is_evidence: bool) -> Record<'a> {
     let (service, generation) = (reports.pool.service, reports.pool.generation);
     let (slot, client) = (reports.pool.number(reports.index), reports.client);
     if is_evidence {
         Record::Conflict(Conflict { service, generation, slot, client, items })
     } else {
-        Record::Reported(Reported { service, generation, slot, client, items })
+        let state = reports.step.as_ref().and_then(|step| step.state.as_deref()).map(Bytes::new);
+        Record::Reported(Reported { service, generation, slot, client, items, state })
     }
 }
 

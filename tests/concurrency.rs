@@ -467,7 +467,7 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 18] = [
+const LOCKS: [(&str, &[&str], &str); 17] = [
     (
         "bookmark.rs",
         &["dashmap"],
@@ -488,7 +488,6 @@ const LOCKS: [(&str, &[&str], &str); 18] = [
         &["Mutex", "mpsc"],
         "a compaction, handed to the writer by its caller, who waits for the end",
     ),
-    ("messages/reader.rs", &["event_listener"], "readers that wait for what comes"),
     ("messages/receipt.rs", &["OnceLock"], "a message's answer: set once, by whoever answers it, and never waited for"),
     ("messages/shared.rs", &["event_listener", "OnceLock"], "as reader.rs; why the log failed, set once"),
     ("news.rs", &["event_listener"], "those who would rather wait for events; the writer never waits for them"),

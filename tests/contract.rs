@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use commissary::contract::{self, Sample};
 use commissary::services::{DmCheck, DmState, FollowerCheck, FollowingCheck, UserList};
-use commissary::{Key, Policy, Reporter, Service, Subject, Verdict};
+use commissary::{Key, LaneKey, Policy, Reporter, Service, Subject, Verdict};
 use serde::{Deserialize, Serialize};
 
 fn list(users: &[u64], complete: bool) -> UserList {
@@ -130,11 +130,12 @@ struct Broken<T> {
     judge: fn(u64) -> Verdict,
     discover: fn(&mut Vec<T>),
     category: fn(u64) -> Option<u8>,
+    lane: fn() -> Option<LaneKey>,
 }
 
 impl<T> Broken<T> {
     fn with(judge: fn(u64) -> Verdict) -> Self {
-        Self { id: "broken".to_owned(), change: |_| (), judge, discover: |_| (), category: |_| None }
+        Self { id: "broken".to_owned(), change: |_| (), judge, discover: |_| (), category: |_| None, lane: || None }
     }
 
     fn sound() -> Self {
@@ -151,6 +152,10 @@ impl<T> Broken<T> {
 
     fn finding(discover: fn(&mut Vec<T>)) -> Self {
         Self { discover, ..Self::sound() }
+    }
+
+    fn laning(lane: fn() -> Option<LaneKey>) -> Self {
+        Self { lane, ..Self::sound() }
     }
 
     fn categorizing(category: fn(u64) -> Option<u8>) -> Self {
@@ -182,6 +187,10 @@ impl<T: Subject> Service for Broken<T> {
 
     fn category(&self, report: &u64) -> Option<u8> {
         (self.category)(*report)
+    }
+
+    fn lane(&self, _: &T) -> Option<LaneKey> {
+        (self.lane)()
     }
 }
 
@@ -262,6 +271,18 @@ fn a_judge_that_gives_no_reason_is_caught() {
 fn a_judge_that_panics_is_caught() {
     let make = || Broken::with(|_| panic!("broken judge"));
     expect_complaint("sample 0 (1): judge must not panic, but: broken judge", make, [1_u64]);
+}
+
+#[test]
+fn lanes_out_of_order_are_caught() {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    let make = || Broken::laning(|| Some(LaneKey::from(ASKED.fetch_add(1, Ordering::Relaxed) % 2)));
+    expect_complaint("lane must name the same lane of the same subject every time", make, [1_u64]);
+    let make = || Broken::laning(|| Some(LaneKey::from("")));
+    expect_complaint("lane must have 1 to 256 bytes, but has 0", make, [1_u64]);
+    let make = || Broken::laning(|| panic!("no lane"));
+    expect_complaint("sample 0 (1): lane must not panic, but: no lane", make, [1_u64]);
+    contract::conforms(|| Broken::laning(|| Some(LaneKey::from("one"))), &samples([1_u64, 2]));
 }
 
 #[test]

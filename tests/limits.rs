@@ -7,17 +7,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use commissary::{
-    ActivateError, AddError, Capability, ClaimError, DetailError, Hub, HubError, JsonError, Lease, LeaseError,
+    ActivateError, AddError, Capability, ClaimError, DetailError, Hub, HubError, JsonError, LaneKey, Lease, LeaseError,
     LeaseToken, Limits, MemoryDisk, OpenError, Outcome, Policy, RegisterClientError, RegisterServiceError, Registered,
     Registration, Reporter, Seat, Service, ServiceHandle, Subject, UrgentError, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use common::{Plain, Shop, assert_adds_up, claim, claim_one, name_of, report_all, reports};
+use common::{Plain, Shop, assert_adds_up, claim, claim_one, exact, name_of, report_all, reports};
 
 /// Each limit and the test that shows it.
-const SHOWN: [(&str, fn()); 27] = [
+const SHOWN: [(&str, fn()); 28] = [
     ("services", the_service_beyond_a_full_table_is_refused),
     ("clients", the_client_beyond_a_full_table_is_refused),
     ("seats", the_seat_beyond_a_full_table_is_refused),
@@ -25,6 +25,7 @@ const SHOWN: [(&str, fn()); 27] = [
     ("body_bytes", a_body_one_byte_too_long_is_refused),
     ("report_bytes", a_report_one_byte_too_long_stays_with_the_lease),
     ("submit_bytes", a_submit_one_report_too_large_is_refused_whole),
+    ("lane_state_bytes", a_lane_state_one_byte_too_long_is_refused),
     ("json_bytes", a_json_body_one_byte_too_long_is_refused),
     ("queue_bytes", a_full_queue_refuses_submits_and_nothing_else_that_needs_no_room),
     ("admit_newcomers_percent", a_crowded_queue_refuses_newcomers_first_then_claims),
@@ -280,16 +281,56 @@ fn a_submit_one_report_too_large_is_refused_whole() {
     assert_eq!(submit_of(&second, 480), Ok(4), "nothing of it was stored");
 
     let named = town.shop.hub.service("plain").unwrap();
-    // A number takes a byte for each of its two lengths, and eight.
+    // A number takes a byte for each of its three lengths, one for having no deadline, and eight.
     let numbers = |n: u64| json!((1_000..1_000 + n).collect::<Vec<u64>>()).to_string().into_bytes();
-    let refused = named.add(&numbers(201)).unwrap_err();
+    let refused = named.add(&numbers(167)).unwrap_err();
     let JsonError::Add(refused) = refused else { panic!("{refused}") };
-    assert_eq!(refused, AddError::TooLarge { bytes: 2_010, limit: 2_000 });
-    assert_eq!(refused.to_string(), "the subjects take 2010 bytes, the limit is 2000 (submit_bytes)");
+    assert_eq!(refused, AddError::TooLarge { bytes: 2_004, limit: 2_000 });
+    assert_eq!(refused.to_string(), "the subjects take 2004 bytes, the limit is 2000 (submit_bytes)");
     let known = town.service.stats().subjects_known;
-    drop(named.add(&numbers(200)).unwrap());
+    drop(named.add(&numbers(166)).unwrap());
     town.others_go_on();
-    assert_eq!(town.service.stats().subjects_known, known + 200);
+    assert_eq!(town.service.stats().subjects_known, known + 166);
+}
+
+/// A service over numbers, all of one lane.
+struct Queue;
+
+impl Service for Queue {
+    type Subject = u64;
+    type Report = u64;
+
+    fn id(&self) -> &'static str {
+        "queue"
+    }
+
+    fn policy(&self) -> Policy {
+        exact()
+    }
+
+    fn judge(&self, _: &u64, _: &u64, _: Reporter) -> Verdict {
+        Verdict::Accept
+    }
+
+    fn lane(&self, _: &u64) -> Option<LaneKey> {
+        Some(LaneKey::from("the only one"))
+    }
+}
+
+/// `lane_state_bytes`.
+#[test]
+fn a_lane_state_one_byte_too_long_is_refused() {
+    let town = Town::open(Limits { lane_state_bytes: 100, ..Limits::default() });
+    let service = town.shop.hub.register(Queue).unwrap();
+    service.add_all(1..=2).unwrap();
+    town.shop.settle();
+    let lease = claim_one(&town.shop.seat(&service, 1));
+    // A text takes a byte for its length.
+    let refused = lease.report_lane([(1, 0)], &"x".repeat(100)).unwrap_err();
+    assert_eq!(refused, LeaseError::StateTooLarge { bytes: 101, limit: 100 });
+    assert_eq!(refused.to_string(), "the lane's state has 101 bytes, the limit is 100 (lane_state_bytes)");
+    assert_eq!(lease.report_lane([(1, 0)], &"x".repeat(99)).unwrap().accepted(), 1, "nothing of it was stored");
+    town.others_go_on();
 }
 
 /// R16: `json_bytes`.

@@ -55,6 +55,22 @@ pub(crate) const MODELS: &[Model] = &[
         one_order: false,
     },
     Model {
+        name: "slot_lane",
+        body: lane,
+        states: &[
+            "first went on",
+            "first was overtaken",
+            "second won",
+            "second was behind",
+            "put back in the middle",
+            "put back at once",
+            EXCHANGE_FAILED,
+        ],
+        bound: Some(3),
+        finite: false,
+        one_order: false,
+    },
+    Model {
         name: "slot_partial_expiry",
         body: partial_expiry,
         states: &["left one", "left both", "stale", "owner's end won", "steward's end won"],
@@ -264,6 +280,40 @@ fn report_expiry() {
     seen_when(by_owner.is_some(), "ended by the owner");
     seen_when(by_steward.is_some(), "ended by the steward");
     seen_when(by_report.is_some(), "ended by the last report");
+}
+
+/// A report on a lane's front, as `lease.rs` makes it: while `owed` is owed.
+fn front(slot: &Slot, owed: &[usize], wanted: &[usize]) -> (Taken, Option<Ended>) {
+    let taken = slot.report_front(mask(owed).first_word(), mask(wanted).first_word());
+    let ended = if taken.emptied { slot.finish() } else { None };
+    let all = union(union(taken.accepted, taken.behind), union(taken.stale, taken.done));
+    assert_eq!(all, mask(wanted), "every report is answered");
+    assert!(taken.accepted.is_empty() || taken.accepted == mask(wanted), "all of it or nothing");
+    (taken, ended)
+}
+
+/// Two sessions on a lane of three subjects, one step by step and the other at once, and the end of their lease: what is
+/// accepted is the front, in order, each subject by one of them; the rest is put back.
+fn lane() {
+    let slot = leased(3, &[0, 1, 2]);
+    let other = spawn(&slot, |slot| front(slot, &[0, 1, 2], &[0, 1]));
+    let steward = spawn(&slot, |slot| slot.end(None, Cause::Expired));
+    let (first, first_end) = front(&slot, &[0, 1, 2], &[0]);
+    let (next, next_end) = front(&slot, &[1, 2], &[1, 2]);
+    let (second, second_end) = join(other);
+    let by_steward = join(steward);
+    assert!(overlap(union(first.accepted, next.accepted), second.accepted).is_empty(), "a subject was accepted twice");
+    assert!(first.accepted.is_empty() || second.accepted.is_empty(), "both began from the same state");
+    assert!(next.accepted.is_empty() || !first.accepted.is_empty(), "nobody was at that state");
+    let accepted = union(union(first.accepted, next.accepted), second.accepted);
+    assert_eq!(accepted, Mask::first(accepted.count() as usize), "the front, without a gap");
+    let ended = check_ended(&slot, mask(&[0, 1, 2]), accepted, &[first_end, next_end, second_end, by_steward]);
+    seen_when(!next.accepted.is_empty(), "first went on");
+    seen_when(first.accepted.is_empty() && first.done.has(0), "first was overtaken");
+    seen_when(!second.accepted.is_empty(), "second won");
+    seen_when(second.done.has(0) && second.behind.has(1), "second was behind");
+    seen_when(ended.left.count() == 1 || ended.left.count() == 2, "put back in the middle");
+    seen_when(ended.left.count() == 3, "put back at once");
 }
 
 /// The same with a report of one subject of two: the other is put back, once.

@@ -58,7 +58,8 @@ impl Applier {
             for item in record::list::<BlockItem<'_>>("block", &bytes) {
                 let item = stored(item)?;
                 let gone = next == rank || self.erasures.blanks.remove(&(service, next));
-                let item = if gone { BlockItem { key: &[], body: &[], ..item } } else { item };
+                let item =
+                    if gone { BlockItem { key: &[], lane: &[], deadline: None, body: &[], ..item } } else { item };
                 any_left |= !item.key.is_empty();
                 record::append(&mut blanked, &item);
                 next += 1;

@@ -152,7 +152,7 @@ impl Applier {
             return Ok(false);
         }
         self.changes += 1;
-        let as_found = SubjectRecord { key: found.key, body: found.body };
+        let as_found = SubjectRecord { key: found.key, lane: found.lane, deadline: None, body: found.body };
         if found.unmarked {
             self.keep_one(service, found.depth, as_found)?;
         } else {
@@ -237,7 +237,7 @@ impl Applier {
             return Ok(());
         }
         self.changes += 1;
-        let must_work = value.open || value.current.is_none();
+        let must_work = value.open || (value.current.is_none() && !value.expired);
         let value = SubjectValue { withdrawn: 0, open: false, ..value };
         let tally = self.tally_mut(service);
         if value.round == 0 {

@@ -5,7 +5,7 @@ use crate::error::StoreError;
 use crate::keys::EVERY_SERVICE;
 use crate::record::{
     self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, SubjectRecord, SubjectValue, Tombstone,
-    Urgent, VersionValue, key,
+    UnmarkedValue, Urgent, VersionValue, key,
 };
 use crate::ticket::Intake;
 
@@ -53,11 +53,17 @@ impl Applier {
                 }
                 return Ok(());
             }
+            // What a report reveals is taken in nevertheless: nothing that a lane sends another one is lost.
+            _ if depth == 0 && self.is_lane_full(service, found.lane)? => {
+                self.tally_mut(service).lane_full += 1;
+                intake.full += 1;
+                return Ok(());
+            }
             Some(value) if value.withdrawn == 0 => {
                 // Known and not to be worked on: from here on it is.
                 self.tally_mut(service).unmarked -= 1;
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
-                self.open_first_round(at, service, &SubjectValue { depth, ..value }, found.key, found.body)?;
+                self.open_first_round(at, service, &SubjectValue { depth, ..value }, found)?;
             }
             _ if self.is_full(service) => {
                 self.tally_mut(service).cut_by_budget += 1;
@@ -69,9 +75,9 @@ impl Applier {
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
                 // With the results that it had, if they come back, it needs no round.
                 let value = SubjectValue { reopened: value.versions > 0, ..value };
-                self.open_round(at, service, value, found.key, found.body);
+                self.open_round(at, service, value, found)?;
             }
-            None => self.open_round(at, service, SubjectValue::new(depth), found.key, found.body),
+            None => self.open_round(at, service, SubjectValue::new(depth), found)?,
         }
         self.tally_mut(service).known += 1;
         intake.added += 1;
@@ -113,7 +119,7 @@ impl Applier {
             None => SubjectValue::new(depth),
         };
         self.put(name, &value);
-        self.batch.insert(key::of(service, key::UNMARKED, found.key), Some(found.body.to_vec()));
+        self.put(key::of(service, key::UNMARKED, found.key), &UnmarkedValue { lane: found.lane, body: found.body });
         self.tally_mut(service).unmarked += 1;
         Ok(())
     }
@@ -124,17 +130,21 @@ impl Applier {
         at: At,
         service: u32,
         value: &SubjectValue<'_>,
-        name: &[u8],
-        body: &[u8],
+        found: SubjectRecord<'_>,
     ) -> Result<(), StoreError> {
-        let standing = self.take_standing(service, name, value.versions.saturating_add(1))?;
+        let standing = self.take_standing(service, found.key, value.versions.saturating_add(1))?;
         let current = standing.as_deref().map(|bytes| stored(record::decode("version", bytes))).transpose()?;
-        self.open_round(at, service, SubjectValue { current, ..value.clone() }, name, body);
-        Ok(())
+        self.open_round(at, service, SubjectValue { current, ..value.clone() }, found)
     }
 
     /// Opens the next round of a subject: it waits to be handed out, as the youngest.
-    fn open_round(&mut self, at: At, service: u32, value: SubjectValue<'_>, name: &[u8], body: &[u8]) {
+    fn open_round(
+        &mut self,
+        at: At,
+        service: u32,
+        value: SubjectValue<'_>,
+        found: SubjectRecord<'_>,
+    ) -> Result<(), StoreError> {
         let tally = self.tally_mut(service);
         let rank = tally.next_rank;
         tally.next_rank += 1;
@@ -146,10 +156,13 @@ impl Applier {
         }
         // A first round is one of a subject without a past: see `report`.
         let round = value.round.max(value.versions) + 1;
-        let value = SubjectValue { rank, round, open: true, ..value };
-        self.put(key::of(service, key::SUBJECT, name), &value);
-        let item = BlockItem { depth: value.depth, round: value.round, key: name, body };
+        let value = SubjectValue { rank, round, open: true, expired: false, ..value };
+        let SubjectRecord { key, lane, deadline, body } = found;
+        self.put(key::of(service, key::SUBJECT, key), &value);
+        self.enter_lane(service, lane)?;
+        let item = BlockItem { depth: value.depth, round: value.round, key, lane, deadline, body };
         self.enqueue(at, service, rank, item);
+        Ok(())
     }
 
     fn enqueue(&mut self, at: At, service: u32, rank: u64, item: BlockItem<'_>) {
@@ -161,7 +174,7 @@ impl Applier {
             bytes: Vec::new(),
         });
         block.count += 1;
-        block.bodies |= !item.body.is_empty();
+        block.bodies |= !item.body.is_empty() || !item.lane.is_empty();
         record::append(&mut block.bytes, &item);
         if block.count >= BLOCK_SUBJECTS || block.bytes.len() >= BLOCK_BYTES {
             self.close_block(service);
@@ -189,11 +202,17 @@ impl Applier {
             self.batch.insert(key::of(service, key::GONE, &item.rank.to_be_bytes()), None);
             return Ok(Intake::default());
         }
+        let lane = self.lane_of_lease((service, record.generation, record.slot));
+        self.leave_lane(service, &lane)?;
         // In its first round nothing is known of a subject but what the report says.
         let name = key::of(service, key::SUBJECT, item.key);
         let bytes = if item.round > 1 { self.get(&name)? } else { None };
         let known = bytes.as_deref().map(subject).transpose()?;
         let before = known.unwrap_or(SubjectValue { round: item.round, ..SubjectValue::new(item.depth) });
+        if item.expired {
+            self.expire(service, item, before);
+            return Ok(Intake::default());
+        }
         let number = before.versions + 1;
         let version = VersionValue {
             number,
@@ -226,6 +245,17 @@ impl Applier {
         let mut intake = self.take_in(at, service, depth.max(1), item.found)?;
         intake.cut += u64::from(item.too_deep);
         Ok(intake)
+    }
+
+    /// A subject's deadline passed: its round ends without a report.
+    fn expire(&mut self, service: u32, item: &Item<'_>, before: SubjectValue<'_>) {
+        let value = SubjectValue { rank: item.rank, open: false, reopened: false, expired: true, ..before };
+        self.put(key::of(service, key::SUBJECT, item.key), &value);
+        self.changes += 1;
+        let tally = self.tally_mut(service);
+        tally.done += 1;
+        tally.expired += 1;
+        tally.prints.done.add(item.rank);
     }
 
     pub(super) fn put_version(&mut self, service: u32, name: &[u8], version: &VersionValue<'_>) {
@@ -280,17 +310,19 @@ impl Applier {
         Ok(self.get(&name)?.map(|bytes| (first, bytes)))
     }
 
-    /// The body of the subject of a rank; empty if its block is gone.
-    fn body_of(&mut self, service: u32, rank: u64) -> Result<Vec<u8>, StoreError> {
-        let Some((first, bytes)) = self.block_bytes(service, rank)? else { return Ok(Vec::new()) };
+    /// The lane and the body of the subject of a rank; empty if its block is gone.
+    fn content_of(&mut self, service: u32, rank: u64) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
+        let Some((first, bytes)) = self.block_bytes(service, rank)? else { return Ok(Default::default()) };
         let place = usize::try_from(rank - first).unwrap_or(usize::MAX);
         let item = record::list::<BlockItem<'_>>("block", &bytes).nth(place).map(stored).transpose()?;
-        Ok(item.map(|item| item.body.to_vec()).unwrap_or_default())
+        Ok(item.map(|item| (item.lane.to_vec(), item.body.to_vec())).unwrap_or_default())
     }
 
     /// Ends an open round without a result.
     pub(super) fn close_round(&mut self, service: u32, rank: u64, name: &[u8]) -> Result<(), StoreError> {
+        let lane = self.lanes_of(service, &[rank])?.remove(&rank).unwrap_or_default();
         if self.settle(service, rank)? {
+            self.leave_lane(service, &lane)?;
             self.tally_mut(service).prints.gone.add(rank);
             self.note_gone(service, rank, name);
             self.effects.push(Effect::Gone { service, rank });
@@ -299,7 +331,9 @@ impl Applier {
     }
 
     pub(super) fn urgent(&mut self, at: At, record: &Urgent) -> Result<(), StoreError> {
-        for rank in &record.ranks {
+        // What is in a lane keeps its place.
+        let laned = self.lanes_of(record.service, &record.ranks)?;
+        for rank in record.ranks.iter().filter(|rank| !laned.contains_key(rank)) {
             if self.is_owed(record.service, *rank)? && self.urgent.insert((record.service, *rank)) {
                 self.put(key::of(record.service, key::URGENT, &rank.to_be_bytes()), &at.time.hub_ms);
                 self.effects.push(Effect::Urgent { service: record.service, rank: *rank });
@@ -348,10 +382,9 @@ impl Applier {
         value: SubjectValue<'_>,
         name: &[u8],
     ) -> Result<(), StoreError> {
-        let body = self.body_of(service, value.rank)?;
+        let (lane, body) = self.content_of(service, value.rank)?;
         self.tally_mut(service).done -= 1;
-        self.open_round(at, service, value, name, &body);
-        Ok(())
+        self.open_round(at, service, value, SubjectRecord { key: name, lane: &lane, deadline: None, body: &body })
     }
 
     /// Puts subjects to work that were known and not to be worked on.
@@ -368,12 +401,15 @@ impl Applier {
                 return Ok(false);
             }
             let unmarked = key::of(service, key::UNMARKED, name);
-            let body = applier.get(&unmarked)?.unwrap_or_default();
+            let kept =
+                applier.get(&unmarked)?.unwrap_or_else(|| record::encode(&UnmarkedValue { lane: &[], body: &[] }));
+            let UnmarkedValue { lane, body } = stored(record::decode("unmarked subject", &kept))?;
             applier.batch.insert(unmarked, None);
             let tally = applier.tally_mut(service);
             tally.unmarked -= 1;
             tally.known += 1;
-            applier.open_first_round(at, service, &value, name, &body)?;
+            let found = SubjectRecord { key: name, lane, deadline: None, body };
+            applier.open_first_round(at, service, &value, found)?;
             Ok(true)
         })
     }

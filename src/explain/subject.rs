@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{Explanation, Story, client_name, count, count_u64, lease_now, ordinal, shown, why};
-use crate::apply::{At, stored};
+use crate::apply::{self, At, stored};
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::events::each_record;
@@ -311,7 +311,7 @@ impl OfSubject<'_> {
         for item in record::list::<Item<'_>>("item", of.items) {
             let item = item?;
             if item.key == self.key {
-                self.report(at, of.client, item.rank, how_late);
+                self.report(at, of.client, &item, how_late);
             }
             let how = |of_subject: &Self| {
                 let (who, from) = (of_subject.story.client(of.client), (of_subject.show)(item.key));
@@ -329,10 +329,15 @@ impl OfSubject<'_> {
         Ok(())
     }
 
-    fn report(&mut self, at: At, client: u64, rank: u64, how_late: &str) {
+    fn report(&mut self, at: At, client: u64, item: &Item<'_>, how_late: &str) {
         let who = self.story.client(client);
         self.leased = false;
-        let what = if self.settled.insert(rank) {
+        let is_owed = self.settled.insert(item.rank);
+        if item.expired {
+            self.story.tell(at, format!("expired while {who} held it: its deadline had passed"));
+            return;
+        }
+        let what = if is_owed {
             self.versions += 1;
             match self.versions {
                 1 => "accepted, first result".to_owned(),
@@ -359,7 +364,8 @@ fn now(house: &House, core: &ServiceCore, value: &SubjectValue<'_>) -> String {
         let open = open_now(house, core, value.rank);
         result.map_or_else(|| open.clone(), |result| format!("{open}; {result}"))
     } else {
-        result.map_or_else(|| "done, without a result".to_owned(), |result| format!("done: {result}"))
+        let how = if value.expired { "expired" } else { "done" };
+        result.map_or_else(|| format!("{how}, without a result"), |result| format!("{how}: {result}"))
     }
 }
 
@@ -382,7 +388,9 @@ fn open_now(house: &House, core: &ServiceCore, rank: u64) -> String {
             // Otherwise it was put back: it is in a newer pool, or on its way there.
         }
     }
-    let mut now = now.unwrap_or_else(|| "waits to be put in a bucket".to_owned());
+    let in_lane = || apply::is_laned(house.store.as_ref(), core.id, rank).unwrap_or(false);
+    let waits = || if in_lane() { "waits in its lane" } else { "waits to be put in a bucket" };
+    let mut now = now.unwrap_or_else(|| waits().to_owned());
     let state = core.state();
     if state != ServiceState::Active {
         now = format!("{now}; the service is {state}");
