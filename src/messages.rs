@@ -192,7 +192,7 @@ impl Builder {
 
     /// Numbers remembered of each client: a message among its last so many that is sent again gets its answer again, an older one
     /// [`Nack::Expired`]. So it is how many messages a client may have under way without an answer. 20 to 40 bytes
-    /// each. Default 64; at least 1.
+    /// each. Default 64; 1 to 800,000.
     pub fn window(mut self, numbers: u32) -> Self {
         self.terms.window = numbers as usize;
         self
@@ -244,7 +244,7 @@ impl Builder {
         let bad = |option, range| Err(OpenError::Option { option, range });
         match () {
             () if self.cap > CAP_MAX => bad("cap", "at most 16777152"),
-            () if self.terms.window == 0 => bad("window", "at least 1"),
+            () if !(1..=frame::WINDOW_NUMBERS_MAX).contains(&self.terms.window) => bad("window", "1 to 800000"),
             () if self.terms.clients == 0 => bad("clients", "at least 1"),
             () => Ok(()),
         }

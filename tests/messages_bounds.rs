@@ -9,6 +9,7 @@ use commissary::messages::{Gaps, Journal, Kind, Nack, Receipt};
 use commissary::{Clock, ManualClock, MemoryDisk, OpenError};
 
 const CAP_MAX: usize = (16 << 20) - 64;
+const WINDOW_MAX: u32 = 800_000;
 
 fn open(cap: usize) -> Journal {
     Journal::builder().cap(cap).open_in_memory(&MemoryDisk::new()).unwrap()
@@ -57,6 +58,8 @@ fn options_out_of_range_are_refused() {
         ("cap", builder().cap(CAP_MAX + 1)),
         ("cap", builder().cap(usize::MAX)),
         ("window", builder().window(0)),
+        ("window", builder().window(WINDOW_MAX + 1)),
+        ("window", builder().window(u32::MAX)),
         ("clients", builder().clients(0)),
     ];
     let directory = tempfile::tempdir().unwrap();
@@ -68,7 +71,7 @@ fn options_out_of_range_are_refused() {
     for builder in [
         builder().cap(CAP_MAX).queue_bytes(0),
         builder().window(1).clients(1),
-        builder().window(u32::MAX).clients(u32::MAX),
+        builder().window(WINDOW_MAX).clients(u32::MAX),
     ] {
         let journal = builder.open_in_memory(&MemoryDisk::new()).unwrap();
         assert!(journal.append(1, 1, b"x").wait().is_ok());
