@@ -45,7 +45,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use serde::Serialize;
 
@@ -98,6 +98,8 @@ struct Inner {
     terms: Terms,
     report: OpenReport,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer's thread: there, wakers run.
+    writing: ThreadId,
 }
 
 /// How a log is opened.
@@ -254,8 +256,8 @@ impl Builder {
         let (writer, report) = self.writer(place.clone())?;
         let shared = writer.shared();
         let writer = spawn(&shared, writer)?;
-        let (terms, writer) = (self.terms, Mutex::new(Some(writer)));
-        Ok(Journal { inner: Arc::new(Inner { shared, place, terms, report, writer }) })
+        let (terms, writing, writer) = (self.terms, writer.thread().id(), Mutex::new(Some(writer)));
+        Ok(Journal { inner: Arc::new(Inner { shared, place, terms, report, writer, writing }) })
     }
 
     /// Opens the file, and makes its writer, which nothing drives yet.
@@ -446,7 +448,8 @@ impl Journal {
     }
 
     /// Takes nothing more, writes and answers what waits, and syncs. Afterwards every receipt is answered, a compaction that was under
-    /// way is over, and the file can be opened again; readers go on to its end. Closing again does nothing.
+    /// way is over, and the file can be opened again; readers go on to its end. Closing again does nothing. Called by a
+    /// receipt's waker, on the log's own thread, it does not wait for any of this.
     ///
     /// # Errors
     ///
@@ -459,18 +462,23 @@ impl Journal {
 impl Inner {
     fn close(&self) -> Result<(), CloseError> {
         self.shared.close();
+        // The writer's thread cannot wait for itself, nor for one that waits for it.
+        if thread::current().id() != self.writing {
+            self.await_end();
+        }
+        self.shared.failure().map_or(Ok(()), |failure| Err(CloseError { what: failure.text.clone() }))
+    }
+
+    fn await_end(&self) {
         // Held to the end: whoever closes as well returns when the log is closed.
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(writer) = writer.take()
-            && writer.thread().id() != thread::current().id()
-        {
+        if let Some(writer) = writer.take() {
             if writer.join().is_err() {
-                // Its panic was contained and is the failure told below.
+                // Its panic was contained and is the failure told by the caller.
                 tracing::error!("the writer's thread ended in disorder");
             }
             self.shared.await_compaction();
         }
-        self.shared.failure().map_or(Ok(()), |failure| Err(CloseError { what: failure.text.clone() }))
     }
 }
 
