@@ -223,7 +223,8 @@ impl Builder {
 
     /// Opens the log in a file; makes it if there is none. Reads and checks all of it.
     ///
-    /// While a compaction runs there is a second file, named as the log with `.new` behind it.
+    /// While a compaction runs there is a second file, named as the log with `.new` behind it. What an interrupted one left
+    /// there is removed; a log of another origin that stands there is not, and opening is refused.
     ///
     /// # Errors
     ///
