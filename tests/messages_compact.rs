@@ -191,6 +191,30 @@ fn an_emptied_log_goes_on() {
     );
 }
 
+/// R108: a log of which nothing is left, not even a client to be remembered, is whole, and goes on.
+#[test]
+fn a_log_without_clients_can_be_emptied() {
+    let disk = MemoryDisk::new();
+    let journal = open(&disk);
+    for client in 0..10 {
+        journal.end_session(client).wait().unwrap();
+    }
+    let end = journal.end();
+    let compacted = journal.compact(Retain::Bytes(0)).unwrap();
+    assert!(compacted.first == end && compacted.bytes_after < compacted.bytes_before);
+    let again = journal.compact(Retain::Bytes(0)).unwrap();
+    assert!(is_unchanged(again, &journal));
+    journal.close().unwrap();
+    let journal = open(&disk);
+    assert_eq!((journal.first(), all(&journal).len()), (end, 0));
+    let acks = append(&journal, 1, 1, 3);
+    drop(journal);
+    assert_eq!(
+        all(&open(&disk)).iter().map(|message| message.position).collect::<Vec<_>>(),
+        acks.iter().map(|ack| ack.position).collect::<Vec<_>>()
+    );
+}
+
 /// R107, R117: whenever the machine stops while the log is compacted, it opens with everything that was acknowledged at or behind
 /// its first position, and with all answers.
 #[test]
