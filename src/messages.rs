@@ -52,7 +52,7 @@ use serde::Serialize;
 use self::compact::remember;
 use self::place::Place;
 use self::receipt::Sent;
-use self::shared::{Shared, Source};
+use self::shared::{Lengths, Shared, Source};
 use self::window::{Terms, Windows};
 use self::writer::Writer;
 use crate::builder::{CutTail, MemoryDisk};
@@ -108,6 +108,7 @@ struct Inner {
 pub struct Builder {
     durability: Durability,
     cap: usize,
+    refuse_empty: bool,
     terms: Terms,
     queue_bytes: u64,
     clock: Arc<dyn Clock>,
@@ -166,6 +167,7 @@ impl Default for Builder {
         Self {
             durability: Durability::Sync,
             cap: 256,
+            refuse_empty: false,
             terms: Terms { gaps: Gaps::Strict, window: 64, clients: 65_536 },
             queue_bytes: 16 << 20,
             clock: Arc::new(SystemClock::default()),
@@ -183,6 +185,12 @@ impl Builder {
     /// Longest payload, bytes. Default 256; at most 16 MiB less 64.
     pub fn cap(mut self, bytes: usize) -> Self {
         self.cap = bytes;
+        self
+    }
+
+    /// Refuses messages without a payload ([`Nack::Empty`]). Default: they are taken.
+    pub fn refuse_empty(mut self) -> Self {
+        self.refuse_empty = true;
         self
     }
 
@@ -269,7 +277,12 @@ impl Builder {
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let tail = log.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
         let source = Source { tail, first: report.first, gone: report.first };
-        let shared = Arc::new(Shared::new(source, clock, self.cap, self.queue_bytes));
+        let shared = Arc::new(Shared::new(
+            source,
+            clock,
+            Lengths { cap: self.cap, refuse_empty: self.refuse_empty },
+            self.queue_bytes,
+        ));
         Ok((Writer::new(shared, place, log, windows, self.durability, marked), report))
     }
 }

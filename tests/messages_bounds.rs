@@ -52,6 +52,16 @@ fn the_default_cap_is_256() {
     assert_eq!(journal.append(1, 3, &[0; 257]).wait(), Err(Nack::TooLong { bytes: 257, cap: 256 }));
 }
 
+/// R106, R110: empty messages are refused where that was asked for; a session may end all the same.
+#[test]
+fn empty_messages_are_refused_if_configured() {
+    let journal = Journal::builder().refuse_empty().open_in_memory(&MemoryDisk::new()).unwrap();
+    assert_eq!(journal.append(1, 1, b"").answer(), Some(Err(Nack::Empty)), "at once");
+    assert!(journal.append(1, 1, b"x").wait().is_ok(), "the number is still free");
+    assert!(journal.end_session(1).wait().is_ok());
+    assert_eq!(journal.stats().refused, 1);
+}
+
 /// R110: options out of their range are refused by name, before anything is touched.
 #[test]
 fn options_out_of_range_are_refused() {

@@ -54,7 +54,7 @@ impl Lookout {
 mod tests {
     use std::time::Duration;
 
-    use super::super::shared::Source;
+    use super::super::shared::{Lengths, Source};
     use super::*;
     use crate::clock::{Clock, HubClock};
     use crate::device::MemoryDevice;
@@ -82,7 +82,12 @@ mod tests {
         let file = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Messages, 0, 0).unwrap();
         let source = Source { tail: file.tail(true).unwrap(), first: 0, gone: 0 };
         let clock = Busy::default();
-        let shared = Shared::new(source, HubClock::new(Arc::new(clock.clone()), 0), 256, 10_000);
+        let shared = Shared::new(
+            source,
+            HubClock::new(Arc::new(clock.clone()), 0),
+            Lengths { cap: 256, refuse_empty: false },
+            10_000,
+        );
         let mut lookout = Lookout { expected: 64, ..Lookout::default() };
         assert!(lookout.take(&shared).is_empty());
         // ordering: Relaxed; a test's count.
