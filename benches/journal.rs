@@ -8,7 +8,7 @@
 //! client, the numbers that were acknowledged, once each and in order.
 //!
 //! It works in a directory under the build's, or in `$BENCH_DIR`. Names choose among the cells, which are called
-//! `sync-SENDERSxBYTES` and `os-SENDERSxBYTES`, and among the designs: `cargo bench --bench journal -- sync-16x ours`.
+//! `sync-SENDERSxBYTES`, `os-SENDERSxBYTES` and `open`, and among the designs: `cargo bench --bench journal -- sync-16x ours`.
 //! With `--quick` everything is run once, shortly: a smoke test, its figures mean nothing.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
@@ -43,7 +43,7 @@ use drive::Figures;
 use table::Rows;
 
 const SENDERS: [usize; 4] = [1, 4, 16, 64];
-const BYTES: [usize; 3] = [16, 256, 4_096];
+const BYTES: [usize; 4] = [16, 256, 4_096, 65_536];
 
 /// A class: how often, and how long each time, a cell is run.
 struct Class {
@@ -118,6 +118,15 @@ fn main() {
     }
     eprintln!();
     table::print(&rows);
+    if wanted.has_cell("open") && !wanted.quick {
+        println!();
+        for bytes in [256, 4_096] {
+            let (opened, read) = ours::reopen(&place.path().join(format!("reopened-{bytes}")), bytes);
+            println!(
+                "opening a log of {bytes}-byte messages: {opened:.2} s a GiB; reading such a file: {read:.2} s a GiB"
+            );
+        }
+    }
     eprintln!("{:.0} s in all", start.elapsed().as_secs_f64());
 }
 

@@ -62,8 +62,8 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Another hub, in this process or another, has the directory open.
-    #[error("{path} is open in another hub")]
+    /// Another hub or log, in this process or another, has it open.
+    #[error("{path} is open in another hub or message log")]
     Locked {
         /// The directory.
         path: PathBuf,

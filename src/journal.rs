@@ -444,12 +444,21 @@ impl JournalFile {
 
     /// Makes durable what a refounded journal was begun with, and says so in an empty group, which is durable as well
     /// when this returns. Nothing may have been synced before: the first group that was written after a sync is the seal.
+    /// One that was begun with nothing gets an empty group to be sealed: otherwise the seal could not tell of it.
     pub(crate) fn seal(&mut self, time: GroupTime, class: u8) -> io::Result<()> {
+        if self.end == self.published.base() {
+            self.append_empty(time, class)?;
+        }
         self.sync()?;
+        self.append_empty(time, class)?;
+        self.sync()
+    }
+
+    fn append_empty(&mut self, time: GroupTime, class: u8) -> io::Result<()> {
         let mut group = Group::new();
         group.begin(time, class);
         match self.append(&mut group) {
-            Outcome::Applied { .. } => self.sync(),
+            Outcome::Applied { .. } => Ok(()),
             Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
         }
     }

@@ -45,14 +45,14 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use serde::Serialize;
 
 use self::compact::remember;
 use self::place::Place;
 use self::receipt::Sent;
-use self::shared::{Shared, Source};
+use self::shared::{Lengths, Shared, Source};
 use self::window::{Terms, Windows};
 use self::writer::Writer;
 use crate::builder::{CutTail, MemoryDisk};
@@ -98,6 +98,8 @@ struct Inner {
     terms: Terms,
     report: OpenReport,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer's thread: there, wakers run.
+    writing: ThreadId,
 }
 
 /// How a log is opened.
@@ -106,6 +108,7 @@ struct Inner {
 pub struct Builder {
     durability: Durability,
     cap: usize,
+    refuse_empty: bool,
     terms: Terms,
     queue_bytes: u64,
     clock: Arc<dyn Clock>,
@@ -164,6 +167,7 @@ impl Default for Builder {
         Self {
             durability: Durability::Sync,
             cap: 256,
+            refuse_empty: false,
             terms: Terms { gaps: Gaps::Strict, window: 64, clients: 65_536 },
             queue_bytes: 16 << 20,
             clock: Arc::new(SystemClock::default()),
@@ -184,6 +188,12 @@ impl Builder {
         self
     }
 
+    /// Refuses messages without a payload ([`Nack::Empty`]). Default: they are taken.
+    pub fn refuse_empty(mut self) -> Self {
+        self.refuse_empty = true;
+        self
+    }
+
     /// What a number means that does not follow its client's last. Default [`Gaps::Strict`].
     pub fn gaps(mut self, gaps: Gaps) -> Self {
         self.terms.gaps = gaps;
@@ -192,7 +202,7 @@ impl Builder {
 
     /// Numbers remembered of each client: a message among its last so many that is sent again gets its answer again, an older one
     /// [`Nack::Expired`]. So it is how many messages a client may have under way without an answer. 20 to 40 bytes
-    /// each. Default 64; at least 1.
+    /// each. Default 64; 1 to 800,000.
     pub fn window(mut self, numbers: u32) -> Self {
         self.terms.window = numbers as usize;
         self
@@ -221,7 +231,8 @@ impl Builder {
 
     /// Opens the log in a file; makes it if there is none. Reads and checks all of it.
     ///
-    /// While a compaction runs there is a second file, named as the log with `.new` behind it.
+    /// While a compaction runs there is a second file, named as the log with `.new` behind it. What an interrupted one left
+    /// there is removed; a log of another origin that stands there is not, and opening is refused.
     ///
     /// # Errors
     ///
@@ -244,7 +255,7 @@ impl Builder {
         let bad = |option, range| Err(OpenError::Option { option, range });
         match () {
             () if self.cap > CAP_MAX => bad("cap", "at most 16777152"),
-            () if self.terms.window == 0 => bad("window", "at least 1"),
+            () if !(1..=frame::WINDOW_NUMBERS_MAX).contains(&self.terms.window) => bad("window", "1 to 800000"),
             () if self.terms.clients == 0 => bad("clients", "at least 1"),
             () => Ok(()),
         }
@@ -254,8 +265,8 @@ impl Builder {
         let (writer, report) = self.writer(place.clone())?;
         let shared = writer.shared();
         let writer = spawn(&shared, writer)?;
-        let (terms, writer) = (self.terms, Mutex::new(Some(writer)));
-        Ok(Journal { inner: Arc::new(Inner { shared, place, terms, report, writer }) })
+        let (terms, writing, writer) = (self.terms, writer.thread().id(), Mutex::new(Some(writer)));
+        Ok(Journal { inner: Arc::new(Inner { shared, place, terms, report, writer, writing }) })
     }
 
     /// Opens the file, and makes its writer, which nothing drives yet.
@@ -266,7 +277,12 @@ impl Builder {
         let clock = HubClock::new(Arc::clone(&self.clock), resume_at);
         let tail = log.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
         let source = Source { tail, first: report.first, gone: report.first };
-        let shared = Arc::new(Shared::new(source, clock, self.cap, self.queue_bytes));
+        let shared = Arc::new(Shared::new(
+            source,
+            clock,
+            Lengths { cap: self.cap, refuse_empty: self.refuse_empty },
+            self.queue_bytes,
+        ));
         Ok((Writer::new(shared, place, log, windows, self.durability, marked), report))
     }
 }
@@ -446,7 +462,8 @@ impl Journal {
     }
 
     /// Takes nothing more, writes and answers what waits, and syncs. Afterwards every receipt is answered, a compaction that was under
-    /// way is over, and the file can be opened again; readers go on to its end. Closing again does nothing.
+    /// way is over, and the file can be opened again; readers go on to its end. Closing again does nothing. Called by a
+    /// receipt's waker, on the log's own thread, it does not wait for any of this.
     ///
     /// # Errors
     ///
@@ -459,18 +476,23 @@ impl Journal {
 impl Inner {
     fn close(&self) -> Result<(), CloseError> {
         self.shared.close();
+        // The writer's thread cannot wait for itself, nor for one that waits for it.
+        if thread::current().id() != self.writing {
+            self.await_end();
+        }
+        self.shared.failure().map_or(Ok(()), |failure| Err(CloseError { what: failure.text.clone() }))
+    }
+
+    fn await_end(&self) {
         // Held to the end: whoever closes as well returns when the log is closed.
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(writer) = writer.take()
-            && writer.thread().id() != thread::current().id()
-        {
+        if let Some(writer) = writer.take() {
             if writer.join().is_err() {
-                // Its panic was contained and is the failure told below.
+                // Its panic was contained and is the failure told by the caller.
                 tracing::error!("the writer's thread ended in disorder");
             }
             self.shared.await_compaction();
         }
-        self.shared.failure().map_or(Ok(()), |failure| Err(CloseError { what: failure.text.clone() }))
     }
 }
 

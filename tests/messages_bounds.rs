@@ -1,7 +1,9 @@
 //! The bounds of a message log, and that every message gets one answer: too long, too many, too old, too late.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Condvar, Mutex};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use commissary::messages::{Gaps, Journal, Kind, Nack, Receipt};
 use commissary::{Clock, ManualClock, MemoryDisk, OpenError};
 
 const CAP_MAX: usize = (16 << 20) - 64;
+const WINDOW_MAX: u32 = 800_000;
 
 fn open(cap: usize) -> Journal {
     Journal::builder().cap(cap).open_in_memory(&MemoryDisk::new()).unwrap()
@@ -49,6 +52,16 @@ fn the_default_cap_is_256() {
     assert_eq!(journal.append(1, 3, &[0; 257]).wait(), Err(Nack::TooLong { bytes: 257, cap: 256 }));
 }
 
+/// R106, R110: empty messages are refused where that was asked for; a session may end all the same.
+#[test]
+fn empty_messages_are_refused_if_configured() {
+    let journal = Journal::builder().refuse_empty().open_in_memory(&MemoryDisk::new()).unwrap();
+    assert_eq!(journal.append(1, 1, b"").answer(), Some(Err(Nack::Empty)), "at once");
+    assert!(journal.append(1, 1, b"x").wait().is_ok(), "the number is still free");
+    assert!(journal.end_session(1).wait().is_ok());
+    assert_eq!(journal.stats().refused, 1);
+}
+
 /// R110: options out of their range are refused by name, before anything is touched.
 #[test]
 fn options_out_of_range_are_refused() {
@@ -57,6 +70,8 @@ fn options_out_of_range_are_refused() {
         ("cap", builder().cap(CAP_MAX + 1)),
         ("cap", builder().cap(usize::MAX)),
         ("window", builder().window(0)),
+        ("window", builder().window(WINDOW_MAX + 1)),
+        ("window", builder().window(u32::MAX)),
         ("clients", builder().clients(0)),
     ];
     let directory = tempfile::tempdir().unwrap();
@@ -68,7 +83,7 @@ fn options_out_of_range_are_refused() {
     for builder in [
         builder().cap(CAP_MAX).queue_bytes(0),
         builder().window(1).clients(1),
-        builder().window(u32::MAX).clients(u32::MAX),
+        builder().window(WINDOW_MAX).clients(u32::MAX),
     ] {
         let journal = builder.open_in_memory(&MemoryDisk::new()).unwrap();
         assert!(journal.append(1, 1, b"x").wait().is_ok());
@@ -267,6 +282,40 @@ fn no_receipt_is_pending_after_closing() {
         acked.sort_unstable();
         assert_eq!(found, acked);
     }
+}
+
+/// Closes a log when it is woken.
+struct Closes(Journal);
+
+impl Wake for Closes {
+    fn wake(self: Arc<Self>) {
+        self.0.close().unwrap();
+    }
+}
+
+/// R106: a log that is closed from a waker, on its writer's own thread, while another thread closes it, is over when that one
+/// returns.
+#[test]
+fn closing_from_a_waker_stops_nobody() {
+    let (gate, disk) = (Gate::default(), MemoryDisk::new());
+    let journal = Journal::builder().clock(gate.clone()).open_in_memory(&disk).unwrap();
+    gate.set(true);
+    let mut first = journal.append(1, 1, b"closes");
+    let waker = Waker::from(Arc::new(Closes(journal.clone())));
+    assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&waker)).is_pending());
+    let second = journal.append(1, 2, b"waits");
+    let (done, closed) = mpsc::channel();
+    let closer = journal.clone();
+    thread::spawn(move || done.send(closer.close()));
+    while journal.append(2, 1, b"late").answer() != Some(Err(Nack::Closing)) {
+        thread::yield_now();
+    }
+    gate.set(false);
+    closed.recv_timeout(Duration::from_secs(20)).expect("closing ends").unwrap();
+    assert!(first.answer().is_some_and(|answer| answer.is_ok()) && second.answer().is_some());
+    let tail = journal.tail(journal.first()).unwrap();
+    let of_first = tail.map(Result::unwrap).filter(|message| message.client == 1);
+    assert_eq!(of_first.map(|message| message.seq).collect::<Vec<_>>(), [1, 2], "and it is over");
 }
 
 /// R106: dropping the last handle closes the log, with the same care.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use commissary::messages::{Ack, Builder, CompactError, Compacted, Gaps, Journal, Message, Nack, Retain};
-use commissary::{Clock, Crash, Durability, ManualClock, MemoryDisk, ReadError};
+use commissary::{Clock, Crash, Durability, ManualClock, MemoryDisk, OpenError, ReadError};
 use proptest::prelude::*;
 
 fn all(journal: &Journal) -> Vec<Message> {
@@ -191,6 +191,30 @@ fn an_emptied_log_goes_on() {
     );
 }
 
+/// R108: a log of which nothing is left, not even a client to be remembered, is whole, and goes on.
+#[test]
+fn a_log_without_clients_can_be_emptied() {
+    let disk = MemoryDisk::new();
+    let journal = open(&disk);
+    for client in 0..10 {
+        journal.end_session(client).wait().unwrap();
+    }
+    let end = journal.end();
+    let compacted = journal.compact(Retain::Bytes(0)).unwrap();
+    assert!(compacted.first == end && compacted.bytes_after < compacted.bytes_before);
+    let again = journal.compact(Retain::Bytes(0)).unwrap();
+    assert!(is_unchanged(again, &journal));
+    journal.close().unwrap();
+    let journal = open(&disk);
+    assert_eq!((journal.first(), all(&journal).len()), (end, 0));
+    let acks = append(&journal, 1, 1, 3);
+    drop(journal);
+    assert_eq!(
+        all(&open(&disk)).iter().map(|message| message.position).collect::<Vec<_>>(),
+        acks.iter().map(|ack| ack.position).collect::<Vec<_>>()
+    );
+}
+
 /// R107, R117: whenever the machine stops while the log is compacted, it opens with everything that was acknowledged at or behind
 /// its first position, and with all answers.
 #[test]
@@ -247,15 +271,27 @@ fn a_log_is_one_file() {
         assert_eq!(fs::metadata(&path).unwrap().len(), compacted.bytes_after);
         assert!(compacted.bytes_after < compacted.bytes_before);
         assert_eq!(all(&journal).len(), 5);
-        assert!(
-            matches!(Journal::open(&path), Err(commissary::OpenError::Locked { .. })),
-            "the new file is locked too"
-        );
+        assert!(matches!(Journal::open(&path), Err(OpenError::Locked { .. })), "the new file is locked too");
         journal.close().unwrap();
         assert_eq!(names(directory.path()), ["log"]);
     }
     let journal = Journal::open(&path).unwrap();
     assert_eq!(journal.append(1, 60, &payload(60)).wait(), Ok(acks[59]));
+}
+
+/// R108: a log that happens to have the name of a compaction's file is neither removed nor overwritten, open or closed.
+#[test]
+fn a_log_named_as_a_compactions_file_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, beside] = ["log", "log.new"].map(|name| directory.path().join(name));
+    let other = Journal::open(&beside).unwrap();
+    append(&other, 1, 1, 3);
+    let refused = Journal::open(&path).map(drop).unwrap_err();
+    assert!(matches!(&refused, OpenError::Locked { path } if *path == beside), "{refused}");
+    other.close().unwrap();
+    let refused = Journal::open(&path).map(drop).unwrap_err();
+    assert!(matches!(&refused, OpenError::Io { path, .. } if *path == beside), "{refused}");
+    assert_eq!(all(&Journal::open(&beside).unwrap()).len(), 3);
 }
 
 /// A clock that runs something when it is read for the `n`th time from now on.

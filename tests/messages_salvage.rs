@@ -70,3 +70,13 @@ fn a_salvage_that_fails_leaves_no_trace() {
     assert!(journal.append(1, 1, b"still open").wait().is_ok());
     assert_eq!(names(directory.path()), ["log"]);
 }
+
+/// R107: what is salvaged is not put where opening the damaged log would remove it.
+#[test]
+fn nothing_is_salvaged_to_a_name_that_the_log_removes() {
+    let directory = tempfile::tempdir().unwrap();
+    let [log, beside] = ["log", "log.new"].map(|name| directory.path().join(name));
+    damaged(&log);
+    assert!(matches!(salvage(&log, &beside), Err(SalvageError::Reserved { path }) if path == beside));
+    assert_eq!(names(directory.path()), ["log"]);
+}

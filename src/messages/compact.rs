@@ -140,8 +140,9 @@ fn prepare(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Resu
     let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
     let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, stamp(shared))?;
     let bytes_before = old.bytes();
-    // The new file ends with a seal.
-    let base = cut.at.checked_sub(length).filter(|base| *base > old.base().saturating_add(GROUP_FRAME));
+    // The new file ends with a seal, before which there is a group.
+    let added = if length == 0 && cut.at == old.end() { 2 * GROUP_FRAME } else { GROUP_FRAME };
+    let base = cut.at.checked_sub(length).filter(|base| *base > old.base().saturating_add(added));
     let Some(base) = base.filter(|_| cut.at > source.first) else {
         let unchanged = Compacted { first: source.first, bytes_before, bytes_after: bytes_before };
         return Ok(Prepared::Unchanged(unchanged));

@@ -488,7 +488,7 @@ fn senders_on_a_device_that_is_full_time_and_again() {
             assert!(of.take(acks.len()).map(|message| message.position).eq(acks.iter().map(|ack| ack.position)));
         }
         drop(journal);
-        let journal = builder(Durability::Sync).window(u32::MAX).open_in_memory(&disk).unwrap();
+        let journal = builder(Durability::Sync).window(800_000).open_in_memory(&disk).unwrap();
         let numbers = told.iter().map(|(_, acks)| acks.len() as u64).max().unwrap() + 1;
         for (client, (_, acks)) in told.iter().enumerate() {
             let (calls, again) = send_patiently(&journal, client as u128, numbers);

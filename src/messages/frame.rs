@@ -1,7 +1,7 @@
 //! What the entries of a message log hold: pure encode and decode. The bytes are in `docs/format.md`.
 
 use super::window::Known;
-use crate::journal::Fields;
+use crate::journal::{FRAME_MAX, Fields};
 
 /// A message.
 pub(super) const MESSAGE: u8 = 1;
@@ -52,6 +52,14 @@ pub(super) struct WindowBody {
     /// By number, ascending.
     pub(super) known: Vec<Known>,
 }
+
+/// Length of what stands before the numbers in a window's body, and of each of these.
+const WINDOW_FIELDS: usize = 16 + 8 + 1 + 8;
+const WINDOW_NUMBER: usize = 8 + 8 + 4;
+
+/// Most numbers of a client that a window holds: what leaves it a frame.
+pub(super) const WINDOW_NUMBERS_MAX: usize = 800_000;
+const _: () = assert!(WINDOW_FIELDS + WINDOW_NUMBERS_MAX * WINDOW_NUMBER + 64 <= FRAME_MAX, "a full window is a frame");
 
 impl WindowBody {
     pub(super) fn append_to(&self, out: &mut Vec<u8>) {

@@ -9,6 +9,8 @@ use crate::sync::Arc;
 
 /// Times that other threads are let run before a look-out is given up: some 300 us where none has anything to do.
 const YIELDS: u32 = 1_000;
+/// Longest look-out, but for the last yield, nanoseconds: beside threads that do not rest, each yield may take milliseconds.
+const LOOKOUT_MAX: u64 = 2_000_000;
 /// Most turns without a look-out after some that were in vain.
 const PAUSE_MAX: u32 = 64;
 
@@ -31,8 +33,9 @@ impl Lookout {
         let mut taken = shared.take_all();
         let yields = if self.pause > 0 { 0 } else { YIELDS };
         self.pause = self.pause.saturating_sub(1);
+        let until = if yields > 0 { shared.clock.nanos().saturating_add(LOOKOUT_MAX) } else { 0 };
         for _ in 0..yields {
-            if taken.len() >= self.expected {
+            if taken.len() >= self.expected || shared.clock.nanos() > until {
                 break;
             }
             thread::yield_now();
@@ -44,5 +47,51 @@ impl Lookout {
         }
         self.expected = taken.len();
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::shared::{Lengths, Source};
+    use super::*;
+    use crate::clock::{Clock, HubClock};
+    use crate::device::MemoryDevice;
+    use crate::journal::{JournalFile, Purpose};
+    use crate::sync::{AtomicU64, Ordering};
+
+    /// A clock on a machine where every look takes a while, since others work.
+    #[derive(Debug, Clone, Default)]
+    struct Busy(Arc<AtomicU64>);
+
+    impl Clock for Busy {
+        fn monotonic(&self) -> Duration {
+            // ordering: Relaxed; a test's count.
+            Duration::from_millis(self.0.fetch_add(1, Ordering::Relaxed))
+        }
+
+        fn wall_ms(&self) -> i64 {
+            0
+        }
+    }
+
+    /// R113: beside threads that never rest, where each yield may take milliseconds, a look-out still takes but a moment.
+    #[test]
+    fn a_lookout_is_bounded_in_time() {
+        let file = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Messages, 0, 0).unwrap();
+        let source = Source { tail: file.tail(true).unwrap(), first: 0, gone: 0 };
+        let clock = Busy::default();
+        let shared = Shared::new(
+            source,
+            HubClock::new(Arc::new(clock.clone()), 0),
+            Lengths { cap: 256, refuse_empty: false },
+            10_000,
+        );
+        let mut lookout = Lookout { expected: 64, ..Lookout::default() };
+        assert!(lookout.take(&shared).is_empty());
+        // ordering: Relaxed; a test's count.
+        let ms = clock.0.load(Ordering::Relaxed);
+        assert!((2..10).contains(&ms), "looked out for {ms} ms");
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::builder::MemoryDisk;
 use crate::device::{Device, FileDevice, FileDeviceError, ReadAt, open_read_only, sync_parent};
 use crate::error::OpenError;
+use crate::journal::JournalFile;
 use crate::sync::Arc;
 
 /// A file, or memory.
@@ -22,12 +23,8 @@ impl Place {
         match self {
             Self::File(path) => {
                 let device = open(path)?;
-                match fs::remove_file(fresh_name(path)) {
-                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                        Err(OpenError::Io { path: fresh_name(path), source })
-                    }
-                    _ => Ok(Box::new(device)),
-                }
+                remove_left_over(&fresh_name(path))?;
+                Ok(Box::new(device))
             }
             Self::Memory(disk) => {
                 disk.fresh().clear();
@@ -92,8 +89,22 @@ impl Place {
     }
 }
 
+/// Removes what a compaction left that was interrupted, if there is something: not a log that nobody began anew.
+fn remove_left_over(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io { path: path.to_path_buf(), source };
+    if !fs::exists(path).map_err(failed)? {
+        return Ok(());
+    }
+    let mut device = open(path)?;
+    if JournalFile::header(&mut device).map_err(failed)?.is_some_and(|header| !header.refounded) {
+        let what = "it is a log of its own, where a compaction would write; move it away";
+        return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, what)));
+    }
+    fs::remove_file(path).map_err(failed)
+}
+
 /// Where a compaction writes: beside the log, so that a rename does.
-fn fresh_name(path: &Path) -> PathBuf {
+pub(super) fn fresh_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(".new");
     name.into()

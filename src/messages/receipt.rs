@@ -38,6 +38,9 @@ pub enum Nack {
         /// The longest that is taken.
         cap: usize,
     },
+    /// The payload is empty, and [`Builder::refuse_empty`](super::Builder::refuse_empty) was asked for. Nothing was written.
+    #[error("message is empty, and the log refuses empty ones")]
+    Empty,
     /// [`Gaps::Strict`](super::Gaps::Strict): the number does not follow the client's last. Nothing was written; send what is missing first.
     #[error("the client's next number is {expected}")]
     Gap {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::compact::remember;
 use super::copy::Copy;
 use super::frame::WINDOW;
-use super::place::{Place, read_only};
+use super::place::{Place, fresh_name, read_only};
 use super::window::{Gaps, Terms, Windows};
 use crate::clock::{Clock, SystemClock};
 use crate::device::Device;
@@ -55,6 +55,13 @@ pub enum SalvageError {
     /// There is something already where the new log is to be.
     #[error("{path} is there already")]
     Exists {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The new log would be named as the damaged one with `.new` behind it: where that one's compactions write, and what
+    /// opening it removes.
+    #[error("{path} is where a compaction of the damaged log writes; choose another name")]
+    Reserved {
         /// Where.
         path: PathBuf,
     },
@@ -108,6 +115,9 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Salvaged,
     let exists = || SalvageError::Exists { path: to.to_path_buf() };
     if to.symlink_metadata().is_ok() {
         return Err(exists());
+    }
+    if to == fresh_name(from) {
+        return Err(SalvageError::Reserved { path: to.to_path_buf() });
     }
     let (source, len) = read_only(from)?;
     let source = Salvage::open(source, len, Purpose::Messages)?;

@@ -46,6 +46,23 @@ impl Source {
     }
 }
 
+/// Which payloads are taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lengths {
+    pub(super) cap: usize,
+    pub(super) refuse_empty: bool,
+}
+
+impl Lengths {
+    fn refusal(self, sent: Sent, bytes: usize) -> Option<Nack> {
+        let Self { cap, refuse_empty } = self;
+        if bytes > cap {
+            return Some(Nack::TooLong { bytes, cap });
+        }
+        (refuse_empty && bytes == 0 && sent == Sent::Message).then_some(Nack::Empty)
+    }
+}
+
 /// Why the log takes nothing any more.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -77,12 +94,12 @@ pub(super) struct Shared {
     /// Notified when readers may see more.
     pub(super) news: Event,
     pub(super) clock: HubClock,
-    pub(super) cap: usize,
+    lengths: Lengths,
     pub(super) counts: Counts,
 }
 
 impl Shared {
-    pub(super) fn new(source: Source, clock: HubClock, cap: usize, queue_bytes: u64) -> Self {
+    pub(super) fn new(source: Source, clock: HubClock, lengths: Lengths, queue_bytes: u64) -> Self {
         Self {
             failure: OnceLock::new(),
             queue: Queue::new(queue_bytes),
@@ -93,7 +110,7 @@ impl Shared {
             source: ArcSwap::from_pointee(source),
             news: Event::new(),
             clock,
-            cap,
+            lengths,
             counts: Counts::default(),
         }
     }
@@ -184,8 +201,8 @@ impl Shared {
         if let Some(nack) = self.refusal() {
             return self.refuse(nack);
         }
-        if payload.len() > self.cap {
-            return self.refuse(Nack::TooLong { bytes: payload.len(), cap: self.cap });
+        if let Some(nack) = self.lengths.refusal(sent, payload.len()) {
+            return self.refuse(nack);
         }
         if !self.queue.reserve(cost(payload.len())) {
             self.outflow.turn_away(self.clock.now());
@@ -262,7 +279,12 @@ mod tests {
     fn shared() -> Shared {
         let file = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Messages, 0, 0).unwrap();
         let source = Source { tail: file.tail(true).unwrap(), first: 0, gone: 0 };
-        Shared::new(source, HubClock::new(Arc::new(SystemClock::default()), 0), 256, 10_000)
+        Shared::new(
+            source,
+            HubClock::new(Arc::new(SystemClock::default()), 0),
+            Lengths { cap: 256, refuse_empty: false },
+            10_000,
+        )
     }
 
     /// A sender that has looked whether the log takes anything, and not yet handed in its message.

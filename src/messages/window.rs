@@ -71,6 +71,13 @@ impl Client {
         self.known.get(place).ok_or(place)
     }
 
+    /// Forgets the lowest numbers, while there are more than so many.
+    fn trim(&mut self, window: usize) {
+        while self.known.len() > window {
+            self.floor = self.known.pop_front().map(|known| known.seq).max(self.floor);
+        }
+    }
+
     /// The highest number taken.
     fn last_seq(&self) -> u64 {
         self.known.back().map(|known| known.seq).or(self.floor).unwrap_or(0)
@@ -117,22 +124,26 @@ impl Windows {
     pub(super) fn take(&mut self, client: u128, message: Known) {
         let Known { seq, position, .. } = message;
         let strict = self.terms.gaps == Gaps::Strict;
+        let mut before = None;
+        let change = |entry: &mut Client| before = Some(std::mem::replace(&mut entry.last, position));
         let new = || Client { floor: seq.checked_sub(1).filter(|_| strict), known: VecDeque::new(), last: position };
-        let entry = self.clients.entry(client).or_insert_with(new);
-        entry.last = position;
+        let entry = self.clients.entry(client).and_modify(change).or_insert_with(new);
         match entry.find(seq) {
             Ok(_) => {}
             Err(place) => entry.known.insert(place, message),
         }
-        while entry.known.len() > self.terms.window {
-            entry.floor = entry.known.pop_front().map(|known| known.seq).max(entry.floor);
-        }
-        self.note_last(position, client);
+        entry.trim(self.terms.window);
+        self.note_last(before, position, client);
         self.forget();
     }
 
-    /// Notes a client's last message. What is out of date goes when it is most of the list: a step per message, on average.
-    fn note_last(&mut self, position: u64, client: u128) {
+    /// Notes a client's last message, and that of `before` no more. What is out of date goes when it is most of the list: a
+    /// step per message, on average.
+    fn note_last(&mut self, before: Option<u64>, position: u64, client: u128) {
+        if before == Some(position) {
+            // Noted already. Only behind a loss can two messages be said to stand at one position.
+            return;
+        }
         self.order.push_back((position, client));
         if self.order.len() > 2 * self.clients.len() + ORDER_SPARE {
             let clients = &self.clients;
@@ -153,8 +164,10 @@ impl Windows {
     /// What a compaction kept of a client.
     pub(super) fn restore(&mut self, body: WindowBody) {
         let WindowBody { client, last, floor, known } = body;
-        self.clients.insert(client, Client { floor, known: known.into(), last });
-        self.note_last(last, client);
+        let mut kept = Client { floor, known: known.into(), last };
+        kept.trim(self.terms.window);
+        let before = self.clients.insert(client, kept).map(|before| before.last);
+        self.note_last(before, last, client);
         self.forget();
     }
 
@@ -185,6 +198,54 @@ impl Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn terms(window: usize, clients: usize) -> Terms {
+        Terms { gaps: Gaps::Loose, window, clients }
+    }
+
+    fn known(seq: u64, position: u64) -> Known {
+        Known { seq, position, crc: 0 }
+    }
+
+    fn body(client: u128, last: u64, seqs: std::ops::RangeInclusive<u64>) -> WindowBody {
+        WindowBody { client, last, floor: None, known: seqs.map(|seq| known(seq, last)).collect() }
+    }
+
+    /// R105: a window that a compaction kept under other terms is cut to those that hold now, as replay would.
+    #[test]
+    fn what_a_compaction_kept_is_cut_to_the_terms() {
+        let (mut taken, mut restored) = (Windows::new(terms(3, 9)), Windows::new(terms(3, 9)));
+        for seq in 1..=10 {
+            taken.take(1, known(seq, 100));
+        }
+        restored.restore(body(1, 100, 1..=10));
+        assert_eq!(restored.judge(1, 7, 0, None), Verdict::Refused(Nack::Expired { oldest: 8 }));
+        assert_eq!(restored.clients, taken.clients);
+    }
+
+    /// R105: the bound on clients holds also where two of them are said to have been last at one position.
+    #[test]
+    fn clients_of_one_position_are_told_apart() {
+        let mut windows = Windows::new(terms(3, 4));
+        for client in 0..4 {
+            windows.restore(body(client, 7, 1..=2));
+        }
+        assert_eq!(windows.bodies().count(), 4);
+        for client in 10..30 {
+            windows.take(client, known(1, 100 + u64::try_from(client).unwrap()));
+            assert_eq!((windows.len(), windows.bodies().count()), (4, 4));
+        }
+    }
+
+    /// A client that is said twice to have been last at one position, which a salvage can bring about, stands once.
+    #[test]
+    fn a_client_stands_once_however_often_it_is_noted() {
+        let mut windows = Windows::new(terms(3, 2));
+        windows.restore(body(1, 7, 1..=2));
+        windows.take(1, known(3, 7));
+        windows.take(2, known(1, 8));
+        assert_eq!(windows.bodies().map(|body| body.client).collect::<Vec<_>>(), [1, 2]);
+    }
 
     #[test]
     fn who_was_silent_longest_is_forgotten_however_much_the_others_sent() {

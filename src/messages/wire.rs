@@ -33,6 +33,7 @@
 //! | 6 | full | none |
 //! | 7 | io | kind u8: 0 other, else the place in the list below, from 1 |
 //! | 8 | closing | none |
+//! | 9 | empty | none |
 //!
 //! Kinds of I/O errors, in the names of [`std::io::ErrorKind`]: `NotFound`, `PermissionDenied`, `ConnectionRefused`,
 //! `ConnectionReset`, `HostUnreachable`, `NetworkUnreachable`, `ConnectionAborted`, `NotConnected`, `AddrInUse`,
@@ -327,6 +328,7 @@ fn put_nack(nack: &Nack, out: &mut Vec<u8>) {
             out.push((1..).zip(&IO_KINDS).find(|(_, known)| **known == kind).map_or(0, |(number, _)| number));
         }
         Nack::Closing => put(8, &[]),
+        Nack::Empty => put(9, &[]),
     }
 }
 
@@ -382,6 +384,7 @@ impl<'a> Fields<'a> {
             6 => Nack::Full,
             7 => Nack::Io { kind: self.io_kind()? },
             8 => Nack::Closing,
+            9 => Nack::Empty,
             _ => return Err(WireError::Malformed { what: "its reason is not known" }),
         })
     }

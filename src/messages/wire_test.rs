@@ -38,6 +38,7 @@ fn nacks() -> impl Strategy<Value = Nack> {
     let kinds = vec![ErrorKind::Other, ErrorKind::NotFound, ErrorKind::StorageFull, ErrorKind::OutOfMemory];
     prop_oneof![
         any::<(usize, usize)>().prop_map(|(bytes, cap)| Nack::TooLong { bytes, cap }),
+        Just(Nack::Empty),
         any::<u64>().prop_map(|expected| Nack::Gap { expected }),
         any::<u64>().prop_map(|oldest| Nack::Expired { oldest }),
         any::<u64>().prop_map(|position| Nack::Differs { position }),
