@@ -824,19 +824,19 @@ impl<'a> Reporting<'a> {
         }
     }
 
-    /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept.
+    /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept. What is sent to a lane is a
+    /// command, and never too deep.
     fn encode_found<S: Service>(&self, plugin: &S, depth: u16, found: &[S::Subject]) -> Result<Discovered, String> {
         let mut discovered = Discovered::default();
         let (terms, limits) = (&self.pool.terms, &self.seat.service.link.limits);
-        let beyond = depth >= terms.max_depth;
-        if beyond {
-            discovered.too_deep = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        }
-        if beyond && !terms.keep_unmarked {
-            return Ok(discovered);
-        }
-        let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
+        let deep = depth >= terms.max_depth;
         for subject in found {
+            let beyond = deep && plugin.lane(subject).is_none();
+            discovered.too_deep += u32::from(beyond);
+            if beyond && !terms.keep_unmarked {
+                continue;
+            }
+            let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
             encode_subject(plugin, subject, limits, bytes).map_err(|error| format!("a discovered subject: {error}"))?;
         }
         Ok(discovered)
