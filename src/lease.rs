@@ -188,6 +188,24 @@ impl<S: Service> Lease<S> {
         owed.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
     }
 
+    /// The first subject from a place on that is owed, and whose deadline is after a moment of the wall clock, ms; and its place.
+    pub(crate) fn next_owed(&self, from: usize, wall_ms: i64) -> Option<(usize, S::Subject)> {
+        let hold = self.hold.as_ref()?;
+        let view = hold.pool.run(hold.index).map(Run::view);
+        let open = open_now(&hold.pool, hold.index, view.as_ref(), wall_ms);
+        let mut owed = hold.pool.bucket(hold.index).enumerate().skip(from);
+        owed.find_map(|(place, subject)| {
+            let is_owed = open.has(place) && !subject.is_nameless();
+            let read = is_owed.then(|| S::Subject::read(subject.key, subject.body).ok()).flatten();
+            read.map(|subject| (place, subject))
+        })
+    }
+
+    /// True if its subjects are of a lane, also when it is over.
+    pub(crate) fn is_laned(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.pool.run(hold.index).is_some())
+    }
+
     /// How many subjects the bucket has.
     #[must_use]
     pub fn len(&self) -> usize {
