@@ -620,6 +620,97 @@ fn a_slow_handler_renews_its_lease() {
     assert_eq!(next(&shop, &worker), LaneStep::Handled { commands: 4 });
 }
 
+/// R126: a crash in the middle of a handler, whose lease is journaled already: the next worker gives that back, and the lane
+/// goes on at once with the state and the order that it had.
+#[test]
+fn a_crash_inside_a_handler_changes_nothing() {
+    let shop = Shop::open();
+    let service = open(&shop);
+    service.add_all(orders()).unwrap();
+    let images = Arc::new(Mutex::new(Vec::new()));
+    let handler = {
+        let (images, hub, disk) = (Arc::clone(&images), shop.hub.clone(), shop.disk.clone());
+        move |log: &mut Log, at: u64, now| {
+            hub.tick();
+            images.lock().unwrap().push(disk.after(Crash::Process));
+            post(log, at, now)
+        }
+    };
+    let first = shop.hub.handle_lanes(&service, Script(handler), LaneOptions::default()).unwrap();
+    run(&shop, &first);
+    drop(first);
+    let images = std::mem::take(&mut *images.lock().unwrap());
+    assert_eq!(images.len() as u64, IN_ALL);
+    for disk in images.into_iter().step_by(5) {
+        let after = Shop::on(disk, shop.clock.clone(), Limits::default());
+        let service = open(&after);
+        assert_eq!(service.stats().work.buckets_held, 1);
+        let worker = worker(&after, &service);
+        assert_eq!(service.stats().work.buckets_held, 0);
+        run(&after, &worker);
+        drop(worker);
+        assert_eq!(states(&after, &service, lanes()), expected());
+    }
+}
+
+/// A full queue is no failure: the bucket is given back, and handled when there is room.
+#[test]
+fn a_full_queue_delays_and_loses_nothing() {
+    let shop = Shop::open_with(common::unranked());
+    let service = open(&shop);
+    service.add_all((0..3).map(|place| command(20, 0, place))).unwrap();
+    let (filler, is_first) = (service.clone(), AtomicBool::new(true));
+    let handler = move |log: &mut Log, at: u64, _| {
+        if is_first.swap(false, Ordering::SeqCst) {
+            (0..999).find(|place| filler.add(&command(21, 1, *place)).is_err()).unwrap();
+        }
+        note(log, at);
+        vec![]
+    };
+    let worker = shop.hub.handle_lanes(&service, Script(handler), LaneOptions::default()).unwrap();
+    assert!(matches!(next(&shop, &worker), LaneStep::Waiting(_)));
+    assert_eq!((service.stats().subjects_done, worker.stats().failures), (0, 0));
+    let executed = run(&shop, &worker);
+    assert_eq!(u64::from(executed), service.stats().subjects_known);
+    drop(worker);
+    let places = (0..3).map(|place| command(20, 0, place)).collect();
+    assert_eq!(states(&shop, &service, [20].into_iter()), BTreeMap::from([(20, Log::from([(0, places)]))]));
+}
+
+/// A worker that had nothing to do for so long that its seat was deactivated activates it again.
+#[test]
+fn a_worker_survives_idleness() {
+    let shop = Shop::open();
+    let service = open(&shop);
+    let worker = worker(&shop, &service);
+    for _ in 0..3 {
+        shop.pass(Duration::from_secs(25 * 3_600));
+    }
+    assert_eq!(service.stats().active_seats, 0);
+    service.add_all([command(20, 0, 0)]).unwrap();
+    assert_eq!(run(&shop, &worker), 1);
+}
+
+/// Threads that wait wake for what is due: a command that fails twice is executed by the third try, and its lane goes on, while
+/// nothing else happens.
+#[test]
+fn threads_try_again_by_themselves() {
+    let hub = live();
+    let service = hub.register(Post { deadlines: false }).unwrap();
+    let tries = AtomicUsize::new(0);
+    let handler = move |log: &mut Log, at: u64, _| {
+        assert!(at != command(20, 0, 1) || tries.fetch_add(1, Ordering::SeqCst) >= 2, "not yet");
+        note(log, at);
+        vec![]
+    };
+    let options = LaneOptions { backoff_first: Duration::from_millis(3), ..LaneOptions::default() };
+    let threads = hub.handle_lanes(&service, Script(handler), options).unwrap().spawn(3).unwrap();
+    service.add_all((0..6).map(|place| command(20, 0, place))).unwrap();
+    wait_for(|| service.stats().subjects_done == 6);
+    let stats = threads.stop().unwrap();
+    assert_eq!((stats.commands, stats.failures, stats.failing, stats.set_aside), (6, 2, 0, 0));
+}
+
 /// One of the calls on the hot lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Call {
