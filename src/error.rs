@@ -886,6 +886,42 @@ pub enum JsonError {
     Read(#[from] ReadError),
 }
 
+/// Why lanes are not handled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandlerError {
+    /// The call came from inside a handler, which would wait for itself: handlers send, and never ask.
+    #[error("called from inside a lane handler, which must not wait for lanes")]
+    InsideHandler,
+    /// The service's lanes are handled already, by another worker.
+    #[error("the lanes of {service} are handled already")]
+    InUse {
+        /// Its id.
+        service: String,
+    },
+    /// A manual hub's work is done step by step.
+    #[error("a manual hub has no threads; use LaneWorker::step")]
+    Manual,
+    /// No thread at all was asked for.
+    #[error("at least one thread must handle lanes")]
+    NoThreads,
+    /// A thread could not be made.
+    #[error("cannot make a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The worker's client was not registered.
+    #[error(transparent)]
+    Register(#[from] RegisterClientError),
+    /// It was not activated.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    /// It was not given work.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// What it did was not taken.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+}
+
 /// Any error of the crate, for `?` in applications.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -931,6 +967,8 @@ pub enum Error {
     Project(#[from] ProjectError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
     #[error(transparent)]
     Json(#[from] JsonError),
 }

@@ -234,6 +234,10 @@ pub struct ServiceRef {
 pub struct KeyBytes(Vec<u8>);
 
 impl KeyBytes {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

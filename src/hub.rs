@@ -11,14 +11,15 @@ use crate::builder::{Builder, OpenReport};
 use crate::client::{Client, Registered, Registration};
 use crate::commit::Decision;
 use crate::error::{
-    AuditError, DeregisterError, DetailError, ExportError, HubError, KeysError, OpenError, OutboxError, ProjectError,
-    ReadError, RegisterClientError, RegisterServiceError,
+    AuditError, DeregisterError, DetailError, ExportError, HandlerError, HubError, KeysError, OpenError, OutboxError,
+    ProjectError, ReadError, RegisterClientError, RegisterServiceError,
 };
 use crate::events::Events;
 use crate::explain::{self, Explanation};
 use crate::export;
 use crate::follow::EventTail;
 use crate::handle::ServiceHandle;
+use crate::handlers::{LaneHandler, LaneOptions, LaneThreads, LaneWorker};
 use crate::house::House;
 use crate::id::check_service_id;
 use crate::json::{NamedService, Plugin};
@@ -358,6 +359,49 @@ impl Hub {
     /// As [`project`](Self::project).
     pub fn outbox<C: Courier>(&self, courier: C, options: OutboxOptions) -> Result<Outbox<C>, OutboxError> {
         Outbox::open(self.house(), courier, options)
+    }
+
+    /// Does the work of a service's lanes in this process: so many threads call the handler, until the answer is dropped or the
+    /// hub is closed. The same as [`handle_lanes`](Self::handle_lanes) with the default options, and
+    /// [`spawn`](LaneWorker::spawn).
+    ///
+    /// # Errors
+    ///
+    /// [`HandlerError`]; no thread runs.
+    ///
+    /// # Concurrency
+    ///
+    /// Different lanes are handled in parallel, one lane by one thread at a time; nothing is locked while a handler runs.
+    ///
+    /// # Durability
+    ///
+    /// A command's report, the state after it and what it sends are in one journal record. The next bucket of a lane
+    /// comes when that is applied.
+    pub fn run_lanes<S: Service, H: LaneHandler<S>>(
+        &self,
+        service: &ServiceHandle<S>,
+        handler: H,
+        threads: usize,
+    ) -> Result<LaneThreads, HandlerError> {
+        self.handle_lanes(service, handler, LaneOptions::default())?.spawn(threads)
+    }
+
+    /// Opens a worker that calls the handler for the commands of a service's lanes. Nothing is handled yet: see
+    /// [`LaneWorker::step`] and [`LaneWorker::spawn`].
+    ///
+    /// It works as a client of its own, which it registers and activates; leases which that one still holds, from before a crash,
+    /// are given back. Other clients may work for the same service.
+    ///
+    /// # Errors
+    ///
+    /// [`HandlerError`].
+    pub fn handle_lanes<S: Service, H: LaneHandler<S>>(
+        &self,
+        service: &ServiceHandle<S>,
+        handler: H,
+        options: LaneOptions,
+    ) -> Result<LaneWorker<S, H>, HandlerError> {
+        LaneWorker::open(self.house(), service, handler, options)
     }
 
     /// What a client did and what became of it, step by step: registrations, activations, leases, reports, put-backs,

@@ -188,6 +188,24 @@ impl<S: Service> Lease<S> {
         owed.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
     }
 
+    /// The first subject from a place on that is owed, and whose deadline is after a moment of the wall clock, ms; and its place.
+    pub(crate) fn next_owed(&self, from: usize, wall_ms: i64) -> Option<(usize, S::Subject)> {
+        let hold = self.hold.as_ref()?;
+        let view = hold.pool.run(hold.index).map(Run::view);
+        let open = open_now(&hold.pool, hold.index, view.as_ref(), wall_ms);
+        let mut owed = hold.pool.bucket(hold.index).enumerate().skip(from);
+        owed.find_map(|(place, subject)| {
+            let is_owed = open.has(place) && !subject.is_nameless();
+            let read = is_owed.then(|| S::Subject::read(subject.key, subject.body).ok()).flatten();
+            read.map(|subject| (place, subject))
+        })
+    }
+
+    /// True if its subjects are of a lane, also when it is over.
+    pub(crate) fn is_laned(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.pool.run(hold.index).is_some())
+    }
+
     /// How many subjects the bucket has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -824,19 +842,19 @@ impl<'a> Reporting<'a> {
         }
     }
 
-    /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept.
+    /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept. What is sent to a lane is a
+    /// command, and never too deep.
     fn encode_found<S: Service>(&self, plugin: &S, depth: u16, found: &[S::Subject]) -> Result<Discovered, String> {
         let mut discovered = Discovered::default();
         let (terms, limits) = (&self.pool.terms, &self.seat.service.link.limits);
-        let beyond = depth >= terms.max_depth;
-        if beyond {
-            discovered.too_deep = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        }
-        if beyond && !terms.keep_unmarked {
-            return Ok(discovered);
-        }
-        let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
+        let deep = depth >= terms.max_depth;
         for subject in found {
+            let beyond = deep && plugin.lane(subject).is_none();
+            discovered.too_deep += u32::from(beyond);
+            if beyond && !terms.keep_unmarked {
+                continue;
+            }
+            let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
             encode_subject(plugin, subject, limits, bytes).map_err(|error| format!("a discovered subject: {error}"))?;
         }
         Ok(discovered)

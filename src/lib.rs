@@ -48,6 +48,7 @@
 //! | say what goes first | [`ServiceHandle::prioritize`], [`Policy::max_wait`], [`Policy::max_pool_age`] |
 //! | keep clients from picking | [`Policy::cooldown`], [`Policy::company`] |
 //! | work again, look back | [`ServiceHandle::rerun`], [`ServiceHandle::history`], [`ServiceHandle::as_of`] |
+//! | do ordered work per key, in this process | [`Service::lane`], [`Hub::run_lanes`], [`LaneHandler`] |
 //! | take units off a counter, for a time | [`reservations`] |
 //! | delete | [`ServiceHandle::delete`], [`Hub::delete_everywhere`], [`Builder::compact`] |
 //! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
@@ -129,6 +130,7 @@ mod fairness;
 mod faults_test;
 mod follow;
 mod handle;
+mod handlers;
 mod health;
 mod histogram;
 mod history;
@@ -222,6 +224,7 @@ pub use events::{AddedSubject, Event, EventKind, Events, KeyBytes, ServiceRef, S
 pub use explain::{Explained, Explanation};
 pub use follow::EventTail;
 pub use handle::{KeyOf, Revoke, ServiceHandle, SlowBucket};
+pub use handlers::{FailedCommand, LaneHandler, LaneOptions, LaneStats, LaneStep, LaneThreads, LaneWorker};
 pub use histogram::{Bucket, Distribution};
 pub use history::Version;
 pub use hub::{CloseError, Hub};

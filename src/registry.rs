@@ -19,7 +19,7 @@ use crate::pool::{Birth, Pool, Spot, Terms};
 use crate::record::ServiceTally;
 use crate::service::{Policy, Service, ServiceState};
 use crate::slot::{Mask, Slot};
-use crate::sync::{Arc, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.
 #[derive(Debug, Default)]
@@ -91,6 +91,8 @@ pub(crate) struct ServiceCore {
     /// Notified whenever a pool is published.
     published: Event,
     pub(crate) active_seats: AtomicU32,
+    /// A worker handles its lanes in this process.
+    handled: AtomicBool,
     panics: AtomicU32,
     pub(crate) counts: ServiceCounts,
     pub(crate) ledger: Arc<Ledger>,
@@ -227,6 +229,7 @@ impl ServiceCore {
             live: ArcSwap::from_pointee(Vec::new()),
             published: Event::new(),
             active_seats: AtomicU32::new(0),
+            handled: AtomicBool::new(false),
             panics: AtomicU32::new(0),
             counts: ServiceCounts::new(),
             measures: Measures::default(),
@@ -397,6 +400,17 @@ impl ServiceCore {
         };
         let express = || self.urgent.has_for(seat, now) || self.front.has_for(seat, now);
         self.state().is_ready() && (!self.current.load().is_exhausted() || next() || express())
+    }
+
+    /// False if another worker handles its lanes.
+    pub(crate) fn begin_handling(&self) -> bool {
+        // ordering: AcqRel; pairs with the Release in `end_handling`: what the one before held is given back.
+        !self.handled.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn end_handling(&self) {
+        // ordering: Release; see `begin_handling`.
+        self.handled.store(false, Ordering::Release);
     }
 
     pub(crate) fn published(&self) -> &Event {

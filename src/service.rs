@@ -385,7 +385,8 @@ pub struct Policy {
     /// than it needs must a client claim that tries to get at one subject put back. Taken from those that wait, if there
     /// are any: nobody waits for company. Urgent subjects have none, overdue ones only such as are overdue themselves.
     pub company: u32,
-    /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are.
+    /// Hops from a subject added by hand within which discoveries are taken in. Default 0: none are. What a report sends to
+    /// a [lane](Service::lane) is taken in at any depth.
     pub max_depth: u16,
     /// Whether discoveries that lie deeper are kept, not to be worked on until they are marked by hand. Default true.
     pub keep_unmarked: bool,

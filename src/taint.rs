@@ -236,6 +236,8 @@ impl<'a, S: Service> Inquiry<'a, S> {
         for found in self.discover(name, subject, version)? {
             let key = self.key_of(name, &found)?;
             let Some(candidate) = candidates.get_mut(key.as_slice()) else { continue };
+            // What is sent to a lane is never too deep.
+            let within = within || !self.lane_of_found(&key, &found)?.is_empty();
             // Too deep for today's policy, but just where it stands: it was taken in under an earlier one.
             let taken = within || self.keep_unmarked || candidate.depth == depth;
             if candidate.supported || !taken || version.position <= candidate.deleted_at {

@@ -467,7 +467,7 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 17] = [
+const LOCKS: [(&str, &[&str], &str); 18] = [
     (
         "bookmark.rs",
         &["dashmap"],
@@ -480,6 +480,7 @@ const LOCKS: [(&str, &[&str], &str); 17] = [
         &["Mutex", "thread::sleep"],
         "the bytes of a memory disk: the writer's, and who reads events; opening waits for a file's lock",
     ),
+    ("handlers/threads.rs", &["event_listener"], "threads that have no command to handle; as seat.rs"),
     ("house.rs", &["Mutex"], "registering a service, one at a time; the caretakers of a manual hub"),
     ("hub.rs", &["Mutex"], "the threads: taken once, by whoever closes the hub"),
     ("messages.rs", &["Mutex"], "the writer's thread: taken once, by whoever closes the log"),

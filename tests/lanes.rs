@@ -564,6 +564,42 @@ fn a_full_lane_refuses_additions_and_nothing_is_lost() {
     assert!(service.set_policy(Kitchen::with(|policy| policy.lane_subjects = 0).0).is_err());
 }
 
+/// R126: what a report sends to a lane is a command, and is never too deep; discoveries of no lane are bounded as ever, and a
+/// retraction that looks at either again agrees.
+#[test]
+fn what_is_sent_to_a_lane_is_never_too_deep() {
+    for keep_unmarked in [true, false] {
+        let shop = Shop::open();
+        let policy = |policy: &mut Policy| (policy.max_depth, policy.keep_unmarked) = (0, keep_unmarked);
+        let service = shop.hub.register(Kitchen::with(policy)).unwrap();
+        let seats = shop.seats(&service, 2);
+        service.add(&command(1, 0)).unwrap().progress().unwrap();
+        for hop in 1..=3 {
+            shop.settle();
+            let lease = claim_one(&seats[0]);
+            let sends = vec![command(1 + hop, 0), 7, command(9, 0)];
+            let sent = lease.submit([(command(hop, 0), sends)]).unwrap();
+            assert_eq!(outcomes(&sent), [Outcome::Accepted]);
+            shop.tick();
+            let intake = sent.ticket.wait_visible().unwrap();
+            assert_eq!(intake.added, if hop == 1 { 2 } else { 1 }, "to both lanes, once each");
+            // Out of the way.
+            shop.settle();
+            if hop == 1 {
+                let ninth = claim(&seats[1], 2).into_iter().find(|lease| owed(lease) == [command(9, 0)]).unwrap();
+                assert_eq!(outcomes(&ninth.submit([(command(9, 0), vec![])]).unwrap()), [Outcome::Accepted]);
+            }
+        }
+        let unlaned = if keep_unmarked { SubjectState::Unmarked } else { SubjectState::Unknown };
+        assert_eq!(service.subject_state(&7).unwrap(), unlaned);
+        // The other client's report on what the first one sent holds nothing up.
+        let retraction = service.retract_all(2).unwrap();
+        assert_eq!((retraction.tainted, retraction.reopened), (0, 1));
+        assert_eq!(service.stats().subjects_known, 5);
+        assert_adds_up(&shop.hub);
+    }
+}
+
 /// A deleted command is not handed out; one that is held is reported as ever, and dropped: its place in the order passes.
 #[test]
 fn deleted_commands_leave_their_lane() {

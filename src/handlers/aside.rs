@@ -1,0 +1,176 @@
+//! Commands that could not be executed: which, how often, and the leases that keep their lanes from everyone.
+
+use arc_swap::ArcSwap;
+
+use crate::events::KeyBytes;
+use crate::id::LeaseToken;
+use crate::lane::LaneKey;
+use crate::service::Key;
+use crate::sync::Arc;
+
+/// Why a command was not executed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) key: KeyBytes,
+    pub(super) why: String,
+}
+
+impl Failure {
+    pub(super) fn new(key: KeyBytes, why: impl Into<String>) -> Self {
+        Self { key, why: why.into() }
+    }
+}
+
+/// A command that could not be executed, and keeps its lane waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedCommand {
+    /// Its lane; `None` if it is of none.
+    pub lane: Option<LaneKey>,
+    /// Its key.
+    pub key: KeyBytes,
+    /// How often it was tried.
+    pub tries: u32,
+    /// What went wrong the last time: a panic's message, or the reason of a refusal.
+    pub why: String,
+    /// It is not tried again by itself.
+    pub is_set_aside: bool,
+}
+
+impl FailedCommand {
+    /// Its key; `None` if it is no key of this type.
+    #[must_use]
+    pub fn key<K: Key>(&self) -> Option<K> {
+        self.key.read()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Aside {
+    command: FailedCommand,
+    /// The lease that is held for it.
+    token: Option<LeaseToken>,
+    /// Hub time, ms, at which that is given back.
+    due: u64,
+}
+
+/// The list; it is short, changed seldom, and read with each bucket.
+#[derive(Debug, Default)]
+pub(super) struct Asides(ArcSwap<Vec<Arc<Aside>>>);
+
+impl Asides {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
+    }
+
+    pub(super) fn list(&self) -> Vec<FailedCommand> {
+        self.0.load().iter().map(|aside| aside.command.clone()).collect()
+    }
+
+    /// How many are to be tried again, and how many are set aside.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let list = self.0.load();
+        let set_aside = list.iter().filter(|aside| aside.command.is_set_aside).count();
+        (list.len() - set_aside, set_aside)
+    }
+
+    /// How often a command was tried.
+    pub(super) fn tries(&self, lane: Option<&LaneKey>, key: &KeyBytes) -> u32 {
+        let list = self.0.load();
+        let tried = list.iter().find(|aside| aside.command.lane.as_ref() == lane && aside.command.key == *key);
+        tried.map_or(0, |aside| aside.command.tries)
+    }
+
+    /// Notes a failure, in place of what was known of that lane.
+    pub(super) fn put(
+        &self,
+        lane: Option<LaneKey>,
+        failure: Failure,
+        tries: u32,
+        is_set_aside: bool,
+        token: LeaseToken,
+        due: u64,
+    ) {
+        let Failure { key, why } = failure;
+        let command = FailedCommand { lane, key, tries, why, is_set_aside };
+        self.replace(Aside { command, token: Some(token), due });
+    }
+
+    fn replace(&self, new: Aside) {
+        let new = Arc::new(new);
+        let is_same = |old: &Aside| match &new.command.lane {
+            Some(_) => old.command.lane == new.command.lane,
+            None => old.command.lane.is_none() && old.command.key == new.command.key,
+        };
+        self.0.rcu(|list| {
+            let others = list.iter().filter(|old| !is_same(old)).cloned();
+            others.chain([Arc::clone(&new)]).collect::<Vec<_>>()
+        });
+    }
+
+    /// If this command is set aside: holds its lane's new lease until `due`. Says how often it was tried.
+    pub(super) fn hold_again(&self, lane: &LaneKey, key: &KeyBytes, token: LeaseToken, due: u64) -> Option<u32> {
+        let list = self.0.load();
+        let is_it = |aside: &&Arc<Aside>| aside.command.lane.as_ref() == Some(lane) && aside.command.key == *key;
+        let aside = list.iter().find(is_it).filter(|aside| aside.command.is_set_aside)?;
+        self.replace(Aside { command: aside.command.clone(), token: Some(token), due });
+        Some(aside.command.tries)
+    }
+
+    /// The front of a lane was executed, or is gone: what failed there is no more.
+    pub(super) fn passed(&self, lane: Option<&LaneKey>, keys: &[KeyBytes]) {
+        if !self.is_empty() {
+            self.retain(|aside| {
+                let command = &aside.command;
+                command.lane.as_ref() != lane || (lane.is_none() && !keys.contains(&command.key))
+            });
+        }
+    }
+
+    fn retain(&self, keep: impl Fn(&Aside) -> bool) {
+        self.0.rcu(|list| list.iter().filter(|aside| keep(aside)).cloned().collect::<Vec<_>>());
+    }
+
+    /// The leases that are to be given back now. What was given back `after` ms ago and did not come again is gone.
+    pub(super) fn due(&self, now: u64, after: u64) -> Vec<LeaseToken> {
+        let is_due = |aside: &Arc<Aside>| aside.due <= now;
+        if !self.0.load().iter().any(is_due) {
+            return Vec::new();
+        }
+        let before = self.0.rcu(|list| {
+            let left = list.iter().filter_map(|aside| match aside.token {
+                _ if !is_due(aside) => Some(Arc::clone(aside)),
+                Some(_) => {
+                    let due = now.saturating_add(after);
+                    Some(Arc::new(Aside { token: None, due, ..Aside::clone(aside) }))
+                }
+                None => None,
+            });
+            left.collect::<Vec<_>>()
+        });
+        before.iter().filter(|aside| is_due(aside)).filter_map(|aside| aside.token).collect()
+    }
+
+    /// When a lease is to be given back next.
+    pub(super) fn next_due(&self) -> Option<u64> {
+        self.0.load().iter().filter(|aside| aside.token.is_some()).map(|aside| aside.due).min()
+    }
+
+    /// Forgets how often a lane's commands were tried, and has its lease given back. False if nothing is known of it.
+    pub(super) fn retry(&self, lane: &LaneKey) -> bool {
+        let is_it = |aside: &Arc<Aside>| aside.command.lane.as_ref() == Some(lane);
+        let before = self.0.rcu(|list| {
+            let fresh = |aside: &Arc<Aside>| {
+                let command = FailedCommand { tries: 0, is_set_aside: false, ..aside.command.clone() };
+                Arc::new(Aside { command, token: aside.token, due: 0 })
+            };
+            list.iter().map(|aside| if is_it(aside) { fresh(aside) } else { Arc::clone(aside) }).collect::<Vec<_>>()
+        });
+        before.iter().any(is_it)
+    }
+
+    /// Empties the list; the leases that are held.
+    pub(super) fn clear(&self) -> Vec<LeaseToken> {
+        self.0.swap(Arc::default()).iter().filter_map(|aside| aside.token).collect()
+    }
+}
