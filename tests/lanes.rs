@@ -589,6 +589,39 @@ fn deleted_commands_leave_their_lane() {
     assert_eq!(drain(&shop, &seats[0]), commands(1, [1]), "a new life");
 }
 
+/// R126: of a command that is deleted while it is held the state stays, and so do the commands that it sends to other lanes: it was
+/// executed wholly. What a retraction took away sends nothing.
+#[test]
+fn a_command_deleted_while_it_is_held_sends_what_its_state_says() {
+    let (shop, service, seats) = kitchen(|_| {}, 2);
+    service.add_all([command(1, 0)]).unwrap();
+    shop.settle();
+    let lease = claim_one(&seats[0]);
+    let _ = service.delete(&[command(1, 0)]).unwrap();
+    let submitted = lease.report_lane([(command(1, 0), commands(2, 0..2))], &commands(1, [0])).unwrap();
+    assert_eq!(outcomes(&submitted), [Outcome::Accepted]);
+    shop.settle();
+    assert_eq!(service.subject_state(&command(1, 0)).unwrap(), SubjectState::Unknown);
+    assert_eq!(service.stats().discarded, 1);
+    assert_adds_up(&shop.hub);
+    assert_eq!(drain(&shop, &seats[1]), commands(2, 0..2), "what it sent");
+    // Withdrawn: a hub without the liar would not know of it.
+    service.add(&command(1, 1)).unwrap().progress().unwrap();
+    shop.settle();
+    let liar = claim_one(&seats[0]);
+    let _ = liar.report_lane([(command(1, 1), commands(2, [5]))], &commands(1, [1])).unwrap();
+    shop.settle();
+    let held = claim_one(&seats[1]);
+    assert_eq!(owed(&held), commands(2, [5]));
+    let _ = service.suspend(1).unwrap();
+    assert_eq!(service.retract_all(1).unwrap().tainted, 1);
+    let submitted = held.report_lane([(command(2, 5), commands(3, [0]))], &commands(2, [5])).unwrap();
+    assert_eq!(outcomes(&submitted), [Outcome::Accepted]);
+    shop.settle();
+    assert_eq!(service.subject_state(&command(3, 0)).unwrap(), SubjectState::Unknown);
+    assert_adds_up(&shop.hub);
+}
+
 /// After a restart a deleted command that is held has no name: it goes with the next report, and the lane goes on.
 #[test]
 fn a_deleted_command_does_not_block_a_lease_from_before_a_restart() {
