@@ -120,7 +120,7 @@ impl Marks {
             return Err(TakeError::InUse);
         }
         let (place, names, id) = (self.place.clone(), Arc::clone(&self.names), id.to_owned());
-        Ok(Mark { place, kind, id, name, boot: self.boot, names, last: None })
+        Ok(Mark { place, kind, id, name, boot: self.boot, names, last: None, was_read: false })
     }
 
     /// Whether the journal holds what a bookmark reflects. It does not if it lost its end since, or was lost: then positions
@@ -166,6 +166,7 @@ pub(crate) struct Mark {
     names: Arc<Names>,
     /// How the file began when it was last read or written here.
     last: Option<[u8; HEAD]>,
+    was_read: bool,
 }
 
 impl Drop for Mark {
@@ -181,6 +182,11 @@ impl Mark {
 
     pub(crate) fn read(&mut self) -> io::Result<Found> {
         self.last = self.head()?;
+        self.was_read = true;
+        self.look()
+    }
+
+    fn look(&self) -> io::Result<Found> {
         let bytes = match &self.place {
             MarkPlace::Memory(files) => files.read(&self.name),
             MarkPlace::Directory(directory) => match fs::read(directory.join(&self.name)) {
@@ -196,10 +202,16 @@ impl Mark {
         })
     }
 
+    /// True if what stands there was written by one of an earlier opening, dropped late.
+    fn is_outdated(&self) -> io::Result<bool> {
+        let found = if self.was_read { self.look()? } else { Found::Nothing };
+        Ok(matches!(found, Found::Bookmark(bookmark) if bookmark.boot < self.boot))
+    }
+
     /// Returns when the bookmark would survive a power cut; until then the one before does. Refuses to replace what another
     /// has written: a reader of a hub that was opened again since.
     pub(crate) fn write(&mut self, bookmark: &Bookmark) -> io::Result<()> {
-        if self.head()? != self.last {
+        if self.head()? != self.last && !self.is_outdated()? {
             return Err(io::Error::other("another reader has written here since: the hub was opened again"));
         }
         let bytes = encode(self.kind, bookmark);

@@ -86,6 +86,22 @@ fn reader_of_an_earlier_opening_does_not_overwrite() {
     }
 }
 
+/// One of an earlier opening that is dropped late, and saves once more, does not stop the one that is at work.
+#[test]
+fn reader_of_an_earlier_opening_does_not_stop_a_later_one() {
+    let directory = tempfile::tempdir().unwrap();
+    for place in places(directory.path()) {
+        let mut old = Marks::new(place.clone(), 1, 0, Durability::Sync).take(MarkKind::Projection, "one").unwrap();
+        assert_eq!(found(&mut old), Ok(None));
+        let mut new = Marks::new(place, 2, 0, Durability::Sync).take(MarkKind::Projection, "one").unwrap();
+        assert_eq!(found(&mut new), Ok(None));
+        old.write(&bookmark(1, 10)).unwrap();
+        new.write(&bookmark(2, 20)).unwrap();
+        assert!(old.write(&bookmark(1, 15)).is_err());
+        assert_eq!(found(&mut new), Ok(Some(bookmark(2, 20))));
+    }
+}
+
 #[test]
 fn crash_at_any_step_leaves_the_bookmark_before_or_the_new_one() {
     for synced_only in [false, true] {

@@ -17,7 +17,7 @@ use crate::sync::Arc;
 /// error the next call tries again at the same place.
 ///
 /// As an iterator, and with [`next_async`](Self::next_async), it waits for what comes, and ends when the hub is closed and
-/// all was seen. Nothing comes to a poisoned hub, but only closing it ends the walk.
+/// all was seen; as an iterator also after an error but `Lagged`. Nothing comes to a poisoned hub, but only closing it ends the walk.
 ///
 /// # Concurrency
 ///
@@ -52,6 +52,8 @@ pub struct EventTail {
     records: Option<Records>,
     names: Names,
     position: u64,
+    /// A walk met an error, and ends.
+    failed: bool,
 }
 
 impl EventTail {
@@ -68,7 +70,14 @@ impl EventTail {
     fn over(house: &House, tail: Tail, from: u64) -> Result<Self, ReadError> {
         // In this order: who is named in what can be read now is known by then; who comes later says so in a record.
         let records = Some(Records::open(&tail, from)?);
-        Ok(Self { link: Arc::clone(&house.link), tail, records, names: Names::of(house), position: from })
+        Ok(Self {
+            link: Arc::clone(&house.link),
+            tail,
+            records,
+            names: Names::of(house),
+            position: from,
+            failed: false,
+        })
     }
 
     /// Where it goes on: what [`Hub::follow`](crate::Hub::follow) takes.
@@ -150,6 +159,11 @@ impl Iterator for EventTail {
     type Item = Result<Event, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_within(Duration::MAX).transpose()
+        if self.failed {
+            return None;
+        }
+        let next = self.next_within(Duration::MAX);
+        self.failed = next.as_ref().is_err_and(|error| !matches!(error, ReadError::Lagged { .. }));
+        next.transpose()
     }
 }

@@ -198,6 +198,8 @@ struct Now {
     state: Option<StateBytes>,
     /// Steps that took effect before the one that they follow was noted.
     ahead: Vec<Step>,
+    /// The lease is over, and nobody asks any more.
+    over: bool,
 }
 
 /// A submit on a run: which places it reports, and the state after it.
@@ -214,7 +216,8 @@ impl Run {
     /// Begins with `whole` owed.
     pub(crate) fn new(lane: Arc<[u8]>, whole: Mask, version: u64, state: Option<Vec<u8>>) -> Self {
         let whole = whole.first_word();
-        let now = ArcSwap::from_pointee(Now { version, state: state.map(StateBytes::from), ahead: Vec::new() });
+        let now =
+            ArcSwap::from_pointee(Now { version, state: state.map(StateBytes::from), ahead: Vec::new(), over: false });
         let journaled = AtomicU32::new(whole.trailing_zeros());
         Self { lane, version, whole, now, deadlines: Box::default(), journaled }
     }
@@ -260,6 +263,9 @@ impl Run {
     pub(crate) fn advance(&self, step: &Step) {
         self.now.rcu(|now| {
             let mut now = Now::clone(now);
+            if now.over {
+                return now;
+            }
             now.ahead.push(step.clone());
             while let Some(next) = now.ahead.iter().position(|step| self.version_at(step.from) == now.version) {
                 let step = now.ahead.swap_remove(next);
@@ -284,7 +290,7 @@ impl Run {
 
     /// The lease is over: the state is the store's from here on.
     pub(crate) fn forget_state(&self) {
-        self.now.rcu(|now| Now { version: now.version, state: None, ahead: Vec::new() });
+        self.now.rcu(|now| Now { version: now.version, state: None, ahead: Vec::new(), over: true });
     }
 
     /// A state is held in memory.
@@ -337,6 +343,14 @@ mod tests {
         let run = Run::new(Arc::from(b"a".as_slice()), Mask::first(8), 0, None);
         run.advance(&Step { from: 1, to: 2, state: Some(state("ahead")) });
         assert_eq!(look(&run), (0, 0, String::new()), "what it follows is not noted yet");
+    }
+
+    #[test]
+    fn a_step_noted_after_the_end_brings_no_state_back() {
+        let run = Run::new(Arc::from(b"a".as_slice()), Mask::first(2), 0, Some(state("before").to_vec()));
+        run.forget_state();
+        run.advance(&Step { from: 0, to: 2, state: Some(state("after")) });
+        assert!(!run.has_state());
     }
 
     #[test]

@@ -190,6 +190,25 @@ fn a_lane_is_not_handed_on_before_all_its_reports_are_in() {
     shop.assert_sound();
 }
 
+/// A caller that stops between its exchange and the end of its lease: everything is reported, and may be applied and the state
+/// forgotten by then. Nobody is shown a lane with no state.
+#[test]
+fn a_lease_that_owes_nothing_shows_no_lane() {
+    let shop = Shop::open(0..2);
+    let lease = shop.claim().unwrap();
+    drop(report(&lease));
+    shop.hub.tick();
+    let live = shop.service.core().live();
+    let (pool, index) = live.iter().find_map(|pool| (0..pool.slots().len()).map(|at| (pool, at)).next()).unwrap();
+    let (slot, run) = (pool.slot(index).unwrap(), pool.run(index).unwrap());
+    assert_eq!((log(&lease), shop.seat.leases().unwrap().len()), ((1, vec![0]), 1));
+    assert!(slot.report_front(0b10, 0b10).emptied);
+    run.forget_state();
+    assert_eq!(lease.lane(), None);
+    assert!(shop.seat.leases().unwrap().is_empty());
+    let _ = lease.into_token();
+}
+
 /// A report that waits for another one when the hub is closed is answered, and is there no more than that one.
 #[test]
 fn a_report_that_waits_for_another_is_answered_at_the_end() {

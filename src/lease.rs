@@ -290,7 +290,7 @@ impl<S: Service> Lease<S> {
         let hold = self.hold.as_ref()?;
         let view = hold.pool.run(hold.index)?.view();
         // Looked at after: the state is forgotten only when the lease is over.
-        hold.pool.slot(hold.index)?.snapshot().is_held().then_some(view)
+        is_running(hold.pool.slot(hold.index)?).then_some(view)
     }
 
     /// Reports on the front of a lane and stores the lane's state after it, both or neither; keeps the rest.
@@ -389,12 +389,17 @@ fn open_now(pool: &Pool, index: usize, view: Option<&LaneView>, wall_ms: i64) ->
     }
 }
 
+/// False if a lease of a lane is over, also if whoever reported the last of it has yet to say so: its lane may be another one's.
+fn is_running(slot: &Slot) -> bool {
+    slot.snapshot().is_held() && !slot.open().is_empty()
+}
+
 impl<S: Service> LeaseView<S> {
     pub(crate) fn of(pool: &Pool, index: usize, now: u64, wall_ms: i64) -> Option<Self> {
         let slot = pool.slot(index)?;
         let lane = pool.run(index).map(Run::view);
         let seen = slot.snapshot();
-        if lane.is_some() && !seen.is_held() {
+        if lane.is_some() && !is_running(slot) {
             // It ended just now, and its lane is another one's.
             return None;
         }

@@ -224,3 +224,22 @@ fn a_follower_outlives_its_hub() {
     assert_eq!(tail.by_ref().count(), 1, "the first hub's opening, and then its end");
     assert_eq!(events(&again, 0).len(), 2);
 }
+
+/// R127: a walk over a journal that was damaged since says so once and ends; it does not go round for ever.
+#[test]
+fn a_walk_ends_at_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = Hub::builder().manual().open(directory.path()).unwrap();
+    let service = hub.register(Plain::new("plain")).unwrap();
+    service.add_all([1, 2, 3]).unwrap();
+    let mut tail = hub.follow(0).unwrap();
+    let path = directory.path().join("journal");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[last - 8] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let seen: Vec<_> = tail.by_ref().take(20).collect();
+    let failed = seen.iter().filter(|event| event.is_err()).count();
+    assert_eq!((failed, seen.last().is_some_and(Result::is_err)), (1, true), "{seen:?}");
+    assert!(tail.try_next().is_err(), "asked again it looks again");
+}

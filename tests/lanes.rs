@@ -625,6 +625,39 @@ fn deleted_commands_leave_their_lane() {
     assert_eq!(drain(&shop, &seats[0]), commands(1, [1]), "a new life");
 }
 
+/// R126: of a command that is deleted while it is held the state stays, and so do the commands that it sends to other lanes: it was
+/// executed wholly. What a retraction took away sends nothing.
+#[test]
+fn a_command_deleted_while_it_is_held_sends_what_its_state_says() {
+    let (shop, service, seats) = kitchen(|_| {}, 2);
+    service.add_all([command(1, 0)]).unwrap();
+    shop.settle();
+    let lease = claim_one(&seats[0]);
+    let _ = service.delete(&[command(1, 0)]).unwrap();
+    let submitted = lease.report_lane([(command(1, 0), commands(2, 0..2))], &commands(1, [0])).unwrap();
+    assert_eq!(outcomes(&submitted), [Outcome::Accepted]);
+    shop.settle();
+    assert_eq!(service.subject_state(&command(1, 0)).unwrap(), SubjectState::Unknown);
+    assert_eq!(service.stats().discarded, 1);
+    assert_adds_up(&shop.hub);
+    assert_eq!(drain(&shop, &seats[1]), commands(2, 0..2), "what it sent");
+    // Withdrawn: a hub without the liar would not know of it.
+    service.add(&command(1, 1)).unwrap().progress().unwrap();
+    shop.settle();
+    let liar = claim_one(&seats[0]);
+    let _ = liar.report_lane([(command(1, 1), commands(2, [5]))], &commands(1, [1])).unwrap();
+    shop.settle();
+    let held = claim_one(&seats[1]);
+    assert_eq!(owed(&held), commands(2, [5]));
+    let _ = service.suspend(1).unwrap();
+    assert_eq!(service.retract_all(1).unwrap().tainted, 1);
+    let submitted = held.report_lane([(command(2, 5), commands(3, [0]))], &commands(2, [5])).unwrap();
+    assert_eq!(outcomes(&submitted), [Outcome::Accepted]);
+    shop.settle();
+    assert_eq!(service.subject_state(&command(3, 0)).unwrap(), SubjectState::Unknown);
+    assert_adds_up(&shop.hub);
+}
+
 /// After a restart a deleted command that is held has no name: it goes with the next report, and the lane goes on.
 #[test]
 fn a_deleted_command_does_not_block_a_lease_from_before_a_restart() {
@@ -977,13 +1010,15 @@ fn the_format_is_the_third() {
 enum Op {
     Add { lane: u64, commands: u64 },
     Claim { seat: usize, buckets: u32 },
-    Report { lease: usize, most: usize, last: bool },
+    Report { lease: usize, most: usize, last: bool, sends: u64 },
     Release { lease: usize },
     Expire,
     Deregister { seat: usize },
     Delete { lane: u64, nth: usize },
     Rerun { lane: u64, nth: usize },
+    Prioritize { lane: u64, nth: usize },
     Restart,
+    Compact,
     Crash { store: bool },
 }
 
@@ -992,13 +1027,16 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (lane.clone(), 1_u64..9).prop_map(|(lane, commands)| Op::Add { lane, commands }),
         6 => (0_usize..3, 1_u32..4).prop_map(|(seat, buckets)| Op::Claim { seat, buckets }),
-        8 => (any::<usize>(), 0_usize..5, any::<bool>()).prop_map(|(lease, most, last)| Op::Report { lease, most, last }),
+        8 => (any::<usize>(), 0_usize..5, any::<bool>(), 0_u64..3)
+            .prop_map(|(lease, most, last, sends)| Op::Report { lease, most, last, sends }),
         2 => any::<usize>().prop_map(|lease| Op::Release { lease }),
         1 => Just(Op::Expire),
         1 => (0_usize..3).prop_map(|seat| Op::Deregister { seat }),
         2 => (lane.clone(), any::<usize>()).prop_map(|(lane, nth)| Op::Delete { lane, nth }),
-        2 => (lane, any::<usize>()).prop_map(|(lane, nth)| Op::Rerun { lane, nth }),
+        2 => (lane.clone(), any::<usize>()).prop_map(|(lane, nth)| Op::Rerun { lane, nth }),
+        1 => (lane, any::<usize>()).prop_map(|(lane, nth)| Op::Prioritize { lane, nth }),
         1 => Just(Op::Restart),
+        1 => Just(Op::Compact),
         1 => any::<bool>().prop_map(|store| Op::Crash { store }),
     ]
 }
@@ -1039,14 +1077,18 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let (shop, service, seats) = kitchen(|policy| policy.bucket_subjects = 3, 3);
+        let (shop, service, seats) = kitchen(Self::policy, 3);
         Self { shop, service, seats, lines: HashMap::new(), held: BTreeMap::new() }
+    }
+
+    fn policy(policy: &mut Policy) {
+        (policy.bucket_subjects, policy.max_depth) = (3, u16::MAX);
     }
 
     fn reopen(self, disk: MemoryDisk) -> Self {
         let Self { shop, lines, mut held, .. } = self;
         let shop = Shop::on(disk, shop.clock.clone(), Limits::default());
-        let service = shop.hub.register(Kitchen::with(|policy| policy.bucket_subjects = 3)).unwrap();
+        let service = shop.hub.register(Kitchen::with(Self::policy)).unwrap();
         let seats = shop.seats(&service, 3);
         // Deleted ones are shown no more, and go with the next report or the end.
         for (lane, held) in &mut held {
@@ -1071,7 +1113,7 @@ impl Model {
                 self.service.add_all(new).unwrap();
             }
             Op::Claim { seat, buckets } => self.claim(seat, buckets),
-            Op::Report { lease, most, last } => self.report(lease, most, last),
+            Op::Report { lease, most, last, sends } => self.report(lease, most, last, sends),
             Op::Release { lease } => {
                 if let Some(lane) = self.pick(lease) {
                     let held = self.held.remove(&lane).unwrap();
@@ -1109,6 +1151,26 @@ impl Model {
                     line.queue.push(key);
                     let _ = self.service.rerun(&[key]).unwrap();
                 }
+            }
+            Op::Prioritize { lane, nth } => {
+                let queue = &self.lines.entry(lane).or_default().queue;
+                if let Some(key) = nth.checked_rem(queue.len()).and_then(|nth| queue.get(nth)) {
+                    let (marked, ticket) = self.service.prioritize(&[*key]).unwrap();
+                    assert_eq!(marked, [Marked::Laned]);
+                    drop(ticket);
+                }
+            }
+            Op::Compact => {
+                self.shop.hub.close().unwrap();
+                let builder = Hub::builder().manual().clock(self.shop.clock.clone()).seed(7);
+                builder
+                    .compact(commissary::Compact::default())
+                    .open_in_memory(&self.shop.disk)
+                    .unwrap()
+                    .close()
+                    .unwrap();
+                let disk = self.shop.disk.clone();
+                self = self.reopen(disk);
             }
             Op::Restart => {
                 self.shop.hub.close().unwrap();
@@ -1153,7 +1215,7 @@ impl Model {
         }
     }
 
-    fn report(&mut self, lease: usize, most: usize, last: bool) {
+    fn report(&mut self, lease: usize, most: usize, last: bool, sends: u64) {
         let Some(lane) = self.pick(lease) else { return };
         let (held, line) = (self.held.get_mut(&lane).unwrap(), self.lines.get_mut(&lane).unwrap());
         let views = self.seats[held.seat].leases().unwrap();
@@ -1173,12 +1235,20 @@ impl Model {
                 line.done.push(line.queue.remove(at));
             }
         }
-        let reports = done.iter().map(|command| (*command, vec![]));
+        let log = line.log.clone();
+        // The first of them sends some to the next lane.
+        let target = lane % 3 + 1;
+        let line = self.lines.entry(target).or_default();
+        let sent = commands(target, line.added..line.added + sends);
+        line.added += sends;
+        line.queue.extend(&sent);
+        let mut sent = Some(sent);
+        let reports = done.iter().map(|command| (*command, sent.take().unwrap_or_default()));
         let seat = &self.seats[held.seat];
         let submitted = if last {
-            seat.submit_lane(&held.token, reports, &line.log).unwrap()
+            seat.submit_lane(&held.token, reports, &log).unwrap()
         } else {
-            seat.report_lane(&held.token, reports, &line.log).unwrap()
+            seat.report_lane(&held.token, reports, &log).unwrap()
         };
         assert_eq!(submitted.outcomes, vec![Outcome::Accepted; done.len()]);
         if !submitted.kept {

@@ -206,6 +206,10 @@ fn a_state_that_cannot_be_is_refused() {
         assert!(matches!(wrong, StateError::Reservation { id: 1 } | StateError::Confirmed { confirmed: 2 }), "{wrong}");
         assert!(serde_json::from_str::<Stock>(&json.replace(from, to)).is_err());
     }
+    // Nobody has made so many; one more could not be counted.
+    let json = json.replace("\"made\":1", "\"made\":18446744073709551615");
+    let state: StockState = serde_json::from_str(&json).unwrap();
+    assert!(matches!(Stock::try_from(state), Err(StateError::Made { made: u64::MAX, .. })));
 }
 
 fn calls() -> impl Strategy<Value = Call> {

@@ -194,15 +194,17 @@ impl Applier {
         let service = record.service;
         let is_owed = self.settle(service, item.rank)?;
         self.end_again(service, item.rank)?;
+        let lane = self.lane_of_lease((service, record.generation, record.slot));
         if !is_owed {
             let tally = self.tally_mut(service);
             tally.discarded += 1;
             tally.prints.discarded.add(item.rank);
             // If it is gone: whoever held it as well and is journaled later has lost it to this report.
             self.batch.insert(key::of(service, key::GONE, &item.rank.to_be_bytes()), None);
-            return Ok(Intake::default());
+            // Of a lane the state stands, and so does what goes with it.
+            let stands = !lane.is_empty() && !self.is_withdrawn(service, item.key)?;
+            return if stands { self.take_in_found(at, service, item) } else { Ok(Intake::default()) };
         }
-        let lane = self.lane_of_lease((service, record.generation, record.slot));
         self.leave_lane(service, &lane)?;
         // In its first round nothing is known of a subject but what the report says.
         let name = key::of(service, key::SUBJECT, item.key);
@@ -239,12 +241,22 @@ impl Applier {
         let tally = self.tally_mut(service);
         tally.done += 1;
         tally.prints.done.add(item.rank);
-        tally.cut_by_depth += u64::from(item.too_deep);
+        self.take_in_found(at, service, item)
+    }
+
+    /// Takes in what a report revealed.
+    fn take_in_found(&mut self, at: At, service: u32, item: &Item<'_>) -> Result<Intake, ApplyError> {
+        self.tally_mut(service).cut_by_depth += u64::from(item.too_deep);
         let depth = item.depth.saturating_add(1);
         self.keep_beyond(at, service, depth, item.beyond)?;
         let mut intake = self.take_in(at, service, depth.max(1), item.found)?;
         intake.cut += u64::from(item.too_deep);
         Ok(intake)
+    }
+
+    fn is_withdrawn(&self, service: u32, name: &[u8]) -> Result<bool, StoreError> {
+        let known = self.get(&key::of(service, key::SUBJECT, name))?;
+        Ok(known.as_deref().map(subject).transpose()?.is_some_and(|value| value.withdrawn != 0))
     }
 
     /// A subject's deadline passed: its round ends without a report.

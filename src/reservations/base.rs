@@ -29,15 +29,21 @@ pub(crate) struct Base {
 impl Base {
     /// All that came in. Never below 0.
     pub(crate) fn added(&self) -> i64 {
-        self.later.values().fold(self.units, |sum, units| sum.saturating_add(*units))
+        let sum = self.sum();
+        i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
+    }
+
+    /// No number of `i64` that memory holds overflows it.
+    fn sum(&self) -> i128 {
+        self.later.values().fold(i128::from(self.units), |sum, units| sum + i128::from(*units))
     }
 
     /// True if it could have come about.
     pub(crate) fn is_sound(&self) -> bool {
         let limit = limit();
-        let small = |units: i64| (-limit..=limit).contains(&units);
-        // Each is small, so that no sum of a bounded number of them overflows.
-        small(self.units) && self.later.values().all(|units| small(*units)) && (0..=limit).contains(&self.added())
+        let small = |units: &i64| (-limit..=limit).contains(units);
+        // What is not told apart any more is a sum, and bounded only with what came after it.
+        self.later.values().all(small) && (0..=i128::from(limit)).contains(&self.sum())
     }
 
     /// With one more input; `None` if it changes nothing. The newest `events` deltas are remembered.
@@ -197,6 +203,18 @@ mod tests {
         }
         assert_eq!(enter(&mut base, total(9, 29)), Ok(Entered::Forgotten { floor: 30 }));
         assert_eq!((enter(&mut base, total(9, 30)), base.added()), (Ok(Entered::Applied), 12));
+    }
+
+    /// What is not told apart any more may be more than a stock can hold, with what is taken off told apart still.
+    #[test]
+    fn whatever_was_entered_is_sound() {
+        let most = i64::try_from(Stock::UNITS_MAX).unwrap();
+        let mut base = Base::default();
+        for (seq, units) in [(1, most), (5, -most), (2, most), (6, -most), (3, most), (4, -1)] {
+            assert_eq!(enter(&mut base, delta(units, seq)), Ok(Entered::Applied), "{seq}");
+            assert!(base.is_sound(), "{seq}");
+        }
+        assert_eq!(base.added(), most - 1);
     }
 
     #[test]

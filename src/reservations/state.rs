@@ -10,6 +10,9 @@ use super::{Ignored, Ledger, State, Stock, Terms};
 use crate::slot::{Cause, Phase};
 use crate::sync::{Arc, AtomicU64, Padded};
 
+/// Most reservations that a stock that is restored has made. No stock lives to make as many more.
+const MADE_MAX: u64 = 1 << 62;
+
 /// All of a [`Stock`], as a value for serde. Equal states go on equally.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockState {
@@ -71,6 +74,14 @@ pub enum StateError {
         /// Its id.
         id: u128,
     },
+    /// More reservations than can be made.
+    #[error("{made} reservations are said to have been made, the limit is {limit}")]
+    Made {
+        /// So many.
+        made: u64,
+        /// 2^62.
+        limit: u64,
+    },
     /// What was confirmed is less than the confirmed reservations have.
     #[error("{confirmed} units are confirmed, but remembered reservations have more")]
     Confirmed {
@@ -95,6 +106,9 @@ impl StockState {
     fn check(&self) -> Result<i64, StateError> {
         if !self.base.is_sound() {
             return Err(StateError::Inputs);
+        }
+        if self.made > MADE_MAX {
+            return Err(StateError::Made { made: self.made, limit: MADE_MAX });
         }
         let mut ids = HashSet::new();
         let mut next = 0;
