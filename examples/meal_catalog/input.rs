@@ -43,7 +43,7 @@ pub(crate) struct Script {
 
 impl Script {
     /// Purchases of some days at 24 fridges in four areas; everything is a matter of the seed.
-    pub(crate) fn generate(purchases: u64, days: u64, seed: u64) -> Result<Self, Failure> {
+    pub(crate) fn generate(purchases: u64, days: u64, seed: u64) -> Self {
         const MEALS: u64 = 40;
         let menu = (1..=MEALS).collect();
         let dice = |line: u64, what: u64| mix(mix(seed ^ line) ^ what);
@@ -60,7 +60,7 @@ impl Script {
             Purchase { at, user, fridge: Fridge { area, venue, number }, meal, units }
         };
         let purchases: Vec<_> = (0..purchases).map(purchase).collect();
-        Ok(Self::of(&purchases, menu, Times { shift_ms: DAY_MS }))
+        Self::of(&purchases, menu, Times { shift_ms: DAY_MS })
     }
 
     /// Reads purchases in the order of time; stores are fridges. A shift is a week.
@@ -175,7 +175,7 @@ impl Kitchen<'_> {
         }
         if dice.is_multiple_of(8) {
             self.send(shift, fridge, release.clone());
-            self.send(shift + 1, fridge, release);
+            self.send(shift + 2, fridge, release);
         }
         for (meal, units) in items {
             *self.all.entry((fridge, *meal)).or_default() += units;

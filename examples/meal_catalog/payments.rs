@@ -32,7 +32,7 @@ pub(crate) fn told(event: &Event) -> Vec<(u64, Told)> {
 impl Courier for Payments {
     type Effect = Effect;
 
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         "payments"
     }
 

@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Shared {
 impl Projection for Availability {
     type State = Shared;
 
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         match self.0 {
             Over::Venues => "venues",
             Over::Areas => "areas",
@@ -165,7 +165,7 @@ impl Figures {
 impl Projection for Sales {
     type State = Figures;
 
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         "sales"
     }
 

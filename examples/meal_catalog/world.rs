@@ -269,7 +269,7 @@ impl Shop<'_> {
                     let mine = move |command: &&Command| {
                         command.fridge.area == area && command.fridge.number / 7 % TERMINALS == terminal
                     };
-                    terminals.push(scope.spawn(move || self.offer(service, commands.iter().filter(mine))));
+                    terminals.push(scope.spawn(move || offer(service, commands.iter().filter(mine))));
                 }
             }
             if shift % 3 == 1 {
@@ -278,17 +278,6 @@ impl Shop<'_> {
             let sent: Result<Vec<()>, Failure> = terminals.into_iter().map(join).collect();
             sent.map(drop)
         })
-    }
-
-    /// Offers commands in their order. Those that are known change nothing.
-    fn offer<'c>(
-        &self,
-        service: &ServiceHandle<Meals>,
-        commands: impl Iterator<Item = &'c Command>,
-    ) -> Result<(), Failure> {
-        let intake = service.add_all(commands.cloned())?;
-        // It would have to be offered again, and the order would be another one.
-        if intake.full > 0 { Err(format!("{} commands found their fridge busy", intake.full).into()) } else { Ok(()) }
     }
 
     /// Waits for a quiet moment. False if it was stopped before.
@@ -322,6 +311,13 @@ impl Shop<'_> {
         self.closing.store(true, Ordering::Relaxed);
         Some(left)
     }
+}
+
+/// Offers commands in their order. Those that are known change nothing.
+fn offer<'c>(area: &ServiceHandle<Meals>, commands: impl Iterator<Item = &'c Command>) -> Result<(), Failure> {
+    let intake = area.add_all(commands.cloned())?;
+    // It would have to be offered again, and the order would be another one.
+    if intake.full > 0 { Err(format!("{} commands found their fridge full", intake.full).into()) } else { Ok(()) }
 }
 
 fn is_idle(area: &ServiceHandle<Meals>) -> bool {
