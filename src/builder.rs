@@ -151,10 +151,11 @@ impl MemoryDisk {
         let secret = *self.secret.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the journal: what they reflect is in it, also while others write.
         let marks = self.marks.copy(crash == Crash::Power);
+        let store = self.store.copy(crash == Crash::Power);
         Self {
             journal: self.journal.copy(crash == Crash::Power),
             fresh: self.fresh.copy(crash == Crash::Power),
-            store: self.store.copy(crash == Crash::Power),
+            store,
             secret: Arc::new(Mutex::new(secret)),
             marks,
         }
