@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 
+use crate::journal::GroupTime;
 use crate::sync::{Arc, AtomicI64, AtomicU64, Ordering};
 
 /// A source of time. Deadlines use the monotonic reading, history the wall reading; neither is ever derived from the other.
@@ -112,6 +113,11 @@ impl HubClock {
 
     pub(crate) fn wall_ms(&self) -> i64 {
         self.clock.wall_ms()
+    }
+
+    /// Both readings, for what is journaled now.
+    pub(crate) fn stamp(&self) -> GroupTime {
+        GroupTime { hub_ms: self.now(), wall_ms: self.wall_ms() }
     }
 
     /// What the wall clock will show, or showed, at a hub time, if neither jumps.

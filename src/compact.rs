@@ -18,7 +18,7 @@ use crate::builder::Place;
 use crate::clock::millis;
 use crate::device::{Device, FileDevice, FileDeviceError, rename};
 use crate::error::OpenError;
-use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Outcome, Purpose, ReplayError};
+use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Purpose, ReplayError};
 use crate::record::{self, GAP, PAST, Past, Record, SNAPSHOT, Snapshot, StoredPair, Tombstone, key};
 use crate::redact::{RedactError, Redaction};
 use crate::store::{Store, marker, retire, walk};
@@ -236,10 +236,7 @@ impl Rewriting<'_> {
         if std::mem::replace(&mut self.empty, true) {
             return Ok(());
         }
-        match self.journal.append(&mut self.group) {
-            Outcome::Applied { .. } => Ok(()),
-            Outcome::Refused(error) | Outcome::Unknown(error) => Err(JournalError::Io(error).into()),
-        }
+        Ok(self.journal.put(&mut self.group).map_err(JournalError::Io)?)
     }
 }
 

@@ -454,10 +454,16 @@ impl JournalFile {
         self.sync()
     }
 
-    fn append_empty(&mut self, time: GroupTime, class: u8) -> io::Result<()> {
+    /// Appends a group without entries.
+    pub(crate) fn append_empty(&mut self, time: GroupTime, class: u8) -> io::Result<()> {
         let mut group = Group::new();
         group.begin(time, class);
-        match self.append(&mut group) {
+        self.put(&mut group)
+    }
+
+    /// Appends a group, or says why not: for who gives up on any error.
+    pub(crate) fn put(&mut self, group: &mut Group) -> io::Result<()> {
+        match self.append(group) {
             Outcome::Applied { .. } => Ok(()),
             Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
         }
@@ -549,7 +555,7 @@ impl JournalFile {
         let Some(Failure { append: true, .. }) = &self.failed else {
             return self.check();
         };
-        let offset = self.end.saturating_sub(self.published.base()).saturating_add(HEADER as u64);
+        let offset = self.published.offset(self.end);
         self.device.truncate(offset).inspect_err(|error| self.fail(error, false))?;
         self.failed = None;
         self.synced = self.end;

@@ -257,7 +257,15 @@ impl Ticket {
         if self.manual && matches!(self.progress(), Ok(progress) if !reached(progress, until)) {
             return Err(TicketError::Manual);
         }
-        park_on(Waiting { ticket: self, until })
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        let mut waiting = Waiting { ticket: self, until };
+        loop {
+            match Pin::new(&mut waiting).poll(&mut context) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => std::thread::park(),
+            }
+        }
     }
 
     fn intake(&self) -> Intake {
@@ -273,18 +281,6 @@ impl Ticket {
 
 fn reached(progress: Progress, until: Progress) -> bool {
     progress == Progress::Visible || progress == until
-}
-
-/// Parks the calling thread until a future is ready.
-pub(crate) fn park_on<F: Future + Unpin>(mut future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match Pin::new(&mut future).poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
-    }
 }
 
 struct Unpark(Thread);

@@ -138,7 +138,7 @@ impl Writer {
     /// Journals and applies a record that no call makes.
     #[cfg(test)]
     pub(crate) fn write(&mut self, record: &Record<'_>) {
-        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        let time = self.link.clock.stamp();
         self.draft(time, record);
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);
@@ -165,7 +165,7 @@ impl Writer {
             self.give_up();
             return false;
         }
-        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        let time = self.link.clock.stamp();
         if !waiting.is_empty() {
             self.gauge.begin(&self.link.outflow, time.hub_ms);
         }
@@ -239,7 +239,7 @@ impl Writer {
 
     /// Journals that the hub was opened, synced whatever the durability: no generation is used twice.
     pub(crate) fn boot(&mut self, number: u32) -> Result<(), String> {
-        let time = GroupTime { hub_ms: self.link.clock.now(), wall_ms: self.link.clock.wall_ms() };
+        let time = self.link.clock.stamp();
         self.draft(time, &Record::Boot(record::Boot { number }));
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);

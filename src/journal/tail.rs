@@ -55,6 +55,11 @@ impl Published {
         self.base
     }
 
+    /// Where in the file a position is.
+    pub(super) fn offset(&self, position: u64) -> u64 {
+        position.saturating_sub(self.base).saturating_add(HEADER as u64)
+    }
+
     /// The last mark at or before `position`.
     fn mark(&self, position: u64) -> Option<u64> {
         let (mut low, mut high) = (0, self.marks.count());
@@ -128,16 +133,12 @@ impl Tail {
 
     /// The file's length up to where may be read now.
     pub(crate) fn bytes(&self) -> u64 {
-        self.offset(self.end())
-    }
-
-    fn offset(&self, position: u64) -> u64 {
-        position.saturating_sub(self.base()).saturating_add(HEADER as u64)
+        self.published.offset(self.end())
     }
 
     /// Lets frames of this journal go on to where may be read now. False if that is no further.
     pub(crate) fn extend(&self, frames: &mut Frames) -> bool {
-        let len = self.offset(self.end());
+        let len = self.published.offset(self.end());
         let further = len > frames.reader.window.len;
         frames.reader.window.len = len.max(frames.reader.window.len);
         further
@@ -152,9 +153,9 @@ impl Tail {
         if from > end {
             return Err(SeekError::Beyond { position: from, end });
         }
-        let window = Window::new(Arc::clone(&self.source), self.offset(end));
+        let window = Window::new(Arc::clone(&self.source), self.published.offset(end));
         let start = self.published.mark(from).unwrap_or(base);
-        let mut frames = Frames { reader: Reader::at(window, base, None, self.offset(start)) };
+        let mut frames = Frames { reader: Reader::at(window, base, None, self.published.offset(start)) };
         while frames.position() < from {
             frames.step()?;
         }

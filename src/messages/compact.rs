@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::copy::{Copy, append};
+use super::copy::Copy;
 use super::frame::{Body, MESSAGE, WINDOW, WindowBody};
 use super::place::Place;
 use super::shared::{Shared, Source};
@@ -138,7 +138,7 @@ fn prepare(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Resu
     let source = shared.source();
     let old = source.tail.unsynced();
     let cut = find_cut(&old, &source, retain, shared.clock.wall_ms())?;
-    let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, stamp(shared))?;
+    let (groups, length) = remembered(&windows_at(&old, cut.at, terms)?, shared.clock.stamp())?;
     let bytes_before = old.bytes();
     // The new file ends with a seal, before which there is a group.
     let added = if length == 0 && cut.at == old.end() { 2 * GROUP_FRAME } else { GROUP_FRAME };
@@ -154,10 +154,6 @@ fn prepare(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Resu
     });
     let rewrite = rewrite.inspect_err(|_| place.discard_fresh())?;
     Ok(Prepared::Rewrite(Box::new(rewrite)))
-}
-
-fn stamp(shared: &Shared) -> GroupTime {
-    GroupTime { hub_ms: shared.clock.now(), wall_ms: shared.clock.wall_ms() }
 }
 
 /// What is dropped.
@@ -263,7 +259,7 @@ fn begin(
         error => error.into(),
     })?;
     for mut group in groups {
-        append(&mut log, &mut group)?;
+        log.put(&mut group)?;
     }
     let frames = old.frames(cut.at).map_err(ReadError::from)?;
     Ok(Rewrite { copy: Copy::new(log), old, frames, cut, bytes_before })
@@ -326,7 +322,7 @@ impl Rewrite {
     fn finish(mut self, log: &mut JournalFile, place: &Place, shared: &Shared) -> Result<Compacted, CompactError> {
         self.copy(shared)?;
         let mut fresh = self.copy.into_log();
-        fresh.seal(stamp(shared), CLASS_SYNC)?;
+        fresh.seal(shared.clock.stamp(), CLASS_SYNC)?;
         let tail = fresh.tail(shared.source().tail.is_synced_only())?;
         let (bytes_before, bytes_after) = (self.bytes_before, tail.bytes());
         place.rename(fresh.device_mut())?;

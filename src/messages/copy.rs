@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::journal::{Entry, GROUP_FRAME, Group, GroupTime, JournalFile, Log, Outcome};
+use crate::journal::{Entry, GROUP_FRAME, Group, GroupTime, JournalFile, Log};
 use crate::ticket::CLASS_SYNC;
 
 /// A log that is written from another's entries, in the same groups. As long as nothing is missing in between, each entry has the
@@ -48,18 +48,13 @@ impl Copy {
     fn flush(&mut self) -> io::Result<()> {
         match std::mem::take(&mut self.entries) {
             0 => Ok(()),
-            _ => append(&mut self.log, &mut self.group),
+            _ => self.log.put(&mut self.group),
         }
     }
 
     /// Groups without entries, where the other log had some.
     fn pad(&mut self, bytes: u64, time: GroupTime, class: u8) -> io::Result<()> {
-        let mut group = Group::new();
-        for _ in 0..bytes / GROUP_FRAME {
-            group.begin(time, class);
-            append(&mut self.log, &mut group)?;
-        }
-        Ok(())
+        (0..bytes / GROUP_FRAME).try_for_each(|_| self.log.append_empty(time, class))
     }
 
     /// Has the device write what is there. It still counts as not synced: a file that is begun anew is not whole before its seal.
@@ -70,13 +65,5 @@ impl Copy {
     /// The log, with everything in it that ended.
     pub(super) fn into_log(self) -> JournalFile {
         self.log
-    }
-}
-
-/// Appends a group, or says why not.
-pub(super) fn append(log: &mut JournalFile, group: &mut Group) -> io::Result<()> {
-    match log.append(group) {
-        Outcome::Applied { .. } => Ok(()),
-        Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
     }
 }

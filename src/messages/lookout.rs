@@ -31,22 +31,34 @@ impl Lookout {
     /// Takes what waits, and what comes in a moment, if it is worth the wait.
     pub(super) fn take(&mut self, shared: &Shared) -> Vec<Arc<Node<Pending>>> {
         let mut taken = shared.take_all();
-        let yields = if self.pause > 0 { 0 } else { YIELDS };
-        self.pause = self.pause.saturating_sub(1);
-        let until = if yields > 0 { shared.clock.nanos().saturating_add(LOOKOUT_MAX) } else { 0 };
-        for _ in 0..yields {
-            if taken.len() >= self.expected || shared.clock.nanos() > until {
-                break;
-            }
-            thread::yield_now();
-            taken.append(&mut shared.take_all());
-        }
-        if yields > 0 {
-            self.penalty = if taken.len() >= self.expected { 0 } else { (self.penalty * 2).clamp(1, PAUSE_MAX) };
+        if self.pause > 0 {
+            self.pause -= 1;
+        } else {
+            let found = self.look_out(shared, &mut taken);
+            self.penalty = if found { 0 } else { (self.penalty * 2).clamp(1, PAUSE_MAX) };
             self.pause = self.penalty;
         }
         self.expected = taken.len();
         taken
+    }
+
+    /// Waits until as many are there as are expected. False if they did not come.
+    fn look_out(&self, shared: &Shared, taken: &mut Vec<Arc<Node<Pending>>>) -> bool {
+        if taken.len() >= self.expected {
+            return true;
+        }
+        let until = shared.clock.nanos().saturating_add(LOOKOUT_MAX);
+        for _ in 0..YIELDS {
+            if shared.clock.nanos() > until {
+                return false;
+            }
+            thread::yield_now();
+            taken.append(&mut shared.take_all());
+            if taken.len() >= self.expected {
+                return true;
+            }
+        }
+        false
     }
 }
 

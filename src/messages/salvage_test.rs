@@ -223,7 +223,7 @@ fn the_rest_of_a_damaged_group_is_kept() {
             let body = super::super::frame::Body { client: 7, seq, wall_ms: 0, payload: b"payload" };
             group.push(super::super::frame::MESSAGE, 0, |out| body.append_to(out)).unwrap();
         }
-        super::super::copy::append(&mut file, &mut group).unwrap();
+        file.put(&mut group).unwrap();
         file.sync().unwrap();
     }
     let bytes = device.bytes();

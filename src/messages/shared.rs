@@ -70,6 +70,12 @@ pub(super) struct Failure {
     pub(super) text: String,
 }
 
+impl Failure {
+    pub(super) fn nack(&self) -> Nack {
+        Nack::Io { kind: self.kind }
+    }
+}
+
 /// The counts that `Stats` shows.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -117,12 +123,11 @@ impl Shared {
 
     /// Why nothing is taken, if that is so. Wait-free.
     pub(super) fn refusal(&self) -> Option<Nack> {
-        let failed = |failure: &Failure| Nack::Io { kind: failure.kind };
         match self.queue.standing() {
             Standing::Open => None,
             Standing::Closing => Some(Nack::Closing),
             // It may have failed for good.
-            Standing::Failed | Standing::Over => Some(self.failure.get().map_or(Nack::Closing, failed)),
+            Standing::Failed | Standing::Over => Some(self.failure.get().map_or(Nack::Closing, Failure::nack)),
         }
     }
 

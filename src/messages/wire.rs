@@ -64,6 +64,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{Ack, Nack};
+use crate::journal::Fields;
 use crate::ticket::Durability;
 
 #[cfg(test)]
@@ -276,11 +277,12 @@ pub fn decode(bytes: &[u8], cap: usize) -> Result<Option<(Frame<'_>, usize)>, Wi
     if found != computed {
         return Err(WireError::Checksum { found, computed });
     }
-    let mut fields = Fields(content);
-    let frame = fields.frame(cap)?;
-    match fields.0 {
-        [] => Ok(Some((frame, used))),
-        _ => Err(WireError::Malformed { what: "bytes are left over" }),
+    let mut content = Content(Fields(content));
+    let frame = content.frame(cap)?;
+    if content.0.is_empty() {
+        Ok(Some((frame, used)))
+    } else {
+        Err(WireError::Malformed { what: "bytes are left over" })
     }
 }
 
@@ -338,16 +340,18 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// What is left to read of a frame's contents.
-struct Fields<'a>(&'a [u8]);
+struct Content<'a>(Fields<'a>);
 
-impl<'a> Fields<'a> {
+const MISSING: WireError = WireError::Malformed { what: "a field is missing" };
+
+impl<'a> Content<'a> {
     fn frame(&mut self, cap: usize) -> Result<Frame<'a>, WireError> {
         let kind = self.u8()?;
-        let client = u128::from_be_bytes(self.bytes()?);
+        let client = self.0.u128().ok_or(MISSING)?;
         Ok(match kind {
             KIND_MESSAGE => {
                 let seq = self.u64()?;
-                let payload = std::mem::take(&mut self.0);
+                let payload = std::mem::take(&mut self.0.0);
                 // Within the longest answer's length, a message may still be too long for a small cap.
                 if payload.len() > cap {
                     return Err(WireError::Malformed { what: "the payload is longer than the cap" });
@@ -399,18 +403,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (bytes, rest) = self.0.split_first_chunk().ok_or(WireError::Malformed { what: "a field is missing" })?;
-        self.0 = rest;
-        Ok(*bytes)
-    }
-
     fn u8(&mut self) -> Result<u8, WireError> {
-        self.bytes().map(u8::from_be_bytes)
+        self.0.u8().ok_or(MISSING)
     }
 
     fn u64(&mut self) -> Result<u64, WireError> {
-        self.bytes().map(u64::from_be_bytes)
+        self.0.u64().ok_or(MISSING)
     }
 
     fn length(&mut self) -> Result<usize, WireError> {

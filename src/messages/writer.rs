@@ -10,7 +10,7 @@ use super::frame::{Body, END, MESSAGE};
 use super::lookout::Lookout;
 use super::place::Place;
 use super::receipt::{Ack, Nack, Pending, Sent};
-use super::shared::Shared;
+use super::shared::{Failure, Shared};
 use super::window::{Known, Verdict, Windows};
 use crate::journal::{Group, GroupTime, JournalFile, Log, Outcome};
 use crate::pace::Gauge;
@@ -176,7 +176,7 @@ impl Writer {
             self.sync_if_due();
             return false;
         }
-        let time = GroupTime { hub_ms: self.shared.clock.now(), wall_ms: self.shared.clock.wall_ms() };
+        let time = self.shared.clock.stamp();
         self.gauge.begin(&self.shared.outflow, time.hub_ms);
         let bytes = waiting.iter().map(|waiting| waiting.pending().cost()).sum();
         for message in waiting {
@@ -190,7 +190,7 @@ impl Writer {
 
     /// Once it failed, nothing is written any more: neither what still waits when the log is closed.
     fn refused(&self) -> Option<Nack> {
-        self.shared.failure().map(|failure| Nack::Io { kind: failure.kind })
+        self.shared.failure().map(Failure::nack)
     }
 
     /// Takes what waits; where a sync is to come, also what comes in a moment.
@@ -372,7 +372,7 @@ impl Writer {
     pub(super) fn finish(&mut self) {
         while self.turn() {}
         if self.shared.failure().is_none() && self.log.end() > self.marked {
-            let time = GroupTime { hub_ms: self.shared.clock.now(), wall_ms: self.shared.clock.wall_ms() };
+            let time = self.shared.clock.stamp();
             if let Err(error) = self.mark(time) {
                 self.shared.fail(error.kind(), format!("closing: {error}"));
             }
