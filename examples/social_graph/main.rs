@@ -11,8 +11,8 @@
 //!
 //! Only the users whom nobody follows are added by hand. All others are discovered: a following list that was taken
 //! names them. The workers crash with leases in hand, come back or do not, dawdle and cheat (`crowd.rs`). One of them lies:
-//! it leaves out and makes up followings and message states. The operator has samples checked again, finds it out by what
-//! others do not confirm, bars it, and withdraws all it reported, with the users that only lies led to (`operator.rs`); the
+//! it leaves out and makes up followings and message states. The operator has samples checked again, finds it out by who
+//! disagreed with whom, bars it, and withdraws all it reported, with the users that only lies led to (`operator.rs`); the
 //! others do that work again. With `--honest`, or with less than nine workers, nobody lies. In the end every edge is
 //! compared with the input, and the status is 0 only if all is as it should be.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its user")]

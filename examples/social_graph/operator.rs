@@ -1,6 +1,8 @@
-//! The operator: has a sample of the results checked again, compares the workers, and undoes what a liar did.
+//! The operator: has a sample of the results checked again, looks who disagreed with whom, and undoes what a liar did.
 
-use commissary::{Retraction, SeatState, ServiceHandle, SubjectState};
+use std::collections::BTreeMap;
+
+use commissary::{ClientId, ReadError, Retraction, SeatState, ServiceHandle, SubjectState, Version};
 
 use crate::Failure;
 use crate::crowd::{self, Crowd};
@@ -9,21 +11,18 @@ use crate::shop::{Asked, Shop};
 
 /// Results checked again at a time, next to each other.
 const SAMPLE: usize = 16;
-/// Nobody is accused for less than so many results that others did not confirm, ...
-const DISAGREEMENTS: u64 = 12;
-/// ... nor unless that is so many times as often as with anyone else. (Where a liar checks an honest worker's results,
-/// these seem wrong as well: some of everyone's are not confirmed.)
-const TIMES: f64 = 3.0;
-/// Reports that count as right beforehand: a worker with few more than these has no rate to speak of.
-const FEW: u64 = 500;
+/// Nobody is accused before there were so many disputes, ...
+const DISPUTES: u64 = 12;
+/// ... and nobody who had them with less than so many others.
+const OTHERS: usize = 3;
 /// Results of which a deletion names so many at a time.
 const PAGE: usize = 1_024;
 
 /// What was done about one worker.
 pub(crate) struct Case {
     pub(crate) client: u64,
-    /// Of its results that were checked again, those that others did not confirm.
-    pub(crate) disagreements: u64,
+    /// How often it said something else of a user than another worker, before or after it.
+    pub(crate) disputes: u64,
     pub(crate) following: Retraction,
     pub(crate) dm: Retraction,
 }
@@ -32,6 +31,9 @@ pub(crate) struct Operator<'a> {
     shop: &'a Shop<'a>,
     crowd: &'a Crowd,
     dice: Dice,
+    following: Samples,
+    dm: Samples,
+    disputes: Disputes,
     /// Results had checked again, in this run.
     pub(crate) sampled: u64,
     pub(crate) case: Option<Case>,
@@ -41,7 +43,8 @@ pub(crate) struct Operator<'a> {
 
 impl<'a> Operator<'a> {
     pub(crate) fn new(shop: &'a Shop<'a>, crowd: &'a Crowd, seed: u64) -> Self {
-        Self { shop, crowd, dice: Dice::new(!seed), sampled: 0, case: None, pruned: 0 }
+        let (following, dm, disputes) = (Samples::default(), Samples::default(), Disputes::default());
+        Self { shop, crowd, dice: Dice::new(!seed), following, dm, disputes, sampled: 0, case: None, pruned: 0 }
     }
 
     /// An earlier run may have been killed between barring a worker and undoing its work: does it again.
@@ -62,13 +65,10 @@ impl<'a> Operator<'a> {
             return Ok(());
         }
         for _ in 0..self.shop.graph.users().len().div_ceil(SAMPLE * 50) {
-            self.sampled += sample(&self.shop.following, &mut self.dice, self.shop)?;
-            self.sampled += sample(&self.shop.dm, &mut self.dice, self.shop)?;
+            self.sampled += self.following.ask(&self.shop.following, &mut self.dice, self.shop)?;
+            self.sampled += self.dm.ask(&self.shop.dm, &mut self.dice, self.shop)?;
         }
-        match self.suspect() {
-            Some(id) => self.undo(id),
-            None => Ok(()),
-        }
+        self.judge()
     }
 
     /// Somebody was found out, or enough was checked to say that there is nobody.
@@ -77,24 +77,17 @@ impl<'a> Operator<'a> {
         self.case.is_some() || self.crowd.liar().is_none() || self.sampled >= (users * 2).max(20_000)
     }
 
-    /// Whose results others confirm far more rarely than anyone else's.
-    fn suspect(&self) -> Option<u64> {
-        let mut rates: Vec<(f64, u64)> = self.crowd.ids().iter().map(|id| (self.rate(*id), *id)).collect();
-        rates.sort_by(|one, other| other.0.total_cmp(&one.0));
-        let [(worst, id), (second, _), ..] = rates[..] else { return None };
-        (self.disagreements(id) >= DISAGREEMENTS && worst >= TIMES * second).then_some(id)
-    }
-
-    fn disagreements(&self, id: u64) -> u64 {
-        let seats = [self.shop.following.seat_stats(id), self.shop.dm.seat_stats(id)];
-        seats.iter().flatten().map(|seat| seat.disagreements).sum()
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
-    fn rate(&self, id: u64) -> f64 {
-        let seats = [self.shop.following.seat_stats(id), self.shop.dm.seat_stats(id)];
-        let reported: u64 = seats.iter().flatten().map(|seat| seat.work.subjects_reported).sum();
-        self.disagreements(id) as f64 / (reported + FEW) as f64
+    /// Looks at what was checked again meanwhile, and bars whom all disagree with.
+    fn judge(&mut self) -> Result<(), Failure> {
+        if self.case.is_some() || self.crowd.liar().is_none() {
+            return Ok(());
+        }
+        self.following.compare(&self.shop.following, &mut self.disputes)?;
+        self.dm.compare(&self.shop.dm, &mut self.disputes)?;
+        match self.disputes.suspect() {
+            Some(id) => self.undo(id),
+            None => Ok(()),
+        }
     }
 
     /// Bars a worker and withdraws everything it reported. What is left undone by that goes back to the others.
@@ -102,19 +95,23 @@ impl<'a> Operator<'a> {
         if self.crowd.liar() != Some(client) {
             return Err(format!("worker {client} is honest and was accused").into());
         }
-        let disagreements = self.disagreements(client);
+        let disputes = self.disputes.count();
         self.shop.following.suspend(client)?.wait_durable()?;
         self.shop.dm.suspend(client)?.wait_durable()?;
         let following = self.shop.following.retract_all(client)?;
         let dm = self.shop.dm.retract_all(client)?;
-        self.case = Some(Case { client, disagreements, following, dm });
+        self.case = Some(Case { client, disputes, following, dm });
         Ok(())
     }
 
     /// True if nothing is left to be done. Then the message check knows the same users as the following check.
     pub(crate) fn is_done(&mut self) -> Result<bool, Failure> {
         let pending = || self.shop.following.stats().subjects_pending() + self.shop.dm.stats().subjects_pending();
-        if pending() > 0 || crowd::reconcile(self.shop)? > 0 || pending() > 0 || !self.is_satisfied() {
+        if pending() > 0 || crowd::reconcile(self.shop)? > 0 || !self.is_satisfied() {
+            return Ok(false);
+        }
+        self.judge()?;
+        if pending() > 0 {
             return Ok(false);
         }
         self.prune()?;
@@ -143,10 +140,106 @@ impl<'a> Operator<'a> {
     }
 }
 
-/// Has a few results checked again, somewhere among those there are. Returns how many.
-fn sample<S: Asked>(service: &ServiceHandle<S>, dice: &mut Dice, shop: &Shop<'_>) -> Result<u64, Failure> {
-    let somewhere = dice.pick(shop.graph.users());
-    let (page, _) = service.results(Some(&somewhere), SAMPLE)?;
-    let users: Vec<u64> = page.iter().map(|finding| finding.key).collect();
-    Ok(service.rerun(&users)?.wait_visible()?.added)
+/// Results of one service that were given out to be checked again: the user, and the version that was there.
+#[derive(Default)]
+struct Samples(Vec<(u64, u32)>);
+
+impl Samples {
+    /// Has a few results checked again, somewhere among those there are. Returns how many.
+    fn ask<S: Asked>(&mut self, service: &ServiceHandle<S>, dice: &mut Dice, shop: &Shop<'_>) -> Result<u64, Failure> {
+        let somewhere = dice.pick(shop.graph.users());
+        let (page, _) = service.results(Some(&somewhere), SAMPLE)?;
+        let users: Vec<u64> = page.iter().map(|finding| finding.key).collect();
+        let asked = service.rerun(&users)?.wait_visible()?.added;
+        self.0.extend(page.iter().map(|finding| (finding.key, finding.version)));
+        Ok(asked)
+    }
+
+    /// Takes out what was checked meanwhile, and notes who disagreed.
+    fn compare<S: Asked>(&mut self, service: &ServiceHandle<S>, disputes: &mut Disputes) -> Result<(), Failure>
+    where
+        S::Report: PartialEq,
+    {
+        let mut waiting = Vec::new();
+        for (user, number) in std::mem::take(&mut self.0) {
+            match service.subject_state(&user)? {
+                SubjectState::Done => disputes.note_all(&history_from(service, user, number)?),
+                SubjectState::Unknown => {}
+                _ => waiting.push((user, number)),
+            }
+        }
+        self.0 = waiting;
+        Ok(())
+    }
+}
+
+fn history_from<S: Asked>(service: &ServiceHandle<S>, user: u64, number: u32) -> Result<Vec<Version<S>>, ReadError> {
+    let mut versions = service.history(&user)?;
+    versions.retain(|version| version.number >= number);
+    Ok(versions)
+}
+
+/// How often two workers said something different of the same user, one right after the other. Who was right is not
+/// known: the liar's results are checked by honest workers, and honest workers' results by the liar. But two who are
+/// honest always agree, so that a liar has a part in every dispute, and soon is the only one who has.
+#[derive(Default)]
+struct Disputes(BTreeMap<(ClientId, ClientId), u64>);
+
+impl Disputes {
+    fn note_all<S: Asked>(&mut self, versions: &[Version<S>])
+    where
+        S::Report: PartialEq,
+    {
+        for pair in versions.windows(2) {
+            let [before, after] = pair else { continue };
+            if before.client != after.client && before.report != after.report {
+                self.note(before.client, after.client);
+            }
+        }
+    }
+
+    fn note(&mut self, one: ClientId, other: ClientId) {
+        *self.0.entry((one.min(other), one.max(other))).or_default() += 1;
+    }
+
+    fn count(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Who had a part in all of them, once there were enough, with enough others.
+    fn suspect(&self) -> Option<u64> {
+        let in_all = |id: &ClientId| self.0.keys().all(|(one, other)| one == id || other == id);
+        let enough = self.count() >= DISPUTES && self.0.len() >= OTHERS;
+        let (one, other) = self.0.keys().next()?;
+        [*one, *other].into_iter().find(in_all).filter(|_| enough).map(ClientId::value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disputes(pairs: &[(u64, u64, u64)]) -> Disputes {
+        let mut disputes = Disputes::default();
+        for (one, other, times) in pairs {
+            for _ in 0..*times {
+                disputes.note(ClientId::new(*one).unwrap(), ClientId::new(*other).unwrap());
+            }
+        }
+        disputes
+    }
+
+    /// Worker 9 lies. It checked nearly all that worker 1 did, who was contradicted more often than anyone else.
+    #[test]
+    fn who_is_contradicted_most_is_not_accused_for_it() {
+        assert_eq!(disputes(&[(1, 9, 200), (2, 9, 3), (9, 3, 1)]).suspect(), Some(9));
+    }
+
+    #[test]
+    fn nobody_is_accused_before_it_is_plain_who_it_is() {
+        assert_eq!(disputes(&[]).suspect(), None);
+        assert_eq!(disputes(&[(1, 9, 500)]).suspect(), None, "one of the two");
+        assert_eq!(disputes(&[(1, 9, 9), (2, 9, 1), (3, 9, 1)]).suspect(), None, "too few");
+        assert_eq!(disputes(&[(1, 9, 9), (2, 9, 9), (3, 4, 9)]).suspect(), None, "nobody had a part in all");
+    }
 }

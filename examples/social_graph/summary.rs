@@ -55,7 +55,7 @@ fn case(operator: &Operator<'_>) {
     total("sampled *", operator.sampled.to_string());
     let Some(case) = &operator.case else { return };
     let (following, dm) = (&case.following, &case.dm);
-    println!("worker {} lied: {} results not confirmed; barred, its work undone *", case.client, case.disagreements);
+    println!("worker {} lied: {} disputes, all with it; barred, its work undone *", case.client, case.disputes);
     let row = |name: &str, of: fn(&Retraction) -> u64| println!("{name:<34}{:>16}{:>16}", of(following), of(dm));
     row("  results withdrawn", |done| done.results);
     row("  worked on again", |done| done.reopened);
