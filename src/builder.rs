@@ -702,15 +702,20 @@ impl Replayed<'_> {
     }
 }
 
+/// A file of a hub's directory, locked; who finds it locked is told the directory.
+pub(crate) fn open_file(directory: &Path, name: &str) -> Result<Box<dyn Device>, OpenError> {
+    match FileDevice::open(&directory.join(name)) {
+        Ok(device) => Ok(Box::new(device)),
+        Err(FileDeviceError::Locked { .. }) => Err(OpenError::Locked { path: directory.to_path_buf() }),
+        Err(FileDeviceError::Io { path, source }) => Err(OpenError::Io { path, source }),
+    }
+}
+
 impl Place {
     fn journal(&self) -> Result<Box<dyn Device>, OpenError> {
         match self {
             Self::Memory(disk) => Ok(Box::new(disk.journal.clone())),
-            Self::Directory(directory) => match FileDevice::open(&directory.join("journal")) {
-                Ok(device) => Ok(Box::new(device)),
-                Err(FileDeviceError::Locked { .. }) => Err(OpenError::Locked { path: directory.clone() }),
-                Err(FileDeviceError::Io { path, source }) => Err(OpenError::Io { path, source }),
-            },
+            Self::Directory(directory) => open_file(directory, "journal"),
         }
     }
 

@@ -14,9 +14,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::apply::stored;
-use crate::builder::Place;
+use crate::builder::{Place, open_file};
 use crate::clock::millis;
-use crate::device::{Device, FileDevice, FileDeviceError, rename};
+use crate::device::{Device, rename};
 use crate::error::OpenError;
 use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Purpose, ReplayError};
 use crate::record::{self, GAP, PAST, Past, Record, SNAPSHOT, Snapshot, StoredPair, Tombstone, key};
@@ -253,11 +253,7 @@ impl Place {
         crash_point();
         match self {
             Self::Memory(disk) => Ok(Box::new(disk.fresh().clone())),
-            Self::Directory(directory) => match FileDevice::open(&directory.join("journal.new")) {
-                Ok(device) => Ok(Box::new(device)),
-                Err(FileDeviceError::Locked { .. }) => Err(OpenError::Locked { path: directory.clone() }),
-                Err(FileDeviceError::Io { path, source }) => Err(OpenError::Io { path, source }),
-            },
+            Self::Directory(directory) => open_file(directory, "journal.new"),
         }
     }
 
