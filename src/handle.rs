@@ -100,7 +100,8 @@ impl<S: Service> ServiceHandle<S> {
         &self.core.name
     }
 
-    /// Takes in one subject. One that is known already changes nothing; the ticket's [`Intake`] tells.
+    /// Takes in one subject. One that is known already changes nothing, and one that meets a limit is refused; the ticket's
+    /// [`Intake`] tells, and [names](Intake::refused) the limit.
     ///
     /// # Errors
     ///
@@ -109,7 +110,8 @@ impl<S: Service> ServiceHandle<S> {
         intake::send::<S>(&self.core, std::slice::from_ref(subject))
     }
 
-    /// Takes in any number of subjects, in their order, and returns when reads see all of them.
+    /// Takes in any number of subjects, in their order, and returns when reads see all of them; but for those that meet a limit,
+    /// which are [named](Intake::refused).
     ///
     /// Parks the calling thread while the queue is full or the last subjects are on their way; memory is bounded by the
     /// queue. In a manual hub it does the writer's work itself.

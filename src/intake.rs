@@ -139,8 +139,8 @@ impl Sending<'_> {
         }
         match ticket.wait_visible() {
             Ok(intake) => {
+                self.intake.and_then(self.taken, intake);
                 self.taken += count;
-                self.intake = self.intake.plus(intake);
                 Ok(())
             }
             Err(TicketError::Closed) => Err(self.failed(HubError::Closed)),

@@ -83,6 +83,15 @@ impl fmt::Debug for LaneKey {
     }
 }
 
+/// Writes a key as text, in hexadecimal digits if it is none.
+pub(crate) fn as_text<S: Serializer>(key: &LaneKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text(key))
+}
+
+fn text(key: &LaneKey) -> String {
+    key.as_str().map_or_else(|| hex(key.as_bytes()), str::to_owned)
+}
+
 impl Serialize for LaneKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)
@@ -160,12 +169,11 @@ impl LaneView {
     /// For calls by name: the key as text (in hexadecimal digits, if it is none), and the state if it is JSON. One that a
     /// typed call stored is told by its bytes, as `{"postcard": "<hexadecimal digits>"}`.
     pub(crate) fn json(&self) -> Value {
-        let key = self.key.as_str().map_or_else(|| hex(self.key.as_bytes()), str::to_owned);
         let state = self.state.as_deref().and_then(|bytes| bytes.split_first()).map(|(how, bytes)| match *how {
             JSON => serde_json::from_slice(bytes).unwrap_or_default(),
             _ => json!({ "postcard": hex(bytes) }),
         });
-        json!({ "key": key, "version": self.version, "reported": self.reported, "state": state })
+        json!({ "key": text(&self.key), "version": self.version, "reported": self.reported, "state": state })
     }
 }
 

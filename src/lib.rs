@@ -164,6 +164,7 @@ mod pool;
 mod projection;
 mod record;
 mod redact;
+mod refusals;
 mod refused;
 mod registry;
 pub mod reservations;
@@ -244,6 +245,7 @@ pub use outbox::{
 };
 pub use projection::{AfterLag, Projected, Projection, ProjectionOptions, ProjectionReport, View, Views};
 pub use record::SeatState;
+pub use refusals::{Refusal, RefusalReason};
 pub use refused::Refused;
 pub use results::{Finding, Marked, SubjectState};
 pub use retract::Retraction;

@@ -393,7 +393,7 @@ pub struct Policy {
     /// Subjects that the service takes in, unmarked ones included, at most. Default: no bound but the disk.
     pub max_subjects: u64,
     /// Subjects that one lane may owe, waiting and being worked on: 1 or more. Default 10,000. An addition beyond it is not
-    /// taken in, and counted ([`Intake::full`](crate::Intake::full)). What reports reveal, re-runs and marks are taken in
+    /// taken in, and named ([`Intake::refused`](crate::Intake::refused)). What reports reveal, re-runs and marks are taken in
     /// nevertheless: nothing that was promised is lost.
     pub lane_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.
