@@ -17,6 +17,8 @@ use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
 use crate::keys;
+use crate::lane::LaneKey;
+use crate::lane_status::{self, LaneStatus};
 use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::lists::{self, PendingCursor, PendingSubject};
@@ -439,6 +441,23 @@ impl<S: Service> ServiceHandle<S> {
     /// [`ReadError`].
     pub fn trace(&self, key: &KeyOf<S>) -> Result<Option<Trace>, ReadError> {
         trace::of_subject(&self.house, &self.core, &bytes_of::<S>(key))
+    }
+
+    /// A lane as the store knows it: its state, what it owes, and the position that this reflects. `None` if it owes nothing
+    /// and nothing was ever reported on it.
+    ///
+    /// What was reported and is not visible yet is not in it; whoever holds a lease of it sees more
+    /// ([`Lease::lane`](crate::Lease::lane)).
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// Holds nobody up. As a whole from one moment; it is read again if it changed meanwhile.
+    pub fn lane(&self, key: &LaneKey) -> Result<Option<LaneStatus>, ReadError> {
+        lane_status::read(&self.house, &self.core, key)
     }
 
     /// Where the service is in its life.

@@ -88,7 +88,8 @@ pub(crate) fn as_text<S: Serializer>(key: &LaneKey, serializer: S) -> Result<S::
     serializer.serialize_str(&text(key))
 }
 
-fn text(key: &LaneKey) -> String {
+/// A key as text, in hexadecimal digits if it is none.
+pub(crate) fn text(key: &LaneKey) -> String {
     key.as_str().map_or_else(|| hex(key.as_bytes()), str::to_owned)
 }
 
@@ -131,6 +132,31 @@ pub(crate) fn encode_json_state(state: &Value) -> StateBytes {
     bytes.into()
 }
 
+/// Reads a state; the default if there is none.
+pub(crate) fn read_state<T: DeserializeOwned + Default>(
+    lane: &LaneKey,
+    state: Option<&StateBytes>,
+) -> Result<T, LaneStateError> {
+    let Some(bytes) = state else { return Ok(T::default()) };
+    let read = contain(|| match bytes.split_first() {
+        Some((&POSTCARD, bytes)) => postcard::from_bytes(bytes).map_err(|error| error.to_string()),
+        Some((&JSON, bytes)) => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+        _ => Err("encoded in a way that is not known".to_owned()),
+    });
+    let read = read.unwrap_or_else(|panic| Err(format!("its decoding panicked: {panic}")));
+    read.map_err(|what| LaneStateError { lane: lane.clone(), what })
+}
+
+/// A state for calls by name: as it is, if it is JSON; one that a typed call stored is told by its bytes, as
+/// `{"postcard": "<hexadecimal digits>"}`.
+pub(crate) fn state_json(state: Option<&StateBytes>) -> Option<Value> {
+    let (how, bytes) = state?.split_first()?;
+    Some(match *how {
+        JSON => serde_json::from_slice(bytes).unwrap_or_default(),
+        _ => json!({ "postcard": hex(bytes) }),
+    })
+}
+
 /// A lane, as whoever works on it sees it.
 ///
 /// It is of one moment: what another session of the same client reported since is not in it. Reports that rest on it are
@@ -156,23 +182,12 @@ impl LaneView {
     ///
     /// [`LaneStateError`] if what is stored is of another type.
     pub fn state<T: DeserializeOwned + Default>(&self) -> Result<T, LaneStateError> {
-        let Some(bytes) = &self.state else { return Ok(T::default()) };
-        let read = contain(|| match bytes.split_first() {
-            Some((&POSTCARD, bytes)) => postcard::from_bytes(bytes).map_err(|error| error.to_string()),
-            Some((&JSON, bytes)) => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
-            _ => Err("encoded in a way that is not known".to_owned()),
-        });
-        let read = read.unwrap_or_else(|panic| Err(format!("its decoding panicked: {panic}")));
-        read.map_err(|what| LaneStateError { lane: self.key.clone(), what })
+        read_state(&self.key, self.state.as_ref())
     }
 
-    /// For calls by name: the key as text (in hexadecimal digits, if it is none), and the state if it is JSON. One that a
-    /// typed call stored is told by its bytes, as `{"postcard": "<hexadecimal digits>"}`.
+    /// For calls by name.
     pub(crate) fn json(&self) -> Value {
-        let state = self.state.as_deref().and_then(|bytes| bytes.split_first()).map(|(how, bytes)| match *how {
-            JSON => serde_json::from_slice(bytes).unwrap_or_default(),
-            _ => json!({ "postcard": hex(bytes) }),
-        });
+        let state = state_json(self.state.as_ref());
         json!({ "key": text(&self.key), "version": self.version, "reported": self.reported, "state": state })
     }
 }

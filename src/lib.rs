@@ -142,6 +142,7 @@ mod journal;
 mod json;
 mod keys;
 mod lane;
+mod lane_status;
 mod lanes;
 #[cfg(test)]
 mod lanes_test;
@@ -233,6 +234,7 @@ pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
 pub use lane::{LaneKey, LaneView};
+pub use lane_status::LaneStatus;
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use lists::{PendingCursor, PendingSubject};
