@@ -59,8 +59,8 @@ pub(crate) struct FinishedLease {
 pub(crate) enum Effect {
     /// A subject that waits, or is being worked on, is urgent.
     Urgent { service: u32, rank: u64 },
-    /// Nothing is owed of a rank any more, without a report: its subject was deleted or withdrawn.
-    Gone { service: u32, rank: u64 },
+    /// Nothing is owed of a rank any more, without a report: its subject was deleted or withdrawn. With its lane; empty: of none.
+    Gone { service: u32, rank: u64, lane: Vec<u8> },
     /// An urgent subject was reported, or is owed no more for another reason.
     Settled { service: u32, rank: u64 },
     /// Another client's later report did not confirm this client's.

@@ -18,7 +18,7 @@ use crate::id::ClientId;
 use crate::intake;
 use crate::keys;
 use crate::lane::LaneKey;
-use crate::lane_status::{self, LaneStatus};
+use crate::lane_status::{self, LaneQueue, LaneStatus};
 use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::lists::{self, PendingCursor, PendingSubject};
@@ -458,6 +458,17 @@ impl<S: Service> ServiceHandle<S> {
     /// Holds nobody up. As a whole from one moment; it is read again if it changed meanwhile.
     pub fn lane(&self, key: &LaneKey) -> Result<Option<LaneStatus>, ReadError> {
         lane_status::read(&self.house, &self.core, key)
+    }
+
+    /// The lanes whose fronts wait longest, longest first: up to `limit`, and at most [`LaneQueue::LISTED_MOST`]. Every other
+    /// lane's front waits no longer than the last one listed. As they were up to half a second ago.
+    ///
+    /// # Concurrency
+    ///
+    /// Wait-free: the list is published by the caretaker that knows it.
+    #[must_use]
+    pub fn lanes(&self, limit: usize) -> Vec<LaneQueue> {
+        lane_status::longest(&self.core, limit)
     }
 
     /// Where the service is in its life.

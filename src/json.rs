@@ -18,7 +18,7 @@ use crate::id::LeaseToken;
 use crate::intake;
 use crate::keys;
 use crate::lane::{LaneKey, LaneView, encode_json_state};
-use crate::lane_status;
+use crate::lane_status::{self, LaneQueue};
 use crate::lease::{LeaseView, Submitted};
 use crate::lists;
 use crate::people::SeatCore;
@@ -381,7 +381,7 @@ impl NamedService {
         self.core.plugin.unmarked_json(&self.house, &self.core, body)
     }
 
-    /// A lane, given its key as a JSON string or an array of its bytes: `{"key", "version", "owed", "position", "age_ms", "state"}`,
+    /// A lane, given its key as a JSON string or an array of its bytes: `{"key", "version", "owed", "wait_ms", "position", "age_ms", "state"}`,
     /// key and state as in [`NamedSeat::claim`]. See [`ServiceHandle::lane`](crate::ServiceHandle::lane).
     ///
     /// # Errors
@@ -394,6 +394,13 @@ impl NamedService {
             LaneBody::Bytes(bytes) => LaneKey::from(bytes),
         };
         Ok(lane_status::read(&self.house, &self.core, &key)?.map(|lane| lane.json()))
+    }
+
+    /// The lanes whose fronts wait longest, longest first: an array of `{"key", "waiting", "wait_ms", "running"}`. See
+    /// [`ServiceHandle::lanes`](crate::ServiceHandle::lanes).
+    #[must_use]
+    pub fn lanes(&self, limit: usize) -> Value {
+        lane_status::longest(&self.core, limit).iter().map(LaneQueue::json).collect()
     }
 
     /// Activates a client for the service.

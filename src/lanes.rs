@@ -1,7 +1,7 @@
 //! The lanes of one service that have something to do: what waits in each, which of them run, which comes next. The
 //! steward's. A lane that neither waits nor runs takes no memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::audit::Print;
 use crate::pool::Pool;
@@ -9,6 +9,11 @@ use crate::sync::Arc;
 
 /// Subjects that wait in memory, at most, about: beyond it they are left in the store.
 const WAITING_MOST: usize = 1 << 22;
+
+/// Subjects taken out of a lane one by one, at most.
+const FEW: usize = 16;
+/// Names of lanes that have nothing to do any more, beside those that have, until they are looked for.
+const STALE_MOST: usize = 1_024;
 
 /// A subject that waits in its lane; what it is stands in its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,51 @@ struct Lane {
     waiting: VecDeque<Waiting>,
     /// A bucket of it was cut, and what becomes of that is not applied yet.
     runs: bool,
+    /// It stands in `Lanes::ready`: perhaps for nothing, if what waited was taken out.
+    queued: bool,
+}
+
+impl Lane {
+    fn is_ready(&self) -> bool {
+        !self.runs && !self.waiting.is_empty()
+    }
+
+    fn is_known(&self) -> bool {
+        self.runs || self.queued || !self.waiting.is_empty()
+    }
+
+    /// Takes subjects out, ascending by rank, to `out`: if they are few each is looked for, else all that wait are looked at.
+    fn take_out(&mut self, ranks: &[u64], out: &mut Vec<u64>) {
+        if ranks.len() <= FEW {
+            for rank in ranks {
+                let at = self.waiting.binary_search_by_key(rank, |subject| subject.rank);
+                out.extend(at.ok().and_then(|at| self.waiting.remove(at)).map(|subject| subject.rank));
+            }
+            return;
+        }
+        self.waiting.retain(|subject| {
+            let goes = ranks.binary_search(&subject.rank).is_ok();
+            out.extend(goes.then_some(subject.rank));
+            !goes
+        });
+    }
+}
+
+/// The first subject that waits in a lane.
+#[derive(Debug)]
+struct Front {
+    since: u64,
+    lane: Arc<[u8]>,
+}
+
+/// One lane's queue, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) lane: Arc<[u8]>,
+    pub(crate) waiting: usize,
+    /// Hub time, ms, at which its front began to wait.
+    pub(crate) since: u64,
+    pub(crate) runs: bool,
 }
 
 /// The front of a lane that is next.
@@ -38,16 +88,18 @@ pub(crate) struct Offer {
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     by_key: HashMap<Arc<[u8]>, Lane>,
-    /// Those with something waiting that do not run, first come, first served.
-    ready: VecDeque<Arc<[u8]>>,
+    /// Those with something waiting that do not run, first come, first served; and some of which everything was taken out.
+    queue: VecDeque<Arc<[u8]>>,
+    /// How many do have something waiting.
+    ready: usize,
     running: usize,
     waiting: usize,
-    /// The first of each lane: rank, and since when it waits.
-    fronts: BTreeMap<u64, u64>,
+    /// The first of each lane, by its rank.
+    fronts: BTreeMap<u64, Front>,
 }
 
 impl Lanes {
-    /// A subject waits in its lane: a new one, or one that came back.
+    /// A subject waits in its lane: a new one, or one that came back, since when it was taken in.
     pub(crate) fn wait(&mut self, key: &[u8], rank: u64, since: u64) {
         if !self.by_key.contains_key(key) {
             self.by_key.insert(Arc::from(key), Lane::default());
@@ -58,23 +110,27 @@ impl Lanes {
         let at = lane.waiting.partition_point(|other| other.rank < rank);
         lane.waiting.insert(at, Waiting { rank, since });
         if before.is_none() && !lane.runs {
-            self.ready.push_back(name);
+            self.ready += 1;
+            if !std::mem::replace(&mut lane.queued, true) {
+                self.queue.push_back(Arc::clone(&name));
+            }
         }
         let after = lane.waiting.front().copied();
         self.waiting += 1;
-        self.move_front(before, after);
+        self.move_front(&name, before, after);
     }
 
-    fn move_front(&mut self, before: Option<Waiting>, after: Option<Waiting>) {
+    fn move_front(&mut self, lane: &Arc<[u8]>, before: Option<Waiting>, after: Option<Waiting>) {
         if before != after {
             before.map(|front| self.fronts.remove(&front.rank));
-            after.map(|front| self.fronts.insert(front.rank, front.since));
+            after.map(|front| self.fronts.insert(front.rank, Front { since: front.since, lane: Arc::clone(lane) }));
         }
     }
 
     /// A lease that was there before runs a lane.
     pub(crate) fn run(&mut self, key: &[u8]) {
         let lane = self.by_key.entry(Arc::from(key)).or_default();
+        self.ready -= usize::from(lane.is_ready());
         self.running += usize::from(!std::mem::replace(&mut lane.runs, true));
     }
 
@@ -92,43 +148,63 @@ impl Lanes {
             return;
         }
         self.running -= 1;
-        if lane.waiting.is_empty() {
+        let name = Arc::clone(name);
+        let Some(lane) = self.by_key.get_mut(key) else { return };
+        lane.runs = false;
+        if lane.is_ready() {
+            self.ready += 1;
+            if !std::mem::replace(&mut lane.queued, true) {
+                self.queue.push_back(name);
+            }
+        } else if !lane.is_known() {
             self.by_key.remove(key);
-            return;
-        }
-        self.ready.push_back(Arc::clone(name));
-        if let Some(lane) = self.by_key.get_mut(key) {
-            lane.runs = false;
         }
     }
 
-    /// Takes subjects out of their lanes; the ranks of those that were there.
-    pub(crate) fn take_out(&mut self, ranks: &HashSet<u64>) -> Vec<u64> {
+    /// Takes subjects out of their lanes, each given with its lane; the ranks of those that were there. Costs as much as is
+    /// taken out: other lanes are not looked at.
+    pub(crate) fn take_out(&mut self, laned: &[(Vec<u8>, u64)]) -> Vec<u64> {
+        let mut by_lane: HashMap<&[u8], Vec<u64>> = HashMap::new();
+        for (lane, rank) in laned {
+            by_lane.entry(lane).or_default().push(*rank);
+        }
         let mut out = Vec::new();
-        if self.waiting == 0 {
-            return out;
-        }
-        let mut fronts = Vec::new();
-        for lane in self.by_key.values_mut() {
-            let (before, had) = (lane.waiting.front().copied(), out.len());
-            lane.waiting.retain(|subject| {
-                let goes = ranks.contains(&subject.rank);
-                out.extend(goes.then_some(subject.rank));
-                !goes
-            });
-            if out.len() > had {
-                fronts.push((before, lane.waiting.front().copied()));
-            }
-        }
-        for (before, after) in fronts {
-            self.move_front(before, after);
+        for (key, mut ranks) in by_lane {
+            ranks.sort_unstable();
+            self.take_out_of(key, &ranks, &mut out);
         }
         self.waiting -= out.len();
-        if !out.is_empty() {
-            self.by_key.retain(|_, lane| lane.runs || !lane.waiting.is_empty());
-            self.ready.retain(|key| self.by_key.contains_key(key));
+        if self.queue.len() > self.ready + STALE_MOST {
+            self.forget_stale();
         }
         out
+    }
+
+    fn take_out_of(&mut self, key: &[u8], ranks: &[u64], out: &mut Vec<u64>) {
+        let name = self.by_key.get_key_value(key).map(|(name, _)| Arc::clone(name));
+        let (Some(name), Some(lane)) = (name, self.by_key.get_mut(key)) else { return };
+        let (was_ready, before) = (lane.is_ready(), lane.waiting.front().copied());
+        lane.take_out(ranks, out);
+        let after = lane.waiting.front().copied();
+        self.ready -= usize::from(was_ready && !lane.is_ready());
+        if !lane.is_known() {
+            self.by_key.remove(key);
+        }
+        self.move_front(&name, before, after);
+    }
+
+    /// Takes those out of the queue that have nothing to do.
+    fn forget_stale(&mut self) {
+        let by_key = &mut self.by_key;
+        self.queue.retain(|key| {
+            let Some(lane) = by_key.get_mut(key) else { return false };
+            lane.queued = lane.is_ready();
+            let (queued, known) = (lane.queued, lane.is_known());
+            if !known {
+                by_key.remove(key);
+            }
+            queued
+        });
     }
 
     /// The fronts of the next lanes, up to `bucket` subjects of each, of as many as `room` subjects take. They are next no
@@ -136,9 +212,16 @@ impl Lanes {
     pub(crate) fn offers(&mut self, room: usize, bucket: usize) -> Vec<Offer> {
         let (mut offers, mut taken) = (Vec::new(), 0);
         while taken < room
-            && let Some(key) = self.ready.pop_front()
+            && let Some(key) = self.queue.pop_front()
         {
-            let Some(lane) = self.by_key.get(&key) else { continue };
+            let Some(lane) = self.by_key.get_mut(&key) else { continue };
+            lane.queued = false;
+            if !lane.is_ready() {
+                if !lane.is_known() {
+                    self.by_key.remove(&key);
+                }
+                continue;
+            }
             let ranks: Vec<u64> = lane.waiting.iter().take(bucket).map(|subject| subject.rank).collect();
             taken += ranks.len();
             offers.push(Offer { lane: key, ranks });
@@ -149,6 +232,7 @@ impl Lanes {
     /// The first `subjects` of an offered lane are in a bucket: it runs.
     pub(crate) fn start(&mut self, offer: &Offer, subjects: usize) {
         let Some(lane) = self.by_key.get_mut(&offer.lane) else { return };
+        self.ready -= usize::from(lane.is_ready());
         let before = lane.waiting.front().copied();
         let subjects = subjects.min(lane.waiting.len());
         lane.waiting.drain(..subjects);
@@ -156,12 +240,15 @@ impl Lanes {
         let after = lane.waiting.front().copied();
         self.waiting -= subjects;
         self.running += 1;
-        self.move_front(before, after);
+        self.move_front(&offer.lane, before, after);
     }
 
     /// An offered lane is next again.
     pub(crate) fn postpone(&mut self, offer: Offer) {
-        self.ready.push_front(offer.lane);
+        if let Some(lane) = self.by_key.get_mut(&offer.lane) {
+            lane.queued = true;
+            self.queue.push_front(offer.lane);
+        }
     }
 
     /// Subjects that wait.
@@ -176,7 +263,7 @@ impl Lanes {
 
     /// Lanes that have work and do not run.
     pub(crate) fn ready(&self) -> usize {
-        self.ready.len()
+        self.ready
     }
 
     /// Lanes of which a bucket was cut.
@@ -186,8 +273,17 @@ impl Lanes {
 
     /// When the oldest subject began to wait.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        // Ranks are given in the order of time.
-        self.fronts.first_key_value().map(|(_, since)| *since)
+        // Ranks are given in the order of time, and what comes back has the one that it had, and waits since the same time.
+        self.fronts.first_key_value().map(|(_, front)| front.since)
+    }
+
+    /// The lanes whose fronts wait longest, up to `most`, longest first.
+    pub(crate) fn longest(&self, most: usize) -> Vec<Queued> {
+        let queued = |Front { since, lane }: &Front| {
+            let Lane { waiting, runs, .. } = self.by_key.get(lane)?;
+            Some(Queued { lane: Arc::clone(lane), waiting: waiting.len(), since: *since, runs: *runs })
+        };
+        self.fronts.values().take(most).filter_map(queued).collect()
     }
 
     /// The fingerprint of those that wait.
@@ -254,11 +350,73 @@ mod tests {
     #[test]
     fn what_is_taken_out_leaves_no_trace() {
         let mut lanes = lanes(&[("a", 1), ("b", 2), ("a", 3)]);
-        assert_eq!(lanes.take_out(&HashSet::from([1, 2, 9])).len(), 2);
-        assert_eq!((lanes.known(), lanes.ready(), lanes.oldest()), (1, 1, Some(30)));
+        assert_eq!(take_out(&mut lanes, &[("a", 1), ("b", 2), ("a", 9), ("c", 3)]), [1, 2]);
+        assert_eq!((lanes.ready(), lanes.waiting(), lanes.oldest()), (1, 1, Some(30)));
         let offers = lanes.offers(10, 10);
-        assert_eq!(offers[0].ranks, [3]);
+        assert_eq!((offers.len(), &offers[0].ranks), (1, &vec![3]));
         lanes.postpone(offers[0].clone());
         assert_eq!((lanes.ready(), lanes.running(), lanes.print()), (1, 0, Print::of(3)));
+        assert_eq!(take_out(&mut lanes, &[("a", 3)]), [3]);
+        assert_eq!((lanes.offers(10, 10), lanes.known(), lanes.ready()), (vec![], 0, 0));
+    }
+
+    fn take_out(lanes: &mut Lanes, laned: &[(&str, u64)]) -> Vec<u64> {
+        let laned: Vec<_> = laned.iter().map(|(lane, rank)| (lane.as_bytes().to_vec(), *rank)).collect();
+        let mut out = lanes.take_out(&laned);
+        out.sort_unstable();
+        out
+    }
+
+    /// A lane that was emptied and has work again stands in the queue once: two offers of it would be two leases.
+    #[test]
+    fn a_lane_that_was_emptied_is_offered_once() {
+        let mut lanes = lanes(&[("a", 1), ("b", 2)]);
+        assert_eq!(take_out(&mut lanes, &[("a", 1)]), [1]);
+        lanes.wait(b"a", 3, 30);
+        assert_eq!((lanes.ready(), lanes.longest(9).len()), (2, 2));
+        assert_eq!(start(&mut lanes, 10, 10), [("a".to_owned(), vec![3]), ("b".to_owned(), vec![2])]);
+        assert_eq!((lanes.ready(), lanes.running()), (0, 2));
+    }
+
+    #[test]
+    fn lanes_that_are_added_to_and_emptied_do_not_pile_up() {
+        let mut lanes = lanes(&[("stays", 1)]);
+        for rank in 2..=3 * STALE_MOST as u64 {
+            let lane = rank.to_string();
+            lanes.wait(lane.as_bytes(), rank, 0);
+            assert_eq!(take_out(&mut lanes, &[(&lane, rank)]), [rank]);
+        }
+        assert!(lanes.known() <= STALE_MOST + 2, "{}", lanes.known());
+        assert_eq!(start(&mut lanes, 10, 10), [("stays".to_owned(), vec![1])]);
+        lanes.free(b"stays");
+        assert_eq!(lanes.known(), 0);
+    }
+
+    #[test]
+    fn many_are_taken_out_as_one_by_one() {
+        for (most, gone) in [(3, 2), (FEW + 1, 3), (1, 5)] {
+            let of = |rank: u64| if rank % 7 == 0 { "a" } else { "b" };
+            let ranks: Vec<(&str, u64)> = (1..=200).map(|rank| (of(rank), rank)).collect();
+            let mut lanes = lanes(&ranks);
+            let out: Vec<_> = ranks.iter().copied().filter(|(_, rank)| rank % gone == 0).collect();
+            let taken: Vec<u64> = out.chunks(most).flat_map(|chunk| take_out(&mut lanes, chunk)).collect();
+            assert_eq!(taken, out.iter().map(|(_, rank)| *rank).collect::<Vec<_>>());
+            let stay =
+                |lane| ranks.iter().filter(move |(of, rank)| *of == lane && rank % gone != 0).map(|(_, rank)| *rank);
+            let mut left = start(&mut lanes, 1_000, 1_000);
+            left.sort();
+            assert_eq!(left, [("a".to_owned(), stay("a").collect()), ("b".to_owned(), stay("b").collect::<Vec<_>>())]);
+        }
+    }
+
+    #[test]
+    fn those_that_wait_longest_are_told_with_what_waits_in_them() {
+        let mut lanes = lanes(&[("a", 1), ("b", 2), ("c", 3), ("a", 4), ("a", 5)]);
+        assert_eq!(start(&mut lanes, 1, 1), [("a".to_owned(), vec![1])]);
+        let told: Vec<_> = lanes.longest(2).into_iter().map(|of| (of.lane[0], of.waiting, of.since, of.runs)).collect();
+        assert_eq!(told, [(b'b', 1, 20, false), (b'c', 1, 30, false)]);
+        assert_eq!(lanes.longest(9).pop().map(|of| (of.waiting, of.since, of.runs)), Some((2, 40, true)));
+        lanes.wait(b"a", 1, 10);
+        assert_eq!(lanes.longest(1)[0].since, 10, "what came back waits since it was taken in");
     }
 }

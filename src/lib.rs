@@ -234,7 +234,7 @@ pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
 pub use lane::{LaneKey, LaneView};
-pub use lane_status::LaneStatus;
+pub use lane_status::{LaneQueue, LaneStatus};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use lists::{PendingCursor, PendingSubject};

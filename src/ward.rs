@@ -14,6 +14,7 @@ use crate::express::Express;
 use crate::fairness::{Drain, effective_class, is_overdue};
 use crate::intake::Reader;
 use crate::lane::Run;
+use crate::lane_status::LaneQueue;
 use crate::lanes::Lanes;
 use crate::pool::{LaneBucket, Spot, SubjectBuf};
 use crate::registry::ServiceCore;
@@ -216,24 +217,41 @@ impl Ward {
             self.ledger.flowed(Flow::Dropped, Print::of(subject.rank));
             never_read.remove(&subject.rank);
         }
-        for rank in self.lanes.take_out(&gone) {
-            self.ledger.flowed(Flow::Dropped, Print::of(rank));
-            never_read.remove(&rank);
-        }
         for rank in ranks {
-            let unreadable = self.reader.forget_unreadable(*rank);
-            if unreadable {
-                self.ledger.unflowed(Flow::Unreadable, *rank);
-            }
+            self.forget_unreadable(*rank);
             if self.drop_urgent(*rank) {
                 never_read.remove(rank);
             }
         }
-        for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(&gone)) {
+        self.take_back_buckets(service, &gone, &mut never_read);
+        self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
+    }
+
+    /// As `take_away`, of subjects of lanes.
+    pub(crate) fn take_away_laned(&mut self, service: &ServiceCore, laned: &[(Vec<u8>, u64)]) {
+        let gone: HashSet<u64> = laned.iter().map(|(_, rank)| *rank).collect();
+        let mut never_read = gone.clone();
+        for rank in self.lanes.take_out(laned) {
+            self.ledger.flowed(Flow::Dropped, Print::of(rank));
+            never_read.remove(&rank);
+        }
+        gone.iter().for_each(|rank| self.forget_unreadable(*rank));
+        self.take_back_buckets(service, &gone, &mut never_read);
+        self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
+    }
+
+    fn forget_unreadable(&mut self, rank: u64) {
+        if self.reader.forget_unreadable(rank) {
+            self.ledger.unflowed(Flow::Unreadable, rank);
+        }
+    }
+
+    /// Takes buckets back that wait and hold one of these; they come out of `never_read`.
+    fn take_back_buckets(&self, service: &ServiceCore, gone: &HashSet<u64>, never_read: &mut HashSet<u64>) {
+        for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(gone)) {
             never_read.remove(&rank);
             service.take_slot_back(&spot.pool, spot.index);
         }
-        self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
     }
 
     /// Nothing is owed of a rank any more. True if it waited among the urgent.
@@ -438,6 +456,14 @@ impl Ward {
         let ready = service.ready_subjects();
         self.drain.look(self.cut.saturating_sub(ready as u64), now);
         counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
+    }
+
+    /// Publishes which lanes wait longest.
+    pub(crate) fn publish_lanes(&self, service: &ServiceCore) {
+        let longest = self.lanes.longest(LaneQueue::LISTED_MOST);
+        if !(longest.is_empty() && service.lane_queues.load().is_empty()) {
+            service.lane_queues.store(Arc::new(longest));
+        }
     }
 
     /// Publishes how long the queues are, and, if it was asked for, what stands in them.

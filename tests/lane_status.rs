@@ -64,6 +64,55 @@ fn a_lane_is_read_with_the_position_that_it_reflects() {
     assert!(named.lane(b"7").is_err());
 }
 
+/// R130: the queue delay of each lane: those whose fronts wait longest come first, with what waits in them; what is held does
+/// not wait, and what was put back waits since it was taken in.
+#[test]
+fn the_lanes_that_wait_longest_are_listed() {
+    let (shop, service, seats) = kitchen(|policy| policy.bucket_subjects = 2, 1);
+    let wait = |time: u64| shop.pass(Duration::from_secs(time));
+    let told = || -> Vec<(LaneKey, usize, u64, bool)> {
+        let lanes = service.lanes(10);
+        lanes.into_iter().map(|lane| (lane.key, lane.waiting, lane.wait.as_secs(), lane.running)).collect()
+    };
+    assert_eq!((told(), service.stats().lane_wait), (vec![], Duration::ZERO));
+    service.pause().unwrap().progress().unwrap();
+    for (lane, n) in [(1, 5), (2, 1), (3, 3)] {
+        service.add_all(commands(lane, 0..n)).unwrap();
+        wait(10);
+    }
+    service.activate().unwrap().progress().unwrap();
+    let [one, two, three] = [1_u64, 2, 3].map(LaneKey::from);
+    shop.tick();
+    // A bucket of each was cut; what is behind it waits for its turn.
+    assert_eq!(told(), [(one.clone(), 3, 30, true), (three.clone(), 1, 10, true)]);
+    assert_eq!((service.lanes(1).len(), service.stats().lane_wait.as_secs()), (1, 30));
+    assert_eq!(status(&service, 1).unwrap().wait, Some(Duration::from_secs(30)));
+    assert_eq!((status(&service, 2).unwrap().wait, status(&service, 2).unwrap().owed), (None, 1));
+    let leases = claim(&seats[0], 3);
+    for lease in &leases {
+        execute(lease, 1).ticket.progress().unwrap();
+    }
+    wait(5);
+    assert_eq!(told(), [(one.clone(), 3, 35, true), (three.clone(), 1, 15, true)]);
+    service.pause().unwrap().progress().unwrap();
+    drop(leases);
+    wait(5);
+    assert_eq!(told(), [(one.clone(), 4, 40, false), (three.clone(), 2, 20, false)]);
+    assert_eq!(service.lanes(10)[1].key, three);
+    let named = shop.hub.service("kitchen").unwrap().lanes(1);
+    assert_eq!(named, json!([{ "key": one.as_str(), "waiting": 4, "wait_ms": 40_000, "running": false }]));
+    assert_eq!(two, LaneKey::from(2_u64));
+}
+
+/// Ends those who read, also if a check fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// R124: while a lane is worked on every read of it is of one moment: state and version agree, and versions and positions only
 /// grow.
 #[test]
@@ -85,6 +134,7 @@ fn reads_beside_work_are_whole() {
                 (version, position) = (read.version, read.position);
             }
         });
+        let _end = End(&over);
         let mut done = 0;
         while done < COMMANDS {
             if let Some(mut grant) = seat.claim(commissary::Ask::one()).unwrap().leased() {
@@ -96,7 +146,6 @@ fn reads_beside_work_are_whole() {
                 let _ = seat.wait_ready(Duration::from_millis(5));
             }
         }
-        over.store(true, Ordering::SeqCst);
     });
     hub.close().unwrap();
 }

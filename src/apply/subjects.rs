@@ -352,7 +352,7 @@ impl Applier {
             self.leave_lane(service, &lane)?;
             self.tally_mut(service).prints.gone.add(rank);
             self.note_gone(service, rank, name);
-            self.effects.push(Effect::Gone { service, rank });
+            self.effects.push(Effect::Gone { service, rank, lane });
         }
         Ok(())
     }
