@@ -395,14 +395,15 @@ mod tests {
     #[test]
     fn many_are_taken_out_as_one_by_one() {
         for (most, gone) in [(3, 2), (FEW + 1, 3), (1, 5)] {
-            let of = |rank: u64| if rank % 7 == 0 { "a" } else { "b" };
+            let of = |rank: u64| if rank.is_multiple_of(7) { "a" } else { "b" };
             let ranks: Vec<(&str, u64)> = (1..=200).map(|rank| (of(rank), rank)).collect();
             let mut lanes = lanes(&ranks);
-            let out: Vec<_> = ranks.iter().copied().filter(|(_, rank)| rank % gone == 0).collect();
+            let out: Vec<_> = ranks.iter().copied().filter(|(_, rank)| rank.is_multiple_of(gone)).collect();
             let taken: Vec<u64> = out.chunks(most).flat_map(|chunk| take_out(&mut lanes, chunk)).collect();
             assert_eq!(taken, out.iter().map(|(_, rank)| *rank).collect::<Vec<_>>());
-            let stay =
-                |lane| ranks.iter().filter(move |(of, rank)| *of == lane && rank % gone != 0).map(|(_, rank)| *rank);
+            let stay = |lane| {
+                ranks.iter().filter(move |(of, rank)| *of == lane && !rank.is_multiple_of(gone)).map(|(_, rank)| *rank)
+            };
             let mut left = start(&mut lanes, 1_000, 1_000);
             left.sort();
             assert_eq!(left, [("a".to_owned(), stay("a").collect()), ("b".to_owned(), stay("b").collect::<Vec<_>>())]);

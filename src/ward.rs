@@ -68,6 +68,14 @@ fn recall(service: &ServiceCore, place: &Express) -> bool {
     pool.aside().filter(|index| service.take_slot_back(&pool, *index)).count() > 0
 }
 
+/// Takes buckets back that wait and hold one of these; they come out of `never_read`.
+fn take_back_buckets(service: &ServiceCore, gone: &HashSet<u64>, never_read: &mut HashSet<u64>) {
+    for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(gone)) {
+        never_read.remove(&rank);
+        service.take_slot_back(&spot.pool, spot.index);
+    }
+}
+
 impl Ward {
     pub(crate) fn new(service: &ServiceCore, leased: HashSet<u64>) -> Self {
         Self {
@@ -223,7 +231,7 @@ impl Ward {
                 never_read.remove(rank);
             }
         }
-        self.take_back_buckets(service, &gone, &mut never_read);
+        take_back_buckets(service, &gone, &mut never_read);
         self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
     }
 
@@ -235,22 +243,16 @@ impl Ward {
             self.ledger.flowed(Flow::Dropped, Print::of(rank));
             never_read.remove(&rank);
         }
-        gone.iter().for_each(|rank| self.forget_unreadable(*rank));
-        self.take_back_buckets(service, &gone, &mut never_read);
+        for rank in &gone {
+            self.forget_unreadable(*rank);
+        }
+        take_back_buckets(service, &gone, &mut never_read);
         self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
     }
 
     fn forget_unreadable(&mut self, rank: u64) {
         if self.reader.forget_unreadable(rank) {
             self.ledger.unflowed(Flow::Unreadable, rank);
-        }
-    }
-
-    /// Takes buckets back that wait and hold one of these; they come out of `never_read`.
-    fn take_back_buckets(&self, service: &ServiceCore, gone: &HashSet<u64>, never_read: &mut HashSet<u64>) {
-        for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(gone)) {
-            never_read.remove(&rank);
-            service.take_slot_back(&spot.pool, spot.index);
         }
     }
 

@@ -543,6 +543,40 @@ fn a_deleted_command_does_not_block_a_lease_from_before_a_restart() {
     assert_eq!(log_of(&claim_one(&seats[0])), commands(1, [1, 3, 4, 5, 6]));
 }
 
+/// R126: after a restart a command that was deleted while it was held cannot send any more: a report on it is refused with all
+/// that came with it, also the state, and what is owed is reported without it.
+#[test]
+fn a_deleted_command_reported_after_a_restart_changes_nothing() {
+    let (shop, service, seats) = kitchen(|_| {}, 1);
+    service.add_all(commands(1, 0..3)).unwrap();
+    shop.settle();
+    let token = {
+        let lease = claim_one(&seats[0]);
+        assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
+        lease.into_token()
+    };
+    let _ = service.delete(&commands(1, [0, 1])).unwrap();
+    shop.settle();
+    let shop = shop.restart();
+    let (service, seats) = again(&shop, 1);
+    let lease = seats[0].resume(&token).unwrap();
+    let both = || [(command(1, 1), commands(2, [0])), (command(1, 2), commands(2, [1]))];
+    let sent = lease.report_lane(both(), &commands(1, 0..3)).unwrap();
+    assert_eq!((outcomes(&sent), sent.kept), (&[Outcome::OutOfOrder, Outcome::OutOfOrder][..], true));
+    let alone = lease.submit_lane(both().into_iter().take(1), &commands(1, 0..2)).unwrap();
+    assert_eq!((outcomes(&alone), alone.kept), (&[Outcome::OutOfOrder][..], true));
+    assert_eq!((log_of(&lease), owed(&lease)), (commands(1, 0..1), commands(1, 2..3)));
+    let repeat = lease.report([(command(1, 0), vec![])]).unwrap();
+    assert_eq!(outcomes(&repeat), [Outcome::AlreadyDone], "reported while it had its name");
+    assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
+    shop.settle();
+    assert_eq!(service.subject_state(&command(2, 0)).unwrap(), SubjectState::Unknown);
+    service.add(&command(1, 3)).unwrap().progress().unwrap();
+    shop.settle();
+    assert_eq!(log_of(&claim_one(&seats[0])), commands(1, [0, 2]));
+    assert_adds_up(&shop.hub);
+}
+
 /// Commands that only a retracted report sent go out of their lanes, waiting or held; what it did to the state of its own
 /// lane stays.
 #[test]
