@@ -4,8 +4,9 @@ mod common;
 #[path = "support/kitchen.rs"]
 mod kitchen;
 
-use commissary::{Intake, LaneKey, RefusalReason};
-use kitchen::{command, commands, kitchen};
+use commissary::{Intake, LaneKey, Limits, Outcome, Policy, RefusalReason, ServiceHandle, SubjectState};
+use common::{Shop, assert_adds_up, claim_one};
+use kitchen::{Kitchen, command, commands, drain, kitchen, outcomes};
 
 /// The places that an addition refused, each with its limit.
 fn refused(intake: &Intake) -> Vec<(u64, RefusalReason)> {
@@ -45,4 +46,46 @@ fn a_full_lane_names_what_it_refuses() {
     assert_eq!((intake.added, intake.full, intake.cut), (3_001, 1, 2));
     assert_eq!(refused(&intake), [(3_000, full(1, 2)), budget(3_002), budget(3_003)]);
     assert_eq!((service.stats().lane_full, service.stats().cut_by_budget), (7, 2));
+}
+
+/// R126: what lanes send is taken in however many subjects the service knows: its sender's state says that it was sent. Additions
+/// and discoveries of no lane are bounded as ever; all of it is told, journaled, and the same after a retraction was undone.
+#[test]
+fn what_is_sent_to_a_lane_is_taken_in_beyond_the_budget() {
+    let bounded = |policy: &mut Policy| policy.max_subjects = 2;
+    let (shop, service, seats) = kitchen(bounded, 2);
+    let intake = service.add_all([command(1, 0), command(1, 1), command(2, 0)]).unwrap();
+    assert_eq!(refused(&intake), [(2, RefusalReason::Budget { limit: 2 })]);
+    shop.settle();
+    let lease = claim_one(&seats[0]);
+    let sends = vec![command(3, 0), 7, command(4, 0), command(1, 0)];
+    let sent = lease.submit_lane([(command(1, 0), sends)], &commands(1, [0])).unwrap();
+    assert_eq!(outcomes(&sent), [Outcome::Accepted]);
+    shop.tick();
+    let intake = sent.ticket.wait_visible().unwrap();
+    assert_eq!((intake.added, intake.cut, intake.duplicates, intake.refused.len()), (2, 1, 1, 0));
+    let check = |shop: &Shop, service: &ServiceHandle<Kitchen>| {
+        let known = [command(3, 0), command(4, 0), 7].map(|key| service.subject_state(&key).unwrap());
+        assert_eq!(known, [SubjectState::Pending, SubjectState::Pending, SubjectState::Unknown]);
+        assert_eq!((service.stats().subjects_known, service.stats().cut_by_budget), (4, 2));
+        let told = service.explain(&command(4, 0)).unwrap().to_string();
+        assert!(!told.contains("cut") && told.contains("now: waits"), "{told}");
+        let told = service.explain(&7).unwrap().to_string();
+        assert!(told.contains("and cut: beyond the 2 subjects allowed (max_subjects)"), "{told}");
+        assert_adds_up(&shop.hub);
+    };
+    check(&shop, &service);
+    let shop = Shop::on(shop.disk.without_store(), shop.clock.clone(), Limits::default());
+    let service = shop.hub.register(Kitchen::with(bounded)).unwrap();
+    shop.settle();
+    check(&shop, &service);
+    let retraction = service.retract_all(1).unwrap();
+    assert_eq!((retraction.tainted, service.stats().subjects_known), (2, 2));
+    let intake = service.add_all([command(5, 0)]).unwrap();
+    assert_eq!(intake.cut, 1);
+    assert_eq!(service.restore(retraction.id).unwrap().tainted, 2);
+    assert_eq!(service.stats().subjects_known, 4);
+    let mut done = drain(&shop, &shop.seat(&service, 2));
+    done.sort_unstable();
+    assert_eq!(done, [command(1, 1), command(3, 0), command(4, 0)]);
 }

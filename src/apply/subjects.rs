@@ -66,7 +66,7 @@ impl Applier {
                 }
                 return Ok(Taken::Known);
             }
-            // What a report reveals is taken in nevertheless: nothing that a lane sends another one is lost.
+            // What a report reveals is taken in nevertheless, here and below: nothing that a lane sends another one is lost.
             _ if depth == 0 && self.is_lane_full(service, found.lane)? => {
                 self.tally_mut(service).lane_full += 1;
                 let limit = self.lane_subjects(service);
@@ -78,7 +78,7 @@ impl Applier {
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
                 self.open_first_round(at, service, &SubjectValue { depth, ..value }, found)?;
             }
-            _ if self.is_full(service) => {
+            _ if (depth == 0 || found.lane.is_empty()) && self.is_full(service) => {
                 self.tally_mut(service).cut_by_budget += 1;
                 return Ok(Taken::Not(RefusalReason::Budget { limit: self.max_subjects(service) }));
             }
