@@ -7,9 +7,6 @@ use crate::audit::Print;
 use crate::pool::Pool;
 use crate::sync::Arc;
 
-/// Subjects that wait in memory, at most, about: beyond it they are left in the store.
-const WAITING_MOST: usize = 1 << 22;
-
 /// Subjects taken out of a lane one by one, at most.
 const FEW: usize = 16;
 /// Names of lanes that have nothing to do any more, beside those that have, until they are looked for.
@@ -254,11 +251,6 @@ impl Lanes {
     /// Subjects that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
-    }
-
-    /// True if no more should be read from the store.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.waiting >= WAITING_MOST
     }
 
     /// Lanes that have work and do not run.

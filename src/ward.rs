@@ -438,7 +438,9 @@ impl Ward {
     /// oldest has waited, of which class the oldest is that is not urgent, and how long what is ready will last.
     pub(crate) fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
-        let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
+        // What is not read, because too much waits in lanes, is not to be had either.
+        let reads = self.lanes.waiting() < service.link.limits.laned_waiting;
+        let unread = usize::from(reads && counts.visible.rank() > self.reader.next_rank());
         // What waits behind a running lane is not to be had: of the others, at least one each.
         let claimable = self.waiting() - self.lanes.waiting() + self.lanes.ready();
         counts.waiting.set((claimable + unread) as u64);

@@ -4,9 +4,11 @@ mod common;
 #[path = "support/kitchen.rs"]
 mod kitchen;
 
-use commissary::{Intake, LaneKey, Limits, Outcome, Policy, RefusalReason, ServiceHandle, SubjectState};
-use common::{Shop, assert_adds_up, claim_one};
-use kitchen::{Kitchen, command, commands, drain, kitchen, outcomes};
+use std::time::Duration;
+
+use commissary::{EmptyReason, Intake, LaneKey, Limits, Outcome, Policy, RefusalReason, ServiceHandle, SubjectState};
+use common::{Shop, assert_adds_up, claim_nothing, claim_one};
+use kitchen::{Kitchen, PER_LANE, command, commands, drain, kitchen, outcomes};
 
 /// The places that an addition refused, each with its limit.
 fn refused(intake: &Intake) -> Vec<(u64, RefusalReason)> {
@@ -88,4 +90,50 @@ fn what_is_sent_to_a_lane_is_taken_in_beyond_the_budget() {
     let mut done = drain(&shop, &shop.seat(&service, 2));
     done.sort_unstable();
     assert_eq!(done, [command(1, 1), command(3, 0), command(4, 0)]);
+}
+
+/// While as many subjects of lanes wait in memory as may, nothing more is read: not of other lanes, not of none. Workers are
+/// told that all is leased, and until when. Once what runs is over, all of it is worked on, in order.
+#[test]
+fn crowded_lanes_hold_up_what_is_behind_them_and_not_for_ever() {
+    let shop = Shop::open_with(Limits { laned_waiting: 8, ..Limits::default() });
+    let service = shop.hub.register(Kitchen::new()).unwrap();
+    let seats = shop.seats(&service, 3);
+    service.add_all(commands(1, 0..20)).unwrap();
+    shop.settle();
+    let stuck = claim_one(&seats[0]);
+    for behind in [command(2, 0), command(2, 1), 5, command(1, 20)] {
+        service.add(&behind).unwrap().progress().unwrap();
+        shop.settle();
+    }
+    assert_eq!((service.stats().laned_waiting, service.stats().subjects_pending()), (16, 24));
+    let told = claim_nothing(&seats[1]);
+    assert!(matches!(told.reason, EmptyReason::AllLeased { .. }), "{told:?}");
+    assert_adds_up(&shop.hub);
+    // Nobody reports: the lease ends by its time, and the lane goes on.
+    let _ = stuck.into_token();
+    shop.pass(Duration::from_secs(2 * 3_600));
+    shop.pass(Duration::from_secs(15 * 60));
+    let done = drain(&shop, &seats[1]);
+    let of_lane = |lane| done.iter().copied().filter(|command| command / PER_LANE == lane).collect::<Vec<_>>();
+    assert_eq!((of_lane(1), of_lane(2), of_lane(0)), (commands(1, 0..21), commands(2, 0..2), vec![5]));
+}
+
+/// With a memory for no more than one waiting subject everything is worked on as ever, each lane in its order.
+#[test]
+fn a_memory_for_one_subject_is_enough_for_all() {
+    let shop = Shop::open_with(Limits { laned_waiting: 1, ..Limits::default() });
+    let service = shop.hub.register(Kitchen::new()).unwrap();
+    let seat = shop.seat(&service, 1);
+    let all: Vec<u64> = (0..30).flat_map(|place| [command(1 + place % 3, place / 3), 1 + place]).collect();
+    for some in all.chunks(7) {
+        service.add_all(some.iter().copied()).unwrap();
+        shop.settle();
+    }
+    let done = drain(&shop, &seat);
+    assert_eq!(done.len(), all.len());
+    for lane in 1..=3 {
+        let of_lane: Vec<u64> = done.iter().copied().filter(|command| command / PER_LANE == lane).collect();
+        assert_eq!(of_lane, commands(lane, 0..10));
+    }
 }
