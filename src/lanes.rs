@@ -292,6 +292,9 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha12Rng;
+
     use super::*;
 
     fn lanes(subjects: &[(&str, u64)]) -> Lanes {
@@ -411,5 +414,72 @@ mod tests {
         assert_eq!(lanes.longest(9).pop().map(|of| (of.waiting, of.since, of.runs)), Some((2, 40, true)));
         lanes.wait(b"a", 1, 10);
         assert_eq!(lanes.longest(1)[0].since, 10, "what came back waits since it was taken in");
+    }
+
+    /// A lane as a plain list, and whether it runs.
+    type Plain = BTreeMap<u8, (Vec<u64>, bool)>;
+
+    /// Whatever is done: every lane with work that does not run is offered, once and with its front; the counts are those of plain
+    /// lists; nothing is left in the end.
+    #[test]
+    fn lanes_are_as_plain_lists() {
+        for seed in 0..200 {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let (mut lanes, mut plain) = (Lanes::default(), Plain::new());
+            for rank in 1..200 {
+                let lane = rng.random_range(b'a'..=b'e');
+                let of = plain.entry(lane).or_default();
+                match rng.random_range(0..8) {
+                    0..4 => {
+                        lanes.wait(&[lane], rank, rank);
+                        of.0.push(rank);
+                    }
+                    4 => {
+                        let n = rng.random_range(0..=of.0.len());
+                        let gone: Vec<(Vec<u8>, u64)> =
+                            of.0.split_off(n).into_iter().map(|rank| (vec![lane], rank)).collect();
+                        assert_eq!(lanes.take_out(&gone).len(), gone.len());
+                    }
+                    5 | 6 => {
+                        lanes.free(&[lane]);
+                        of.1 = false;
+                    }
+                    _ => offer(&mut lanes, &mut plain, &mut rng),
+                }
+                check(&lanes, &plain);
+            }
+        }
+    }
+
+    /// Offers all that is ready; starts some of it and postpones the rest.
+    fn offer(lanes: &mut Lanes, plain: &mut Plain, rng: &mut ChaCha12Rng) {
+        let offers = lanes.offers(usize::MAX, 3);
+        let mut names: Vec<u8> = offers.iter().map(|offer| offer.lane[0]).collect();
+        names.sort_unstable();
+        let ready = plain.iter().filter(|(_, (waiting, runs))| !runs && !waiting.is_empty()).map(|(lane, _)| *lane);
+        assert_eq!(names, ready.collect::<Vec<_>>());
+        for offer in offers {
+            let (waiting, runs) = plain.get_mut(&offer.lane[0]).unwrap();
+            assert_eq!(offer.ranks, waiting[..waiting.len().min(3)]);
+            if rng.random_bool(0.3) {
+                lanes.postpone(offer);
+            } else {
+                let n = rng.random_range(1..=offer.ranks.len());
+                lanes.start(&offer, n);
+                waiting.drain(..n);
+                *runs = true;
+            }
+        }
+    }
+
+    fn check(lanes: &Lanes, plain: &Plain) {
+        let (all, running) = (|| plain.values().map(|(waiting, _)| waiting), plain.values().filter(|(_, runs)| *runs));
+        assert_eq!((lanes.waiting(), lanes.running()), (all().map(Vec::len).sum(), running.count()));
+        let ready = plain.values().filter(|(waiting, runs)| !runs && !waiting.is_empty()).count();
+        assert_eq!((lanes.ready(), lanes.oldest()), (ready, all().flatten().min().copied()));
+        let mut fronts: Vec<u64> = all().filter_map(|waiting| waiting.first().copied()).collect();
+        fronts.sort_unstable();
+        assert_eq!(lanes.longest(9).iter().map(|queued| queued.since).collect::<Vec<_>>(), fronts);
+        assert!(lanes.known() <= 5 && lanes.known() >= ready);
     }
 }

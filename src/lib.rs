@@ -48,7 +48,7 @@
 //! | say what goes first | [`ServiceHandle::prioritize`], [`Policy::max_wait`], [`Policy::max_pool_age`] |
 //! | keep clients from picking | [`Policy::cooldown`], [`Policy::company`] |
 //! | work again, look back | [`ServiceHandle::rerun`], [`ServiceHandle::history`], [`ServiceHandle::as_of`] |
-//! | do ordered work per key, in this process | [`Service::lane`], [`Hub::run_lanes`], [`LaneHandler`] |
+//! | do ordered work per key, in this process | [`Service::lane`], [`Hub::run_lanes`], [`LaneHandler`], [`ServiceHandle::lane`], [`ServiceHandle::lanes`] |
 //! | take units off a counter, for a time | [`reservations`] |
 //! | delete | [`ServiceHandle::delete`], [`Hub::delete_everywhere`], [`Builder::compact`] |
 //! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
