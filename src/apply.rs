@@ -59,8 +59,8 @@ pub(crate) struct FinishedLease {
 pub(crate) enum Effect {
     /// A subject that waits, or is being worked on, is urgent.
     Urgent { service: u32, rank: u64 },
-    /// Nothing is owed of a rank any more, without a report: its subject was deleted or withdrawn.
-    Gone { service: u32, rank: u64 },
+    /// Nothing is owed of a rank any more, without a report: its subject was deleted or withdrawn. With its lane; empty: of none.
+    Gone { service: u32, rank: u64, lane: Vec<u8> },
     /// An urgent subject was reported, or is owed no more for another reason.
     Settled { service: u32, rank: u64 },
     /// Another client's later report did not confirm this client's.
@@ -528,7 +528,8 @@ impl Applier {
                 reported += 1;
                 self.note_leased(record.service, |leased| leased.minus(Print::of(item.rank)));
             }
-            intake = intake.plus(self.report(at, record, &item)?);
+            let taken = self.report(at, record, &item)?;
+            intake.and_then(0, taken);
         }
         self.note_lane_reports(name, reported, record.state.map(AsRef::as_ref))?;
         let seat = self.seat_mut(record.service, record.client)?;
@@ -546,7 +547,8 @@ impl Applier {
         for item in record::list::<Item<'_>>("item", record.items) {
             let item = item.map_err(|error| ApplyError::Frame { position: at.position, what: error.to_string() })?;
             ranks.insert(item.rank);
-            intake = intake.plus(self.report(at, record, &item)?);
+            let taken = self.report(at, record, &item)?;
+            intake.and_then(0, taken);
         }
         for ((of, generation, slot), lease) in &self.leases {
             for rank in lease.ranks.iter().filter(|rank| *of == service && ranks.contains(rank)) {

@@ -291,6 +291,7 @@ impl Builder {
             (percent(limits.admit_newcomers_percent), "limits.admit_newcomers_percent", "1 to 100"),
             (percent(limits.admit_claims_percent), "limits.admit_claims_percent", "1 to 100"),
             (limits.releases_per_round >= 1, "limits.releases_per_round", "1 or more"),
+            (limits.laned_waiting >= 1, "limits.laned_waiting", "1 or more"),
         ];
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, option, range)) => Err(OpenError::Option { option, range }),

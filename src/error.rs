@@ -647,10 +647,10 @@ pub enum ReadError {
         /// What the decoder said.
         what: String,
     },
-    /// The subject's history changed each of the many times it was looked at. Try again.
-    #[error("the history of {key} changes faster than it can be read; try again")]
+    /// The subject's history, or the lane, changed each of the many times it was looked at. Try again.
+    #[error("what is known of {key} changes faster than it can be read; try again")]
     Unsettled {
-        /// The subject's key, as bytes in hexadecimal.
+        /// The subject's or the lane's key, as bytes in hexadecimal.
         key: String,
     },
     /// The journal does not reach back so far: what stood between is gone.

@@ -17,6 +17,8 @@ use crate::house::House;
 use crate::id::ClientId;
 use crate::intake;
 use crate::keys;
+use crate::lane::LaneKey;
+use crate::lane_status::{self, LaneQueue, LaneStatus};
 use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::lists::{self, PendingCursor, PendingSubject};
@@ -100,7 +102,8 @@ impl<S: Service> ServiceHandle<S> {
         &self.core.name
     }
 
-    /// Takes in one subject. One that is known already changes nothing; the ticket's [`Intake`] tells.
+    /// Takes in one subject. One that is known already changes nothing, and one that meets a limit is refused; the ticket's
+    /// [`Intake`] tells, and [names](Intake::refused) the limit.
     ///
     /// # Errors
     ///
@@ -109,7 +112,8 @@ impl<S: Service> ServiceHandle<S> {
         intake::send::<S>(&self.core, std::slice::from_ref(subject))
     }
 
-    /// Takes in any number of subjects, in their order, and returns when reads see all of them.
+    /// Takes in any number of subjects, in their order, and returns when reads see all of them; but for those that meet a limit,
+    /// which are [named](Intake::refused).
     ///
     /// Parks the calling thread while the queue is full or the last subjects are on their way; memory is bounded by the
     /// queue. In a manual hub it does the writer's work itself.
@@ -437,6 +441,34 @@ impl<S: Service> ServiceHandle<S> {
     /// [`ReadError`].
     pub fn trace(&self, key: &KeyOf<S>) -> Result<Option<Trace>, ReadError> {
         trace::of_subject(&self.house, &self.core, &bytes_of::<S>(key))
+    }
+
+    /// A lane as the store knows it: its state, what it owes, and the position that this reflects. `None` if it owes nothing
+    /// and nothing was ever reported on it.
+    ///
+    /// What was reported and is not visible yet is not in it; whoever holds a lease of it sees more
+    /// ([`Lease::lane`](crate::Lease::lane)).
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    ///
+    /// # Concurrency
+    ///
+    /// Holds nobody up. As a whole from one moment; it is read again if it changed meanwhile.
+    pub fn lane(&self, key: &LaneKey) -> Result<Option<LaneStatus>, ReadError> {
+        lane_status::read(&self.house, &self.core, key)
+    }
+
+    /// The lanes whose fronts wait longest, longest first: up to `limit`, and at most [`LaneQueue::LISTED_MOST`]. Every other
+    /// lane's front waits no longer than the last one listed. As they were up to half a second ago.
+    ///
+    /// # Concurrency
+    ///
+    /// Wait-free: the list is published by the caretaker that knows it.
+    #[must_use]
+    pub fn lanes(&self, limit: usize) -> Vec<LaneQueue> {
+        lane_status::longest(&self.core, limit)
     }
 
     /// Where the service is in its life.

@@ -44,8 +44,9 @@ use crate::sync::{Arc, AtomicBool, Counter, Ordering};
 ///
 /// *All or nothing.* State, report and what is sent are in one journal record. Commands to one lane arrive in the order
 /// in which they were sent: of one report in the order in which `discover` names them. A command whose key the service knows already is a
-/// duplicate, and is not taken in again: name each with a key of its own. Lanes take in what is sent whatever they owe
-/// and however deep it lies; only [`Policy::max_subjects`](crate::Policy::max_subjects), for all of the service together, cuts it.
+/// duplicate, and is not taken in again: name each with a key of its own. Lanes take in what is sent whatever they owe,
+/// however deep it lies and however many subjects the service knows: the bounds of the policy are for additions. Who must bound what
+/// lanes send each other does so in [`Service::judge`]: a report that it rejects has no effect.
 ///
 /// *Perhaps more than once.* `handle` may be called for the same command again: after a crash, a failure of a command behind it, or the
 /// loss of the lease. Of all these calls one has an effect. So it should do nothing but look at what it is given; effects outside

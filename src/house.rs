@@ -125,6 +125,14 @@ impl House {
         }
     }
 
+    /// In a manual hub, journals what waits and applies none of it.
+    #[cfg(test)]
+    pub(crate) fn journal(&self) {
+        if let Some(caretakers) = self.caretakers().as_mut() {
+            caretakers.writer.turn();
+        }
+    }
+
     /// Takes room in the queue for a change of a service, before it is made.
     pub(crate) fn room_for_service(&self, service: &ServiceCore) -> Result<usize, HubError> {
         let bytes = service.name.len() + Pending::OVERHEAD;

@@ -139,8 +139,8 @@ impl Sending<'_> {
         }
         match ticket.wait_visible() {
             Ok(intake) => {
+                self.intake.and_then(self.taken, intake);
                 self.taken += count;
-                self.intake = self.intake.plus(intake);
                 Ok(())
             }
             Err(TicketError::Closed) => Err(self.failed(HubError::Closed)),
@@ -234,8 +234,8 @@ impl Reader {
         self.tail.front().map(|subject| subject.since)
     }
 
-    /// Reads blocks until `wanted` subjects of no lane wait or there are no more; those of lanes go to `lanes`. Returns how
-    /// many were unreadable.
+    /// Reads blocks until `wanted` subjects of no lane wait, there are no more, or as many of lanes wait as may; these go to
+    /// `lanes`. Returns how many were unreadable.
     pub(crate) fn fill(
         &mut self,
         store: &dyn Store,
@@ -247,7 +247,12 @@ impl Reader {
         let mut unreadable = 0;
         // A scan is no snapshot: beyond what is known to be whole it could show a later block and miss an earlier one.
         let visible = service.counts.visible.rank();
-        while self.tail.len() < wanted && self.bytes < WINDOW_BYTES && self.next_rank < visible && !lanes.is_crowded() {
+        let laned_most = service.link.limits.laned_waiting;
+        while self.tail.len() < wanted
+            && self.bytes < WINDOW_BYTES
+            && self.next_rank < visible
+            && lanes.waiting() < laned_most
+        {
             let start = key::of(self.service, key::OWED, &self.next_rank.to_be_bytes());
             let end = key::of(self.service, key::OWED, &visible.to_be_bytes());
             let blocks = store.scan(&start, Some(&end), 4)?;

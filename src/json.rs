@@ -17,7 +17,8 @@ use crate::house::House;
 use crate::id::LeaseToken;
 use crate::intake;
 use crate::keys;
-use crate::lane::{LaneView, encode_json_state};
+use crate::lane::{LaneKey, LaneView, encode_json_state};
+use crate::lane_status::{self, LaneQueue};
 use crate::lease::{LeaseView, Submitted};
 use crate::lists;
 use crate::people::SeatCore;
@@ -106,6 +107,14 @@ struct ResultsByBody<K> {
 struct PageBody<K> {
     after: Option<K>,
     limit: Option<usize>,
+}
+
+/// A lane's key: text, or its bytes
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum LaneBody {
+    Text(String),
+    Bytes(Vec<u8>),
 }
 
 /// Elements of a page: what was asked for, at most.
@@ -370,6 +379,28 @@ impl NamedService {
     pub fn unmarked(&self, body: &[u8]) -> Result<Value, JsonError> {
         self.measure(body)?;
         self.core.plugin.unmarked_json(&self.house, &self.core, body)
+    }
+
+    /// A lane, given its key as a JSON string or an array of its bytes: `{"key", "version", "owed", "wait_ms", "position", "age_ms", "state"}`,
+    /// key and state as in [`NamedSeat::claim`]. See [`ServiceHandle::lane`](crate::ServiceHandle::lane).
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`].
+    pub fn lane(&self, key: &[u8]) -> Result<Option<Value>, JsonError> {
+        self.measure(key)?;
+        let key = match serde_json::from_slice(key)? {
+            LaneBody::Text(text) => LaneKey::from(text),
+            LaneBody::Bytes(bytes) => LaneKey::from(bytes),
+        };
+        Ok(lane_status::read(&self.house, &self.core, &key)?.map(|lane| lane.json()))
+    }
+
+    /// The lanes whose fronts wait longest, longest first: an array of `{"key", "waiting", "wait_ms", "running"}`. See
+    /// [`ServiceHandle::lanes`](crate::ServiceHandle::lanes).
+    #[must_use]
+    pub fn lanes(&self, limit: usize) -> Value {
+        lane_status::longest(&self.core, limit).iter().map(LaneQueue::json).collect()
     }
 
     /// Activates a client for the service.

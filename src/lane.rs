@@ -83,6 +83,16 @@ impl fmt::Debug for LaneKey {
     }
 }
 
+/// Writes a key as text, in hexadecimal digits if it is none.
+pub(crate) fn as_text<S: Serializer>(key: &LaneKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text(key))
+}
+
+/// A key as text, in hexadecimal digits if it is none.
+pub(crate) fn text(key: &LaneKey) -> String {
+    key.as_str().map_or_else(|| hex(key.as_bytes()), str::to_owned)
+}
+
 impl Serialize for LaneKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)
@@ -122,6 +132,31 @@ pub(crate) fn encode_json_state(state: &Value) -> StateBytes {
     bytes.into()
 }
 
+/// Reads a state; the default if there is none.
+pub(crate) fn read_state<T: DeserializeOwned + Default>(
+    lane: &LaneKey,
+    state: Option<&StateBytes>,
+) -> Result<T, LaneStateError> {
+    let Some(bytes) = state else { return Ok(T::default()) };
+    let read = contain(|| match bytes.split_first() {
+        Some((&POSTCARD, bytes)) => postcard::from_bytes(bytes).map_err(|error| error.to_string()),
+        Some((&JSON, bytes)) => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+        _ => Err("encoded in a way that is not known".to_owned()),
+    });
+    let read = read.unwrap_or_else(|panic| Err(format!("its decoding panicked: {panic}")));
+    read.map_err(|what| LaneStateError { lane: lane.clone(), what })
+}
+
+/// A state for calls by name: as it is, if it is JSON; one that a typed call stored is told by its bytes, as
+/// `{"postcard": "<hexadecimal digits>"}`.
+pub(crate) fn state_json(state: Option<&StateBytes>) -> Option<Value> {
+    let (how, bytes) = state?.split_first()?;
+    Some(match *how {
+        JSON => serde_json::from_slice(bytes).unwrap_or_default(),
+        _ => json!({ "postcard": hex(bytes) }),
+    })
+}
+
 /// A lane, as whoever works on it sees it.
 ///
 /// It is of one moment: what another session of the same client reported since is not in it. Reports that rest on it are
@@ -147,25 +182,13 @@ impl LaneView {
     ///
     /// [`LaneStateError`] if what is stored is of another type.
     pub fn state<T: DeserializeOwned + Default>(&self) -> Result<T, LaneStateError> {
-        let Some(bytes) = &self.state else { return Ok(T::default()) };
-        let read = contain(|| match bytes.split_first() {
-            Some((&POSTCARD, bytes)) => postcard::from_bytes(bytes).map_err(|error| error.to_string()),
-            Some((&JSON, bytes)) => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
-            _ => Err("encoded in a way that is not known".to_owned()),
-        });
-        let read = read.unwrap_or_else(|panic| Err(format!("its decoding panicked: {panic}")));
-        read.map_err(|what| LaneStateError { lane: self.key.clone(), what })
+        read_state(&self.key, self.state.as_ref())
     }
 
-    /// For calls by name: the key as text (in hexadecimal digits, if it is none), and the state if it is JSON. One that a
-    /// typed call stored is told by its bytes, as `{"postcard": "<hexadecimal digits>"}`.
+    /// For calls by name.
     pub(crate) fn json(&self) -> Value {
-        let key = self.key.as_str().map_or_else(|| hex(self.key.as_bytes()), str::to_owned);
-        let state = self.state.as_deref().and_then(|bytes| bytes.split_first()).map(|(how, bytes)| match *how {
-            JSON => serde_json::from_slice(bytes).unwrap_or_default(),
-            _ => json!({ "postcard": hex(bytes) }),
-        });
-        json!({ "key": key, "version": self.version, "reported": self.reported, "state": state })
+        let state = state_json(self.state.as_ref());
+        json!({ "key": text(&self.key), "version": self.version, "reported": self.reported, "state": state })
     }
 }
 
@@ -263,10 +286,8 @@ impl Run {
     pub(crate) fn advance(&self, step: &Step) {
         self.now.rcu(|now| {
             let mut now = Now::clone(now);
-            if now.over {
-                return now;
-            }
-            now.ahead.push(step.clone());
+            let state = step.state.clone().filter(|_| !now.over);
+            now.ahead.push(Step { state, ..*step });
             while let Some(next) = now.ahead.iter().position(|step| self.version_at(step.from) == now.version) {
                 let step = now.ahead.swap_remove(next);
                 now.version = self.version_at(step.to);
@@ -290,7 +311,10 @@ impl Run {
 
     /// The lease is over: the state is the store's from here on.
     pub(crate) fn forget_state(&self) {
-        self.now.rcu(|now| Now { version: now.version, state: None, ahead: Vec::new(), over: true });
+        self.now.rcu(|now| {
+            let ahead = now.ahead.iter().map(|step| Step { state: None, ..*step }).collect();
+            Now { version: now.version, state: None, ahead, over: true }
+        });
     }
 
     /// A state is held in memory.
@@ -345,12 +369,25 @@ mod tests {
         assert_eq!(look(&run), (0, 0, String::new()), "what it follows is not noted yet");
     }
 
+    /// Whoever reports notes its step when it is at it; the lease may be over by then. What was reported is owed no more.
     #[test]
-    fn a_step_noted_after_the_end_brings_no_state_back() {
-        let run = Run::new(Arc::from(b"a".as_slice()), Mask::first(2), 0, Some(state("before").to_vec()));
-        run.forget_state();
-        run.advance(&Step { from: 0, to: 2, state: Some(state("after")) });
-        assert!(!run.has_state());
+    fn a_step_noted_after_the_end_brings_no_state_back_and_counts() {
+        let steps = [
+            Step { from: 0, to: 1, state: Some(state("one")) },
+            Step { from: 1, to: 2, state: Some(state("two")) },
+            Step { from: 2, to: 3, state: Some(state("three")) },
+        ];
+        for before in 0..3 {
+            for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+                let run = Run::new(Arc::from(b"a".as_slice()), Mask::first(3), 0, Some(state("before").to_vec()));
+                order[..before].iter().for_each(|step| run.advance(&steps[*step]));
+                run.forget_state();
+                order[before..].iter().for_each(|step| run.advance(&steps[*step]));
+                assert!(!run.has_state());
+                assert_eq!((run.view().version, run.view().reported), (3, 3), "{order:?}, {before} in time");
+                assert!(run.owed_in(&run.view()).is_empty());
+            }
+        }
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The lanes of one service that have something to do: what waits in each, which of them run, which comes next. The
 //! steward's. A lane that neither waits nor runs takes no memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::audit::Print;
 use crate::pool::Pool;
 use crate::sync::Arc;
 
-/// Subjects that wait in memory, at most, about: beyond it they are left in the store.
-const WAITING_MOST: usize = 1 << 22;
+/// Subjects taken out of a lane one by one, at most.
+const FEW: usize = 16;
+/// Names of lanes that have nothing to do any more, beside those that have, until they are looked for.
+const STALE_MOST: usize = 1_024;
 
 /// A subject that waits in its lane; what it is stands in its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,51 @@ struct Lane {
     waiting: VecDeque<Waiting>,
     /// A bucket of it was cut, and what becomes of that is not applied yet.
     runs: bool,
+    /// It stands in `Lanes::ready`: perhaps for nothing, if what waited was taken out.
+    queued: bool,
+}
+
+impl Lane {
+    fn is_ready(&self) -> bool {
+        !self.runs && !self.waiting.is_empty()
+    }
+
+    fn is_known(&self) -> bool {
+        self.runs || self.queued || !self.waiting.is_empty()
+    }
+
+    /// Takes subjects out, ascending by rank, to `out`: if they are few each is looked for, else all that wait are looked at.
+    fn take_out(&mut self, ranks: &[u64], out: &mut Vec<u64>) {
+        if ranks.len() <= FEW {
+            for rank in ranks {
+                let at = self.waiting.binary_search_by_key(rank, |subject| subject.rank);
+                out.extend(at.ok().and_then(|at| self.waiting.remove(at)).map(|subject| subject.rank));
+            }
+            return;
+        }
+        self.waiting.retain(|subject| {
+            let goes = ranks.binary_search(&subject.rank).is_ok();
+            out.extend(goes.then_some(subject.rank));
+            !goes
+        });
+    }
+}
+
+/// The first subject that waits in a lane.
+#[derive(Debug)]
+struct Front {
+    since: u64,
+    lane: Arc<[u8]>,
+}
+
+/// One lane's queue, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) lane: Arc<[u8]>,
+    pub(crate) waiting: usize,
+    /// Hub time, ms, at which its front began to wait.
+    pub(crate) since: u64,
+    pub(crate) runs: bool,
 }
 
 /// The front of a lane that is next.
@@ -38,16 +85,18 @@ pub(crate) struct Offer {
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     by_key: HashMap<Arc<[u8]>, Lane>,
-    /// Those with something waiting that do not run, first come, first served.
-    ready: VecDeque<Arc<[u8]>>,
+    /// Those with something waiting that do not run, first come, first served; and some of which everything was taken out.
+    queue: VecDeque<Arc<[u8]>>,
+    /// How many do have something waiting.
+    ready: usize,
     running: usize,
     waiting: usize,
-    /// The first of each lane: rank, and since when it waits.
-    fronts: BTreeMap<u64, u64>,
+    /// The first of each lane, by its rank.
+    fronts: BTreeMap<u64, Front>,
 }
 
 impl Lanes {
-    /// A subject waits in its lane: a new one, or one that came back.
+    /// A subject waits in its lane: a new one, or one that came back, since when it was taken in.
     pub(crate) fn wait(&mut self, key: &[u8], rank: u64, since: u64) {
         if !self.by_key.contains_key(key) {
             self.by_key.insert(Arc::from(key), Lane::default());
@@ -58,23 +107,27 @@ impl Lanes {
         let at = lane.waiting.partition_point(|other| other.rank < rank);
         lane.waiting.insert(at, Waiting { rank, since });
         if before.is_none() && !lane.runs {
-            self.ready.push_back(name);
+            self.ready += 1;
+            if !std::mem::replace(&mut lane.queued, true) {
+                self.queue.push_back(Arc::clone(&name));
+            }
         }
         let after = lane.waiting.front().copied();
         self.waiting += 1;
-        self.move_front(before, after);
+        self.move_front(&name, before, after);
     }
 
-    fn move_front(&mut self, before: Option<Waiting>, after: Option<Waiting>) {
+    fn move_front(&mut self, lane: &Arc<[u8]>, before: Option<Waiting>, after: Option<Waiting>) {
         if before != after {
             before.map(|front| self.fronts.remove(&front.rank));
-            after.map(|front| self.fronts.insert(front.rank, front.since));
+            after.map(|front| self.fronts.insert(front.rank, Front { since: front.since, lane: Arc::clone(lane) }));
         }
     }
 
     /// A lease that was there before runs a lane.
     pub(crate) fn run(&mut self, key: &[u8]) {
         let lane = self.by_key.entry(Arc::from(key)).or_default();
+        self.ready -= usize::from(lane.is_ready());
         self.running += usize::from(!std::mem::replace(&mut lane.runs, true));
     }
 
@@ -92,43 +145,63 @@ impl Lanes {
             return;
         }
         self.running -= 1;
-        if lane.waiting.is_empty() {
+        let name = Arc::clone(name);
+        let Some(lane) = self.by_key.get_mut(key) else { return };
+        lane.runs = false;
+        if lane.is_ready() {
+            self.ready += 1;
+            if !std::mem::replace(&mut lane.queued, true) {
+                self.queue.push_back(name);
+            }
+        } else if !lane.is_known() {
             self.by_key.remove(key);
-            return;
-        }
-        self.ready.push_back(Arc::clone(name));
-        if let Some(lane) = self.by_key.get_mut(key) {
-            lane.runs = false;
         }
     }
 
-    /// Takes subjects out of their lanes; the ranks of those that were there.
-    pub(crate) fn take_out(&mut self, ranks: &HashSet<u64>) -> Vec<u64> {
+    /// Takes subjects out of their lanes, each given with its lane; the ranks of those that were there. Costs as much as is
+    /// taken out: other lanes are not looked at.
+    pub(crate) fn take_out(&mut self, laned: &[(Vec<u8>, u64)]) -> Vec<u64> {
+        let mut by_lane: HashMap<&[u8], Vec<u64>> = HashMap::new();
+        for (lane, rank) in laned {
+            by_lane.entry(lane).or_default().push(*rank);
+        }
         let mut out = Vec::new();
-        if self.waiting == 0 {
-            return out;
-        }
-        let mut fronts = Vec::new();
-        for lane in self.by_key.values_mut() {
-            let (before, had) = (lane.waiting.front().copied(), out.len());
-            lane.waiting.retain(|subject| {
-                let goes = ranks.contains(&subject.rank);
-                out.extend(goes.then_some(subject.rank));
-                !goes
-            });
-            if out.len() > had {
-                fronts.push((before, lane.waiting.front().copied()));
-            }
-        }
-        for (before, after) in fronts {
-            self.move_front(before, after);
+        for (key, mut ranks) in by_lane {
+            ranks.sort_unstable();
+            self.take_out_of(key, &ranks, &mut out);
         }
         self.waiting -= out.len();
-        if !out.is_empty() {
-            self.by_key.retain(|_, lane| lane.runs || !lane.waiting.is_empty());
-            self.ready.retain(|key| self.by_key.contains_key(key));
+        if self.queue.len() > self.ready + STALE_MOST {
+            self.forget_stale();
         }
         out
+    }
+
+    fn take_out_of(&mut self, key: &[u8], ranks: &[u64], out: &mut Vec<u64>) {
+        let name = self.by_key.get_key_value(key).map(|(name, _)| Arc::clone(name));
+        let (Some(name), Some(lane)) = (name, self.by_key.get_mut(key)) else { return };
+        let (was_ready, before) = (lane.is_ready(), lane.waiting.front().copied());
+        lane.take_out(ranks, out);
+        let after = lane.waiting.front().copied();
+        self.ready -= usize::from(was_ready && !lane.is_ready());
+        if !lane.is_known() {
+            self.by_key.remove(key);
+        }
+        self.move_front(&name, before, after);
+    }
+
+    /// Takes those out of the queue that have nothing to do.
+    fn forget_stale(&mut self) {
+        let by_key = &mut self.by_key;
+        self.queue.retain(|key| {
+            let Some(lane) = by_key.get_mut(key) else { return false };
+            lane.queued = lane.is_ready();
+            let (queued, known) = (lane.queued, lane.is_known());
+            if !known {
+                by_key.remove(key);
+            }
+            queued
+        });
     }
 
     /// The fronts of the next lanes, up to `bucket` subjects of each, of as many as `room` subjects take. They are next no
@@ -136,9 +209,16 @@ impl Lanes {
     pub(crate) fn offers(&mut self, room: usize, bucket: usize) -> Vec<Offer> {
         let (mut offers, mut taken) = (Vec::new(), 0);
         while taken < room
-            && let Some(key) = self.ready.pop_front()
+            && let Some(key) = self.queue.pop_front()
         {
-            let Some(lane) = self.by_key.get(&key) else { continue };
+            let Some(lane) = self.by_key.get_mut(&key) else { continue };
+            lane.queued = false;
+            if !lane.is_ready() {
+                if !lane.is_known() {
+                    self.by_key.remove(&key);
+                }
+                continue;
+            }
             let ranks: Vec<u64> = lane.waiting.iter().take(bucket).map(|subject| subject.rank).collect();
             taken += ranks.len();
             offers.push(Offer { lane: key, ranks });
@@ -149,6 +229,7 @@ impl Lanes {
     /// The first `subjects` of an offered lane are in a bucket: it runs.
     pub(crate) fn start(&mut self, offer: &Offer, subjects: usize) {
         let Some(lane) = self.by_key.get_mut(&offer.lane) else { return };
+        self.ready -= usize::from(lane.is_ready());
         let before = lane.waiting.front().copied();
         let subjects = subjects.min(lane.waiting.len());
         lane.waiting.drain(..subjects);
@@ -156,12 +237,15 @@ impl Lanes {
         let after = lane.waiting.front().copied();
         self.waiting -= subjects;
         self.running += 1;
-        self.move_front(before, after);
+        self.move_front(&offer.lane, before, after);
     }
 
     /// An offered lane is next again.
     pub(crate) fn postpone(&mut self, offer: Offer) {
-        self.ready.push_front(offer.lane);
+        if let Some(lane) = self.by_key.get_mut(&offer.lane) {
+            lane.queued = true;
+            self.queue.push_front(offer.lane);
+        }
     }
 
     /// Subjects that wait.
@@ -169,14 +253,9 @@ impl Lanes {
         self.waiting
     }
 
-    /// True if no more should be read from the store.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.waiting >= WAITING_MOST
-    }
-
     /// Lanes that have work and do not run.
     pub(crate) fn ready(&self) -> usize {
-        self.ready.len()
+        self.ready
     }
 
     /// Lanes of which a bucket was cut.
@@ -186,8 +265,17 @@ impl Lanes {
 
     /// When the oldest subject began to wait.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        // Ranks are given in the order of time.
-        self.fronts.first_key_value().map(|(_, since)| *since)
+        // Ranks are given in the order of time, and what comes back has the one that it had, and waits since the same time.
+        self.fronts.first_key_value().map(|(_, front)| front.since)
+    }
+
+    /// The lanes whose fronts wait longest, up to `most`, longest first.
+    pub(crate) fn longest(&self, most: usize) -> Vec<Queued> {
+        let queued = |Front { since, lane }: &Front| {
+            let Lane { waiting, runs, .. } = self.by_key.get(lane)?;
+            Some(Queued { lane: Arc::clone(lane), waiting: waiting.len(), since: *since, runs: *runs })
+        };
+        self.fronts.values().take(most).filter_map(queued).collect()
     }
 
     /// The fingerprint of those that wait.
@@ -204,6 +292,9 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha12Rng;
+
     use super::*;
 
     fn lanes(subjects: &[(&str, u64)]) -> Lanes {
@@ -254,11 +345,141 @@ mod tests {
     #[test]
     fn what_is_taken_out_leaves_no_trace() {
         let mut lanes = lanes(&[("a", 1), ("b", 2), ("a", 3)]);
-        assert_eq!(lanes.take_out(&HashSet::from([1, 2, 9])).len(), 2);
-        assert_eq!((lanes.known(), lanes.ready(), lanes.oldest()), (1, 1, Some(30)));
+        assert_eq!(take_out(&mut lanes, &[("a", 1), ("b", 2), ("a", 9), ("c", 3)]), [1, 2]);
+        assert_eq!((lanes.ready(), lanes.waiting(), lanes.oldest()), (1, 1, Some(30)));
         let offers = lanes.offers(10, 10);
-        assert_eq!(offers[0].ranks, [3]);
+        assert_eq!((offers.len(), &offers[0].ranks), (1, &vec![3]));
         lanes.postpone(offers[0].clone());
         assert_eq!((lanes.ready(), lanes.running(), lanes.print()), (1, 0, Print::of(3)));
+        assert_eq!(take_out(&mut lanes, &[("a", 3)]), [3]);
+        assert_eq!((lanes.offers(10, 10), lanes.known(), lanes.ready()), (vec![], 0, 0));
+    }
+
+    fn take_out(lanes: &mut Lanes, laned: &[(&str, u64)]) -> Vec<u64> {
+        let laned: Vec<_> = laned.iter().map(|(lane, rank)| (lane.as_bytes().to_vec(), *rank)).collect();
+        let mut out = lanes.take_out(&laned);
+        out.sort_unstable();
+        out
+    }
+
+    /// A lane that was emptied and has work again stands in the queue once: two offers of it would be two leases.
+    #[test]
+    fn a_lane_that_was_emptied_is_offered_once() {
+        let mut lanes = lanes(&[("a", 1), ("b", 2)]);
+        assert_eq!(take_out(&mut lanes, &[("a", 1)]), [1]);
+        lanes.wait(b"a", 3, 30);
+        assert_eq!((lanes.ready(), lanes.longest(9).len()), (2, 2));
+        assert_eq!(start(&mut lanes, 10, 10), [("a".to_owned(), vec![3]), ("b".to_owned(), vec![2])]);
+        assert_eq!((lanes.ready(), lanes.running()), (0, 2));
+    }
+
+    #[test]
+    fn lanes_that_are_added_to_and_emptied_do_not_pile_up() {
+        let mut lanes = lanes(&[("stays", 1)]);
+        for rank in 2..=3 * STALE_MOST as u64 {
+            let lane = rank.to_string();
+            lanes.wait(lane.as_bytes(), rank, 0);
+            assert_eq!(take_out(&mut lanes, &[(&lane, rank)]), [rank]);
+        }
+        assert!(lanes.known() <= STALE_MOST + 2, "{}", lanes.known());
+        assert_eq!(start(&mut lanes, 10, 10), [("stays".to_owned(), vec![1])]);
+        lanes.free(b"stays");
+        assert_eq!(lanes.known(), 0);
+    }
+
+    #[test]
+    fn many_are_taken_out_as_one_by_one() {
+        for (most, gone) in [(3, 2), (FEW + 1, 3), (1, 5)] {
+            let of = |rank: u64| if rank.is_multiple_of(7) { "a" } else { "b" };
+            let ranks: Vec<(&str, u64)> = (1..=200).map(|rank| (of(rank), rank)).collect();
+            let mut lanes = lanes(&ranks);
+            let out: Vec<_> = ranks.iter().copied().filter(|(_, rank)| rank.is_multiple_of(gone)).collect();
+            let taken: Vec<u64> = out.chunks(most).flat_map(|chunk| take_out(&mut lanes, chunk)).collect();
+            assert_eq!(taken, out.iter().map(|(_, rank)| *rank).collect::<Vec<_>>());
+            let stay = |lane| {
+                ranks.iter().filter(move |(of, rank)| *of == lane && !rank.is_multiple_of(gone)).map(|(_, rank)| *rank)
+            };
+            let mut left = start(&mut lanes, 1_000, 1_000);
+            left.sort();
+            assert_eq!(left, [("a".to_owned(), stay("a").collect()), ("b".to_owned(), stay("b").collect::<Vec<_>>())]);
+        }
+    }
+
+    #[test]
+    fn those_that_wait_longest_are_told_with_what_waits_in_them() {
+        let mut lanes = lanes(&[("a", 1), ("b", 2), ("c", 3), ("a", 4), ("a", 5)]);
+        assert_eq!(start(&mut lanes, 1, 1), [("a".to_owned(), vec![1])]);
+        let told: Vec<_> = lanes.longest(2).into_iter().map(|of| (of.lane[0], of.waiting, of.since, of.runs)).collect();
+        assert_eq!(told, [(b'b', 1, 20, false), (b'c', 1, 30, false)]);
+        assert_eq!(lanes.longest(9).pop().map(|of| (of.waiting, of.since, of.runs)), Some((2, 40, true)));
+        lanes.wait(b"a", 1, 10);
+        assert_eq!(lanes.longest(1)[0].since, 10, "what came back waits since it was taken in");
+    }
+
+    /// A lane as a plain list, and whether it runs.
+    type Plain = BTreeMap<u8, (Vec<u64>, bool)>;
+
+    /// Whatever is done: every lane with work that does not run is offered, once and with its front; the counts are those of plain
+    /// lists; nothing is left in the end.
+    #[test]
+    fn lanes_are_as_plain_lists() {
+        for seed in 0..200 {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let (mut lanes, mut plain) = (Lanes::default(), Plain::new());
+            for rank in 1..200 {
+                let lane = rng.random_range(b'a'..=b'e');
+                let of = plain.entry(lane).or_default();
+                match rng.random_range(0..8) {
+                    0..4 => {
+                        lanes.wait(&[lane], rank, rank);
+                        of.0.push(rank);
+                    }
+                    4 => {
+                        let n = rng.random_range(0..=of.0.len());
+                        let gone: Vec<(Vec<u8>, u64)> =
+                            of.0.split_off(n).into_iter().map(|rank| (vec![lane], rank)).collect();
+                        assert_eq!(lanes.take_out(&gone).len(), gone.len());
+                    }
+                    5 | 6 => {
+                        lanes.free(&[lane]);
+                        of.1 = false;
+                    }
+                    _ => offer(&mut lanes, &mut plain, &mut rng),
+                }
+                check(&lanes, &plain);
+            }
+        }
+    }
+
+    /// Offers all that is ready; starts some of it and postpones the rest.
+    fn offer(lanes: &mut Lanes, plain: &mut Plain, rng: &mut ChaCha12Rng) {
+        let offers = lanes.offers(usize::MAX, 3);
+        let mut names: Vec<u8> = offers.iter().map(|offer| offer.lane[0]).collect();
+        names.sort_unstable();
+        let ready = plain.iter().filter(|(_, (waiting, runs))| !runs && !waiting.is_empty()).map(|(lane, _)| *lane);
+        assert_eq!(names, ready.collect::<Vec<_>>());
+        for offer in offers {
+            let (waiting, runs) = plain.get_mut(&offer.lane[0]).unwrap();
+            assert_eq!(offer.ranks, waiting[..waiting.len().min(3)]);
+            if rng.random_bool(0.3) {
+                lanes.postpone(offer);
+            } else {
+                let n = rng.random_range(1..=offer.ranks.len());
+                lanes.start(&offer, n);
+                waiting.drain(..n);
+                *runs = true;
+            }
+        }
+    }
+
+    fn check(lanes: &Lanes, plain: &Plain) {
+        let (all, running) = (|| plain.values().map(|(waiting, _)| waiting), plain.values().filter(|(_, runs)| *runs));
+        assert_eq!((lanes.waiting(), lanes.running()), (all().map(Vec::len).sum(), running.count()));
+        let ready = plain.values().filter(|(waiting, runs)| !runs && !waiting.is_empty()).count();
+        assert_eq!((lanes.ready(), lanes.oldest()), (ready, all().flatten().min().copied()));
+        let mut fronts: Vec<u64> = all().filter_map(|waiting| waiting.first().copied()).collect();
+        fronts.sort_unstable();
+        assert_eq!(lanes.longest(9).iter().map(|queued| queued.since).collect::<Vec<_>>(), fronts);
+        assert!(lanes.known() <= 5 && lanes.known() >= ready);
     }
 }

@@ -123,6 +123,23 @@ fn log(lease: &Lease<Numbers>) -> (u64, Vec<u64>) {
     (view.version, view.state().unwrap())
 }
 
+/// R124: what is journaled and not applied makes a read of a lane old: as old as what it reflects.
+#[test]
+fn a_read_of_a_lane_is_as_old_as_what_it_reflects() {
+    let shop = Shop::open(0..1);
+    let status = || shop.service.lane(&LaneKey::from(0_u64)).unwrap().unwrap();
+    let first = status();
+    shop.clock.advance(Duration::from_secs(3));
+    assert_eq!((first.owed, first.age, status().age), (1, Duration::ZERO, Duration::ZERO));
+    let ticket = shop.service.add(&1).unwrap();
+    shop.hub.house().journal();
+    assert!(ticket.position().unwrap() >= first.position && status().position == first.position);
+    assert!(status().owed == 1 && status().age >= Duration::from_secs(3), "{:?}", status());
+    shop.hub.tick();
+    assert!(status().position > ticket.position().unwrap());
+    assert_eq!((status().owed, status().age), (2, Duration::ZERO));
+}
+
 /// The nodes of three reports of one lease reach the writer in every order: the journal has them in the lane's.
 #[test]
 fn reports_are_journaled_in_the_lanes_order_whatever_order_they_come_in() {

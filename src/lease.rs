@@ -760,6 +760,10 @@ impl<'a> Reporting<'a> {
         if owed && self.due.has(place) {
             return Outcome::Expired;
         }
+        // What it sends cannot be told any more, and the state that comes with it may say that it was sent.
+        if owed && self.lane.is_some() && stored.is_nameless() {
+            return Outcome::OutOfOrder;
+        }
         let mut scratch = std::mem::take(&mut self.encoded);
         scratch.clear();
         // On an error or a panic the scratch is gone; the next report gets a new one.

@@ -48,7 +48,7 @@
 //! | say what goes first | [`ServiceHandle::prioritize`], [`Policy::max_wait`], [`Policy::max_pool_age`] |
 //! | keep clients from picking | [`Policy::cooldown`], [`Policy::company`] |
 //! | work again, look back | [`ServiceHandle::rerun`], [`ServiceHandle::history`], [`ServiceHandle::as_of`] |
-//! | do ordered work per key, in this process | [`Service::lane`], [`Hub::run_lanes`], [`LaneHandler`] |
+//! | do ordered work per key, in this process | [`Service::lane`], [`Hub::run_lanes`], [`LaneHandler`], [`ServiceHandle::lane`], [`ServiceHandle::lanes`] |
 //! | take units off a counter, for a time | [`reservations`] |
 //! | delete | [`ServiceHandle::delete`], [`Hub::delete_everywhere`], [`Builder::compact`] |
 //! | find bad clients, undo their work | [`Watch`], [`ServiceHandle::unhealthy`], [`ServiceHandle::retract`] |
@@ -142,6 +142,7 @@ mod journal;
 mod json;
 mod keys;
 mod lane;
+mod lane_status;
 mod lanes;
 #[cfg(test)]
 mod lanes_test;
@@ -164,6 +165,7 @@ mod pool;
 mod projection;
 mod record;
 mod redact;
+mod refusals;
 mod refused;
 mod registry;
 pub mod reservations;
@@ -232,6 +234,7 @@ pub use id::{ClientId, LeaseToken, ParseTokenError};
 pub use journal::JournalError;
 pub use json::{NamedSeat, NamedService};
 pub use lane::{LaneKey, LaneView};
+pub use lane_status::{LaneQueue, LaneStatus};
 pub use lease::{Lease, LeaseView, Outcome, Submitted};
 pub use limits::Limits;
 pub use lists::{PendingCursor, PendingSubject};
@@ -244,6 +247,7 @@ pub use outbox::{
 };
 pub use projection::{AfterLag, Projected, Projection, ProjectionOptions, ProjectionReport, View, Views};
 pub use record::SeatState;
+pub use refusals::{Refusal, RefusalReason};
 pub use refused::Refused;
 pub use results::{Finding, Marked, SubjectState};
 pub use retract::Retraction;

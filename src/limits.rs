@@ -27,6 +27,9 @@ pub struct Limits {
     pub report_bytes: usize,
     /// Bytes of a lane's encoded state. Default 65,536.
     pub lane_state_bytes: usize,
+    /// Subjects of one service's lanes that wait in memory, about: 1 or more. Default 4,194,304, 16 to 32 bytes each. While so many wait
+    /// nothing more of that service is read from the store.
+    pub laned_waiting: usize,
     /// Bytes of all reports and discoveries of one submit, with a lane's state, and of all subjects of one change. Default 8 MiB; at most 15 MiB.
     pub submit_bytes: usize,
     /// Bytes of a JSON body given by name. Default 16 MiB.
@@ -89,6 +92,7 @@ impl Default for Limits {
             body_bytes: 4_096,
             report_bytes: 65_536,
             lane_state_bytes: 65_536,
+            laned_waiting: 1 << 22,
             submit_bytes: 8 << 20,
             json_bytes: 16 << 20,
             queue_bytes: 64 << 20,

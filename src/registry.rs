@@ -12,6 +12,7 @@ use crate::express::Express;
 use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
 use crate::json::Plugin;
+use crate::lanes::Queued;
 use crate::link::Link;
 use crate::measures::Measures;
 use crate::pace::Forming;
@@ -101,6 +102,8 @@ pub(crate) struct ServiceCore {
     pub(crate) measures: Measures,
     /// Ranks leased when the hub was opened, for the steward to take: they do not wait, though the store owes them.
     pub(crate) leased_before: ArcSwapOption<HashSet<u64>>,
+    /// The lanes whose fronts wait longest, longest first, as the steward saw them in its last round.
+    pub(crate) lane_queues: ArcSwap<Vec<Queued>>,
     /// The slowest finished leases, slowest first.
     pub(crate) slow: ArcSwap<Vec<FinishedLease>>,
 }
@@ -236,6 +239,7 @@ impl ServiceCore {
             ledger: Arc::default(),
             urgent_before: ArcSwapOption::empty(),
             leased_before: ArcSwapOption::empty(),
+            lane_queues: ArcSwap::default(),
             slow: ArcSwap::from_pointee(Vec::new()),
             link,
         }

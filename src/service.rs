@@ -390,10 +390,13 @@ pub struct Policy {
     pub max_depth: u16,
     /// Whether discoveries that lie deeper are kept, not to be worked on until they are marked by hand. Default true.
     pub keep_unmarked: bool,
-    /// Subjects that the service takes in, unmarked ones included, at most. Default: no bound but the disk.
+    /// Subjects that the service takes in, unmarked ones included, at most. Default: no bound but the disk. An addition beyond it
+    /// is refused and named ([`Intake::refused`](crate::Intake::refused)), a discovery is cut. What a report sends to a
+    /// [lane](Service::lane) is taken in beyond it, since the state of its sender says that it was sent: a service whose lanes
+    /// send without end is bounded by [`judge`](Service::judge) alone.
     pub max_subjects: u64,
     /// Subjects that one lane may owe, waiting and being worked on: 1 or more. Default 10,000. An addition beyond it is not
-    /// taken in, and counted ([`Intake::full`](crate::Intake::full)). What reports reveal, re-runs and marks are taken in
+    /// taken in, and named ([`Intake::refused`](crate::Intake::refused)). What reports reveal, re-runs and marks are taken in
     /// nevertheless: nothing that was promised is lost.
     pub lane_subjects: u64,
     /// Plugin panics after which the service is degraded: 1 or more. Default 3.

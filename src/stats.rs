@@ -219,7 +219,7 @@ pub struct ServiceStats {
     pub duplicates: u64,
     /// Discoveries that lay too deep.
     pub cut_by_depth: u64,
-    /// Subjects beyond `max_subjects`.
+    /// Additions and discoveries beyond `max_subjects`; what is sent to lanes is never among them.
     pub cut_by_budget: u64,
     /// Additions not taken in, since their lane owed as many subjects as it may ([`Policy::lane_subjects`](crate::Policy::lane_subjects)).
     pub lane_full: u64,

@@ -54,6 +54,11 @@ pub(crate) enum Errand {
         generation: u64,
         slot: u32,
     },
+    /// Nothing is owed any more of these ranks of lanes.
+    LanedGone {
+        service: u32,
+        gone: Vec<(Vec<u8>, u64)>,
+    },
     /// Something became of these ranks.
     Ranks {
         service: u32,
@@ -67,7 +72,7 @@ pub(crate) enum Errand {
 pub(crate) enum Fate {
     /// It is urgent from here on.
     Urgent,
-    /// Nothing is owed of it any more; it was deleted or withdrawn.
+    /// Nothing is owed of it any more; it was deleted or withdrawn. Of no lane.
     Gone,
     /// It was urgent, and nothing is owed of it any more.
     Settled,
@@ -155,7 +160,8 @@ impl Steward {
                 return false;
             }
         };
-        if self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD)) {
+        let sweeps = self.link.manual || self.swept_at.is_none_or(|at| now >= at + millis(PERIOD));
+        if sweeps {
             self.swept_at = Some(now);
             let mut due = self.round(now);
             for service in &services {
@@ -175,6 +181,11 @@ impl Steward {
                     self.link.poison(format!("store: {error}"));
                     return false;
                 }
+            }
+        }
+        if sweeps {
+            for service in &services {
+                self.wards.get(&service.id).inspect(|ward| ward.publish_lanes(service));
             }
         }
         changed
@@ -222,6 +233,11 @@ impl Steward {
                 Errand::LaneFree { service, lane, generation, slot } => {
                     if let (Some(ward), Some(service)) = (self.wards.get_mut(service), self.registry.by_id(*service)) {
                         ward.free_lane(&service, lane, *generation, *slot);
+                    }
+                }
+                Errand::LanedGone { service, gone } => {
+                    if let (Some(ward), Some(service)) = (self.wards.get_mut(service), self.registry.by_id(*service)) {
+                        ward.take_away_laned(&service, gone);
                     }
                 }
                 Errand::Ranks { service, fate, ranks } => {

@@ -10,6 +10,7 @@ use atomic_waker::AtomicWaker;
 use serde::Serialize;
 
 use crate::error::TicketError;
+use crate::refusals::{Refusal, RefusalReason, Refusals};
 use crate::service::contain;
 use crate::stack::Node;
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -67,6 +68,8 @@ pub(crate) struct Resolution {
     duplicates: AtomicU64,
     cut: AtomicU64,
     full: AtomicU64,
+    /// Set before the counts are published, if there are any.
+    refused: Refusals,
     waker: AtomicWaker,
 }
 
@@ -83,6 +86,7 @@ impl Resolution {
         self.duplicates.store(intake.duplicates, Ordering::Relaxed);
         self.cut.store(intake.cut, Ordering::Relaxed);
         self.full.store(intake.full, Ordering::Relaxed);
+        self.refused.name(intake.refused);
         self.advance(VISIBLE);
     }
 
@@ -139,7 +143,7 @@ impl Resolution {
 }
 
 /// What became of subjects offered to a service, or of those that a decision names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Intake {
     /// New: they wait to be handed out. Of a deletion: deleted.
@@ -151,15 +155,34 @@ pub struct Intake {
     /// Not taken in: their lane owes as many subjects as it may ([`Policy::lane_subjects`](crate::Policy::lane_subjects)).
     /// Offered again once the lane has worked some off, they are new.
     pub full: u64,
+    /// Of an addition: which subjects are in `cut` and `full`, and by which limit, in the order in which they were offered; the
+    /// first [`Intake::REFUSED_MOST`] of a call.
+    pub refused: Vec<Refusal>,
 }
 
 impl Intake {
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            added: self.added + other.added,
-            duplicates: self.duplicates + other.duplicates,
-            cut: self.cut + other.cut,
-            full: self.full + other.full,
+    /// Refusals that one call names, at most. Who offers no more subjects than this at a time learns of each.
+    pub const REFUSED_MOST: usize = 65_536;
+
+    /// With what became of the `next` subjects of the same call, which stand behind `before` others.
+    pub(crate) fn and_then(&mut self, before: u64, next: Self) {
+        self.added += next.added;
+        self.duplicates += next.duplicates;
+        self.cut += next.cut;
+        self.full += next.full;
+        let room = Self::REFUSED_MOST.saturating_sub(self.refused.len());
+        let refused = next.refused.into_iter().take(room);
+        self.refused.extend(refused.map(|refusal| Refusal { place: before + refusal.place, ..refusal }));
+    }
+
+    /// Counts and names one that was not taken in.
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        match refusal.reason {
+            RefusalReason::LaneFull { .. } => self.full += 1,
+            RefusalReason::Budget { .. } => self.cut += 1,
+        }
+        if self.refused.len() < Self::REFUSED_MOST {
+            self.refused.push(refusal);
         }
     }
 }
@@ -275,6 +298,7 @@ impl Ticket {
             duplicates: resolution.duplicates.load(Ordering::Relaxed),
             cut: resolution.cut.load(Ordering::Relaxed),
             full: resolution.full.load(Ordering::Relaxed),
+            refused: resolution.refused.named().to_vec(),
         })
     }
 }

@@ -14,6 +14,7 @@ use crate::express::Express;
 use crate::fairness::{Drain, effective_class, is_overdue};
 use crate::intake::Reader;
 use crate::lane::Run;
+use crate::lane_status::LaneQueue;
 use crate::lanes::Lanes;
 use crate::pool::{LaneBucket, Spot, SubjectBuf};
 use crate::registry::ServiceCore;
@@ -65,6 +66,14 @@ pub(crate) struct Ward {
 fn recall(service: &ServiceCore, place: &Express) -> bool {
     let Some(pool) = place.aside() else { return false };
     pool.aside().filter(|index| service.take_slot_back(&pool, *index)).count() > 0
+}
+
+/// Takes buckets back that wait and hold one of these; they come out of `never_read`.
+fn take_back_buckets(service: &ServiceCore, gone: &HashSet<u64>, never_read: &mut HashSet<u64>) {
+    for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(gone)) {
+        never_read.remove(&rank);
+        service.take_slot_back(&spot.pool, spot.index);
+    }
 }
 
 impl Ward {
@@ -216,24 +225,35 @@ impl Ward {
             self.ledger.flowed(Flow::Dropped, Print::of(subject.rank));
             never_read.remove(&subject.rank);
         }
-        for rank in self.lanes.take_out(&gone) {
-            self.ledger.flowed(Flow::Dropped, Print::of(rank));
-            never_read.remove(&rank);
-        }
         for rank in ranks {
-            let unreadable = self.reader.forget_unreadable(*rank);
-            if unreadable {
-                self.ledger.unflowed(Flow::Unreadable, *rank);
-            }
+            self.forget_unreadable(*rank);
             if self.drop_urgent(*rank) {
                 never_read.remove(rank);
             }
         }
-        for (rank, spot) in service.live().iter().flat_map(|pool| pool.spots(&gone)) {
-            never_read.remove(&rank);
-            service.take_slot_back(&spot.pool, spot.index);
-        }
+        take_back_buckets(service, &gone, &mut never_read);
         self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
+    }
+
+    /// As `take_away`, of subjects of lanes.
+    pub(crate) fn take_away_laned(&mut self, service: &ServiceCore, laned: &[(Vec<u8>, u64)]) {
+        let gone: HashSet<u64> = laned.iter().map(|(_, rank)| *rank).collect();
+        let mut never_read = gone.clone();
+        for rank in self.lanes.take_out(laned) {
+            self.ledger.flowed(Flow::Dropped, Print::of(rank));
+            never_read.remove(&rank);
+        }
+        for rank in &gone {
+            self.forget_unreadable(*rank);
+        }
+        take_back_buckets(service, &gone, &mut never_read);
+        self.ledger.flowed(Flow::Missed, never_read.into_iter().collect());
+    }
+
+    fn forget_unreadable(&mut self, rank: u64) {
+        if self.reader.forget_unreadable(rank) {
+            self.ledger.unflowed(Flow::Unreadable, rank);
+        }
     }
 
     /// Nothing is owed of a rank any more. True if it waited among the urgent.
@@ -418,7 +438,9 @@ impl Ward {
     /// oldest has waited, of which class the oldest is that is not urgent, and how long what is ready will last.
     pub(crate) fn publish_waiting(&mut self, service: &ServiceCore, policy: &Policy, now: u64) {
         let counts = &service.counts;
-        let unread = usize::from(counts.visible.rank() > self.reader.next_rank());
+        // What is not read, because too much waits in lanes, is not to be had either.
+        let reads = self.lanes.waiting() < service.link.limits.laned_waiting;
+        let unread = usize::from(reads && counts.visible.rank() > self.reader.next_rank());
         // What waits behind a running lane is not to be had: of the others, at least one each.
         let claimable = self.waiting() - self.lanes.waiting() + self.lanes.ready();
         counts.waiting.set((claimable + unread) as u64);
@@ -438,6 +460,14 @@ impl Ward {
         let ready = service.ready_subjects();
         self.drain.look(self.cut.saturating_sub(ready as u64), now);
         counts.drain_ms.set(drain_ms(ready, self.drain.rate()));
+    }
+
+    /// Publishes which lanes wait longest.
+    pub(crate) fn publish_lanes(&self, service: &ServiceCore) {
+        let longest = self.lanes.longest(LaneQueue::LISTED_MOST);
+        if !(longest.is_empty() && service.lane_queues.load().is_empty()) {
+            service.lane_queues.store(Arc::new(longest));
+        }
     }
 
     /// Publishes how long the queues are, and, if it was asked for, what stands in them.

@@ -618,10 +618,15 @@ impl Writer {
     fn pass_on_effects(&mut self) -> Vec<Errand> {
         let mut freed = Vec::new();
         let mut ranks: BTreeMap<(u32, Fate), Vec<u64>> = BTreeMap::new();
+        let mut laned: BTreeMap<u32, Vec<(Vec<u8>, u64)>> = BTreeMap::new();
         for effect in self.applier.take_effects() {
             let (service, fate, rank) = match effect {
                 Effect::Urgent { service, rank } => (service, Fate::Urgent, rank),
-                Effect::Gone { service, rank } => (service, Fate::Gone, rank),
+                Effect::Gone { service, rank, lane } if lane.is_empty() => (service, Fate::Gone, rank),
+                Effect::Gone { service, rank, lane } => {
+                    laned.entry(service).or_default().push((lane, rank));
+                    continue;
+                }
                 Effect::Settled { service, rank } => (service, Fate::Settled, rank),
                 Effect::Disagreed { service, client } => {
                     self.note_disagreement(service, client);
@@ -636,6 +641,9 @@ impl Writer {
         }
         for ((service, fate), ranks) in ranks {
             self.inbox.push(Arc::new(Node::new(Errand::Ranks { service, fate, ranks })));
+        }
+        for (service, gone) in laned {
+            self.inbox.push(Arc::new(Node::new(Errand::LanedGone { service, gone })));
         }
         freed
     }

@@ -467,7 +467,7 @@ fn what_is_done_is_what_was_added_and_nothing_twice() {
 }
 
 /// Where a lock, or a library that has one inside, may stand; and why. Everything else in `src` is free of them.
-const LOCKS: [(&str, &[&str], &str); 18] = [
+const LOCKS: [(&str, &[&str], &str); 19] = [
     (
         "bookmark.rs",
         &["dashmap"],
@@ -493,6 +493,7 @@ const LOCKS: [(&str, &[&str], &str); 18] = [
     ("messages/shared.rs", &["event_listener", "OnceLock"], "as reader.rs; why the log failed, set once"),
     ("news.rs", &["event_listener"], "those who would rather wait for events; the writer never waits for them"),
     ("people.rs", &["dashmap", "OnceLock"], "the index of clients, and the origins' budgets: register, activate"),
+    ("refusals.rs", &["OnceLock"], "which subjects were refused: set once, by the writer, and never waited for"),
     ("registry.rs", &["event_listener"], "those who would rather wait than be told; claims never touch it"),
     ("seat.rs", &["event_listener"], "those who would rather wait for work: wait_ready and ready, never claim"),
     ("signal.rs", &["OnceLock"], "names the caretaker's thread, once, as it starts"),

@@ -2,154 +2,25 @@
 //! state; different lanes run in parallel; whoever dies, order and state stay.
 
 mod common;
+#[path = "support/kitchen.rs"]
+mod kitchen;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use commissary::{
     AddError, Ask, Claim, Crash, EmptyReason, FORMAT_VERSION, Hub, LaneKey, Lease, LeaseError, Limits, ManualClock,
-    Marked, MemoryDisk, Outcome, Policy, Registration, Reporter, Seat, Service, ServiceHandle, SubjectState, Submitted,
-    Verdict,
+    Marked, MemoryDisk, Outcome, Policy, Registration, Seat, ServiceHandle, SubjectState,
 };
-use common::{Shop, assert_adds_up, claim, claim_nothing, claim_one, exact};
+use common::{Shop, assert_adds_up, claim, claim_nothing, claim_one};
+use kitchen::{
+    Kitchen, Log, PER_LANE, SeatOf, again, command, commands, drain, execute, kitchen, log_of, outcomes, owed, plain,
+    within,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-
-/// Subjects of one lane.
-const PER_LANE: u64 = 1_000_000;
-
-/// Commands are numbers: the millions are the lane, 0 is none; what is left is the place in the order, the thousands of it a
-/// deadline in minutes. A report names commands that it sends to other lanes. The report `[0]` is rejected.
-#[derive(Debug, Clone)]
-struct Kitchen(Policy);
-
-impl Kitchen {
-    fn new() -> Self {
-        Self::with(|_| {})
-    }
-
-    fn with(change: impl FnOnce(&mut Policy)) -> Self {
-        let mut policy = Policy { linger: Duration::ZERO, max_depth: 9, ..exact() };
-        change(&mut policy);
-        Self(policy)
-    }
-}
-
-impl Service for Kitchen {
-    type Subject = u64;
-    type Report = Vec<u64>;
-
-    fn id(&self) -> &'static str {
-        "kitchen"
-    }
-
-    fn policy(&self) -> Policy {
-        self.0.clone()
-    }
-
-    fn judge(&self, _command: &u64, sends: &Vec<u64>, _reporter: Reporter) -> Verdict {
-        if *sends == [0] { Verdict::Reject("as asked for".to_owned()) } else { Verdict::Accept }
-    }
-
-    fn discover(&self, _command: &u64, sends: &Vec<u64>, found: &mut Vec<u64>) {
-        found.extend(sends);
-    }
-
-    fn lane(&self, command: &u64) -> Option<LaneKey> {
-        match *command / PER_LANE {
-            0 => None,
-            99 => Some(LaneKey::from("")),
-            98 => Some(LaneKey::from(vec![7; 10_000])),
-            lane => Some(LaneKey::from(lane)),
-        }
-    }
-
-    fn deadline(&self, command: &u64) -> Option<DateTime<Utc>> {
-        let minutes = i64::try_from(command % PER_LANE / 1_000).unwrap();
-        (minutes > 0).then(|| DateTime::from_timestamp(minutes * 60, 0).unwrap())
-    }
-}
-
-/// The `place`th command of a lane, to be executed within so many minutes.
-fn within(minutes: u64, lane: u64, place: u64) -> u64 {
-    command(lane, minutes * 1_000 + place)
-}
-
-/// The `place`th command of a lane.
-fn command(lane: u64, place: u64) -> u64 {
-    lane * PER_LANE + place
-}
-
-fn commands(lane: u64, places: impl IntoIterator<Item = u64>) -> Vec<u64> {
-    places.into_iter().map(|place| command(lane, place)).collect()
-}
-
-/// The lane's state is the list of the commands that were executed.
-type Log = Vec<u64>;
-
-fn log_of(lease: &Lease<Kitchen>) -> Log {
-    lease.lane().expect("a lease of a lane").state().expect("a log")
-}
-
-/// What is owed in a lease of a lane.
-fn owed(lease: &Lease<Kitchen>) -> Vec<u64> {
-    lease.owed().collect()
-}
-
-/// Executes the first `most` commands that a lease owes, one after the other, and keeps the rest.
-fn execute(lease: &Lease<Kitchen>, most: usize) -> Submitted {
-    let mut log = log_of(lease);
-    let done: Vec<u64> = owed(lease).into_iter().take(most).collect();
-    log.extend(&done);
-    lease.report_lane(done.into_iter().map(|command| (command, vec![])), &log).expect("the lease is alive")
-}
-
-fn outcomes(submitted: &Submitted) -> &[Outcome] {
-    &submitted.outcomes
-}
-
-/// A hub with one service and `clients` clients.
-fn kitchen(policy: impl FnOnce(&mut Policy), clients: u64) -> (Shop, ServiceHandle<Kitchen>, Vec<Seat<Kitchen>>) {
-    let shop = Shop::open();
-    let service = shop.hub.register(Kitchen::with(policy)).unwrap();
-    let seats = shop.seats(&service, clients);
-    (shop, service, seats)
-}
-
-/// The same hub in another process.
-fn again(shop: &Shop, seats: u64) -> (ServiceHandle<Kitchen>, Vec<Seat<Kitchen>>) {
-    let service = shop.hub.register(Kitchen::new()).unwrap();
-    shop.tick();
-    let seats = shop.seats(&service, seats);
-    (service, seats)
-}
-
-/// Executes everything, lease by lease; the commands in the order of their execution.
-fn drain(shop: &Shop, seat: &Seat<Kitchen>) -> Vec<u64> {
-    let mut done = Vec::new();
-    // Once more after nothing was found: all of the next pool may have been taken back.
-    for _ in 0..2 {
-        shop.settle();
-        while let Claim::Leased(grant) = seat.claim(Ask::one()).unwrap() {
-            for lease in grant {
-                done.extend(owed(&lease));
-                let submitted =
-                    if lease.lane().is_some() { execute(&lease, 1_000) } else { lease.submit(plain(&lease)).unwrap() };
-                assert!(submitted.outcomes.iter().all(|outcome| *outcome == Outcome::Accepted), "{submitted:?}");
-            }
-            shop.settle();
-        }
-    }
-    assert_adds_up(&shop.hub);
-    done
-}
-
-fn plain(lease: &Lease<Kitchen>) -> Vec<(u64, Vec<u64>)> {
-    lease.subjects().map(|command| (command, vec![])).collect()
-}
 
 /// R120: a bucket is a lane's front, in its order; until its end nothing else of the lane is handed out, and then what
 /// follows, with the state that it left.
@@ -432,16 +303,6 @@ fn what_is_out_of_order_changes_nothing() {
     assert_eq!(rest, commands(1, 2..4));
 }
 
-trait SeatOf {
-    fn stats_of_seat(&self, client: u64) -> commissary::SeatStats;
-}
-
-impl SeatOf for ServiceHandle<Kitchen> {
-    fn stats_of_seat(&self, client: u64) -> commissary::SeatStats {
-        self.seat_stats(client).expect("it has a seat")
-    }
-}
-
 /// A lease that is over changes neither results nor state.
 #[test]
 fn a_stale_holder_changes_no_state() {
@@ -680,6 +541,40 @@ fn a_deleted_command_does_not_block_a_lease_from_before_a_restart() {
     service.add(&command(1, 8)).unwrap().progress().unwrap();
     shop.settle();
     assert_eq!(log_of(&claim_one(&seats[0])), commands(1, [1, 3, 4, 5, 6]));
+}
+
+/// R126: after a restart a command that was deleted while it was held cannot send any more: a report on it is refused with all
+/// that came with it, also the state, and what is owed is reported without it.
+#[test]
+fn a_deleted_command_reported_after_a_restart_changes_nothing() {
+    let (shop, service, seats) = kitchen(|_| {}, 1);
+    service.add_all(commands(1, 0..3)).unwrap();
+    shop.settle();
+    let token = {
+        let lease = claim_one(&seats[0]);
+        assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
+        lease.into_token()
+    };
+    let _ = service.delete(&commands(1, [0, 1])).unwrap();
+    shop.settle();
+    let shop = shop.restart();
+    let (service, seats) = again(&shop, 1);
+    let lease = seats[0].resume(&token).unwrap();
+    let both = || [(command(1, 1), commands(2, [0])), (command(1, 2), commands(2, [1]))];
+    let sent = lease.report_lane(both(), &commands(1, 0..3)).unwrap();
+    assert_eq!((outcomes(&sent), sent.kept), (&[Outcome::OutOfOrder, Outcome::OutOfOrder][..], true));
+    let alone = lease.submit_lane(both().into_iter().take(1), &commands(1, 0..2)).unwrap();
+    assert_eq!((outcomes(&alone), alone.kept), (&[Outcome::OutOfOrder][..], true));
+    assert_eq!((log_of(&lease), owed(&lease)), (commands(1, 0..1), commands(1, 2..3)));
+    let repeat = lease.report([(command(1, 0), vec![])]).unwrap();
+    assert_eq!(outcomes(&repeat), [Outcome::AlreadyDone], "reported while it had its name");
+    assert_eq!(outcomes(&execute(&lease, 1)), [Outcome::Accepted]);
+    shop.settle();
+    assert_eq!(service.subject_state(&command(2, 0)).unwrap(), SubjectState::Unknown);
+    service.add(&command(1, 3)).unwrap().progress().unwrap();
+    shop.settle();
+    assert_eq!(log_of(&claim_one(&seats[0])), commands(1, [0, 2]));
+    assert_adds_up(&shop.hub);
 }
 
 /// Commands that only a retracted report sent go out of their lanes, waiting or held; what it did to the state of its own

@@ -17,7 +17,7 @@ use serde_json::json;
 use common::{Plain, Shop, assert_adds_up, claim, claim_one, exact, name_of, report_all, reports};
 
 /// Each limit and the test that shows it.
-const SHOWN: [(&str, fn()); 28] = [
+const SHOWN: [(&str, fn()); 29] = [
     ("services", the_service_beyond_a_full_table_is_refused),
     ("clients", the_client_beyond_a_full_table_is_refused),
     ("seats", the_seat_beyond_a_full_table_is_refused),
@@ -26,6 +26,7 @@ const SHOWN: [(&str, fn()); 28] = [
     ("report_bytes", a_report_one_byte_too_long_stays_with_the_lease),
     ("submit_bytes", a_submit_one_report_too_large_is_refused_whole),
     ("lane_state_bytes", a_lane_state_one_byte_too_long_is_refused),
+    ("laned_waiting", nothing_more_is_read_while_lanes_are_crowded),
     ("json_bytes", a_json_body_one_byte_too_long_is_refused),
     ("queue_bytes", a_full_queue_refuses_submits_and_nothing_else_that_needs_no_room),
     ("admit_newcomers_percent", a_crowded_queue_refuses_newcomers_first_then_claims),
@@ -518,6 +519,24 @@ fn the_dead_lease_beyond_a_round_keeps_its_grace() {
     assert_eq!(seat.leases().unwrap().len(), 1);
     town.shop.pass(Duration::from_millis(500));
     assert_eq!(seat.leases().unwrap().len(), 0);
+}
+
+/// R16: `laned_waiting`.
+#[test]
+fn nothing_more_is_read_while_lanes_are_crowded() {
+    let town = Town::open(Limits { laned_waiting: 3, ..Limits::default() });
+    let lanes = town.shop.hub.register(Queue).unwrap();
+    for number in 1..=8 {
+        lanes.add(&number).unwrap().progress().unwrap();
+        town.shop.tick();
+    }
+    let seat = town.shop.seat(&lanes, 1);
+    town.shop.settle();
+    let lease = claim_one(&seat);
+    town.shop.settle();
+    assert_eq!(lanes.stats().laned_waiting, 3);
+    drop(lease);
+    town.others_go_on();
 }
 
 /// R16: `settled_slots` (a pool counts as at least 64).

@@ -56,9 +56,13 @@ impl Applier {
         }
     }
 
+    pub(super) fn lane_subjects(&self, service: u32) -> u64 {
+        self.services.get(&service).map_or(u64::MAX, |value| value.lane_subjects)
+    }
+
     /// True if a lane owes as many subjects as its service lets it.
     pub(super) fn is_lane_full(&mut self, service: u32, lane: &[u8]) -> Result<bool, StoreError> {
-        let most = self.services.get(&service).map_or(u64::MAX, |value| value.lane_subjects);
+        let most = self.lane_subjects(service);
         Ok(!lane.is_empty() && self.lane_mut(service, lane)?.owed >= most)
     }
 

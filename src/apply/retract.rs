@@ -156,7 +156,7 @@ impl Applier {
         if found.unmarked {
             self.keep_one(service, found.depth, as_found)?;
         } else {
-            self.take_in_one(at, service, found.depth, as_found, &mut Intake::default())?;
+            self.take_in_one(at, service, found.depth, as_found)?;
         }
         Ok(true)
     }

@@ -3,10 +3,12 @@
 use super::{Applier, ApplyError, At, Effect, OpenBlock, owed_block, stored};
 use crate::error::StoreError;
 use crate::keys::EVERY_SERVICE;
+use crate::lane::LaneKey;
 use crate::record::{
     self, BlockItem, DecodeError, Item, KeyRecord, Keys, Owed, Reported, SubjectRecord, SubjectValue, Tombstone,
     UnmarkedValue, Urgent, VersionValue, key,
 };
+use crate::refusals::{Refusal, RefusalReason};
 use crate::ticket::Intake;
 
 /// Subjects in a block, at most.
@@ -23,12 +25,25 @@ pub(super) fn subject(bytes: &[u8]) -> Result<SubjectValue<'_>, StoreError> {
     stored(record::decode("subject", bytes))
 }
 
+/// What became of a subject that was offered, or found.
+pub(super) enum Taken {
+    New,
+    Known,
+    Not(RefusalReason),
+}
+
 impl Applier {
     /// Takes in those of a list of subjects that are new, oldest first: from depth 0 if they were added by hand.
     pub(super) fn take_in(&mut self, at: At, service: u32, depth: u16, subjects: &[u8]) -> Result<Intake, ApplyError> {
         let mut intake = Intake::default();
-        for subject in record::list::<SubjectRecord<'_>>("subject", subjects) {
-            self.take_in_one(at, service, depth, subject.map_err(frame(at))?, &mut intake)?;
+        for (place, subject) in record::list::<SubjectRecord<'_>>("subject", subjects).enumerate() {
+            let taken = self.take_in_one(at, service, depth, subject.map_err(frame(at))?)?;
+            match taken {
+                Taken::New => intake.added += 1,
+                Taken::Known => intake.duplicates += 1,
+                Taken::Not(reason) if depth == 0 => intake.refuse(Refusal { place: place as u64, reason }),
+                Taken::Not(_) => intake.cut += 1,
+            }
         }
         self.tally_mut(service).duplicates += intake.duplicates;
         self.changes += usize::try_from(intake.added).unwrap_or(usize::MAX);
@@ -41,23 +56,21 @@ impl Applier {
         service: u32,
         depth: u16,
         found: SubjectRecord<'_>,
-        intake: &mut Intake,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Taken, StoreError> {
         let bytes = self.get(&key::of(service, key::SUBJECT, found.key))?;
         let known = bytes.as_deref().map(subject).transpose()?;
         match known {
             Some(value) if value.withdrawn == 0 && value.round > 0 => {
-                intake.duplicates += 1;
                 if depth == 0 && value.depth > 0 {
                     self.batch.insert(key::of(service, key::BY_HAND, found.key), Some(Vec::new()));
                 }
-                return Ok(());
+                return Ok(Taken::Known);
             }
-            // What a report reveals is taken in nevertheless: nothing that a lane sends another one is lost.
+            // What a report reveals is taken in nevertheless, here and below: nothing that a lane sends another one is lost.
             _ if depth == 0 && self.is_lane_full(service, found.lane)? => {
                 self.tally_mut(service).lane_full += 1;
-                intake.full += 1;
-                return Ok(());
+                let limit = self.lane_subjects(service);
+                return Ok(Taken::Not(RefusalReason::LaneFull { lane: LaneKey::from(found.lane), limit }));
             }
             Some(value) if value.withdrawn == 0 => {
                 // Known and not to be worked on: from here on it is.
@@ -65,10 +78,9 @@ impl Applier {
                 self.batch.insert(key::of(service, key::UNMARKED, found.key), None);
                 self.open_first_round(at, service, &SubjectValue { depth, ..value }, found)?;
             }
-            _ if self.is_full(service) => {
+            _ if (depth == 0 || found.lane.is_empty()) && self.is_full(service) => {
                 self.tally_mut(service).cut_by_budget += 1;
-                intake.cut += 1;
-                return Ok(());
+                return Ok(Taken::Not(RefusalReason::Budget { limit: self.max_subjects(service) }));
             }
             Some(value) => {
                 let value = self.begin_anew(service, found.key, SubjectValue { depth, ..value })?;
@@ -80,12 +92,15 @@ impl Applier {
             None => self.open_round(at, service, SubjectValue::new(depth), found)?,
         }
         self.tally_mut(service).known += 1;
-        intake.added += 1;
-        Ok(())
+        Ok(Taken::New)
+    }
+
+    fn max_subjects(&self, service: u32) -> u64 {
+        self.services.get(&service).map_or(u64::MAX, |value| value.max_subjects)
     }
 
     fn is_full(&mut self, service: u32) -> bool {
-        let budget = self.services.get(&service).map_or(u64::MAX, |value| value.max_subjects);
+        let budget = self.max_subjects(service);
         let tally = self.tally_mut(service);
         tally.known + tally.unmarked >= budget
     }
@@ -337,7 +352,7 @@ impl Applier {
             self.leave_lane(service, &lane)?;
             self.tally_mut(service).prints.gone.add(rank);
             self.note_gone(service, rank, name);
-            self.effects.push(Effect::Gone { service, rank });
+            self.effects.push(Effect::Gone { service, rank, lane });
         }
         Ok(())
     }

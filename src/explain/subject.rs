@@ -59,6 +59,15 @@ pub(crate) fn of_subject(
     Ok(of.story.end(now))
 }
 
+/// How a subject was offered.
+#[derive(Debug, Clone, Copy)]
+enum Entrance {
+    Added,
+    Found,
+    /// Found, and of a lane: no bound cuts it.
+    Sent,
+}
+
 /// The ranks that a subject had, so far as they are known: of the rounds that were reported on, and of the last one.
 #[derive(Default)]
 struct Ranks<'a> {
@@ -168,7 +177,7 @@ impl OfSubject<'_> {
             }
             Record::Service(of) if of.service == self.service => self.budget = of.max_subjects,
             Record::Added(of) if of.service == self.service => {
-                self.among(at, of.subjects, |_| "added by hand".to_owned())?;
+                self.among(at, of.subjects, Entrance::Added, |_| "added by hand".to_owned())?;
             }
             Record::Leased(of) if of.service == self.service && self.ranks.are_among(&of.ranks) => {
                 let (who, others) = (self.story.client(of.client), of.ranks.len().saturating_sub(1));
@@ -249,8 +258,10 @@ impl OfSubject<'_> {
             self.settled.extend(self.held.take());
         }
         for found in record::list::<FoundRecord<'_>>("found subject", of.found) {
-            if found?.key == self.key {
-                self.offered(at, "named by another report meanwhile, and taken in again");
+            let FoundRecord { key, lane: found_lane, .. } = found?;
+            if key == self.key {
+                let sent = if found_lane.is_empty() { Entrance::Found } else { Entrance::Sent };
+                self.offered(at, "named by another report meanwhile, and taken in again", sent);
             }
         }
         Ok(())
@@ -274,17 +285,25 @@ impl OfSubject<'_> {
     }
 
     /// Tells of every offer of it in a list of subjects.
-    fn among(&mut self, at: At, list: &[u8], how: impl Fn(&Self) -> String) -> Result<(), DecodeError> {
+    fn among(
+        &mut self,
+        at: At,
+        list: &[u8],
+        entrance: Entrance,
+        how: impl Fn(&Self) -> String,
+    ) -> Result<(), DecodeError> {
         for subject in record::list::<SubjectRecord<'_>>("subject", list) {
-            if subject?.key == self.key {
+            let subject = subject?;
+            if subject.key == self.key {
                 let how = how(self);
-                self.offered(at, &how);
+                let sent = matches!(entrance, Entrance::Found) && !subject.lane.is_empty();
+                self.offered(at, &how, if sent { Entrance::Sent } else { entrance });
             }
         }
         Ok(())
     }
 
-    fn offered(&mut self, at: At, how: &str) {
+    fn offered(&mut self, at: At, how: &str, entrance: Entrance) {
         if self.standing == Standing::Known {
             self.again += 1;
             return;
@@ -293,7 +312,8 @@ impl OfSubject<'_> {
         // The store does not know it, and it was not deleted after this.
         let was_never_taken_in = !self.is_stored && self.life == self.ranks.deletions;
         // Ranks are given in order, and no fewer than there are subjects.
-        let beyond = self.was_cut && rank.is_some_and(|rank| rank >= self.budget);
+        let bounded = !matches!(entrance, Entrance::Sent);
+        let beyond = bounded && self.was_cut && rank.is_some_and(|rank| rank >= self.budget);
         if was_never_taken_in || beyond {
             let text = format!("{how}, and cut: beyond the {} subjects allowed (max_subjects)", self.budget);
             self.story.tell(at, text);
@@ -318,7 +338,7 @@ impl OfSubject<'_> {
                 let hops = count(usize::from(item.depth) + 1, "hop");
                 format!("found by {who} in its report on {from}, {hops} from one added by hand,")
             };
-            self.among(at, item.found, how)?;
+            self.among(at, item.found, Entrance::Found, how)?;
             for subject in record::list::<SubjectRecord<'_>>("subject", item.beyond) {
                 if subject?.key == self.key && self.standing != Standing::Known {
                     let text = format!("{} too deep to be worked on", how(self));
