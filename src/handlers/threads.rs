@@ -49,7 +49,13 @@ impl LaneThreads {
         for number in 1..=threads {
             let crew = Arc::clone(crew);
             let builder = thread::Builder::new().name(format!("commissary-lane-{number}"));
-            spawned.threads.push(builder.spawn(move || crew.run()).map_err(HandlerError::Thread)?);
+            let work = move || {
+                // To the end: the last thread drops the handler.
+                let _inside = Inside::enter();
+                crew.run();
+                drop(crew);
+            };
+            spawned.threads.push(builder.spawn(work).map_err(HandlerError::Thread)?);
         }
         Ok(spawned)
     }
