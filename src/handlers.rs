@@ -4,6 +4,7 @@ mod aside;
 mod front;
 mod inside;
 mod options;
+mod parking;
 mod threads;
 
 use std::fmt;

@@ -174,6 +174,7 @@ mod restore;
 mod rests;
 mod results;
 mod retract;
+mod run;
 mod seat;
 mod service;
 pub mod services;

@@ -1,10 +1,10 @@
 //! Waiting for what a writer publishes: threads or tasks, any number, at no cost to the writer while nobody waits.
+//! The model checkers compile this file as it is (see `models/`).
 
 use std::time::Duration;
 
-use event_listener::{Event, Listener as _};
-
 use crate::clock::deadline;
+use crate::sync::event_listener::{Event, Listener as _};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Tells readers of a journal that there may be more of it, and when nothing comes any more.
