@@ -112,6 +112,8 @@ mod commit;
 mod compact;
 pub mod contract;
 mod cooldown;
+#[cfg(test)]
+mod cost_test;
 mod cursor;
 mod device;
 #[cfg(test)]

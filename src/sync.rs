@@ -6,10 +6,23 @@
 
 use arc_swap::ArcSwap;
 
-pub(crate) use event_listener;
 pub(crate) use std::sync::Arc;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::Ordering;
+#[cfg(not(test))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 pub(crate) use std::thread::{Thread, current as current_thread, park_timeout};
+
+#[cfg(test)]
+#[path = "sync_test.rs"]
+#[expect(dead_code, reason = "every atomic has every operation; not each is used")]
+pub(crate) mod counted;
+#[cfg(test)]
+pub(crate) use self::counted::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
+
+/// Waiting for an event.
+pub(crate) mod event_listener {
+    pub(crate) use ::event_listener::{Event, EventListener, Listener};
+}
 
 /// Keeps a word that many threads write on a cache line of its own (two, as the prefetcher takes them in pairs).
 #[derive(Debug, Default)]

@@ -200,5 +200,7 @@ fn over() {
     assert!(at_the_end.state.is_none());
     seen(if seen_before { "noted before the end" } else { "noted after the end" });
     session.join().expect("a thread of the model panicked");
-    assert!(lane.run.moment().state.is_none(), "a state came back after the end");
+    let moment = lane.run.moment();
+    assert!(moment.state.is_none(), "a state came back after the end");
+    assert_eq!((moment.version, moment.front), (VERSION + 1, 1), "what was reported is owed again");
 }
