@@ -242,8 +242,9 @@ mod tests {
                 run.forget_state();
                 order[before..].iter().for_each(|step| run.advance(&steps[*step]));
                 assert!(!run.has_state());
-                assert_eq!((run.view().version, run.view().reported), (3, 3), "{order:?}, {before} in time");
-                assert!(run.owed_in(&run.view()).is_empty());
+                let Moment { version, front, .. } = run.moment();
+                assert_eq!((version, front), (3, 3), "{order:?}, {before} in time");
+                assert_eq!(run.owed_from(3), 0);
             }
         }
     }

@@ -100,12 +100,6 @@ impl Lane {
 /// A step that the writer took from its queue.
 struct Taken<'a>(&'a Lane, Arc<Node<Step>>);
 
-impl Taken<'_> {
-    fn step(&self) -> Option<(&Run, &Step)> {
-        Some((&self.0.run, &self.1.value))
-    }
-}
-
 /// The writer, as far as the order of steps goes.
 struct Writer<'a> {
     lane: &'a Lane,
@@ -131,7 +125,7 @@ impl<'a> Writer<'a> {
             if cfg!(feature = "bug_run_as_it_comes") {
                 journal(taken);
             } else {
-                self.held_back.pass(taken, Taken::step, journal);
+                self.held_back.pass(taken, |Taken(lane, node)| Some((&lane.run, &node.value)), journal);
             }
             seen_when(self.journaled == before && from > before, HELD_BACK);
         }

@@ -125,6 +125,10 @@ pub(crate) mod event_listener {
     }
 
     impl Event {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
         pub(crate) fn listen(&self) -> EventListener {
             let listener = EventListener { ears: Arc::clone(&self.0), ear: Arc::default() };
             if !cfg!(feature = "bug_listen_late") {
