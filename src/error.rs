@@ -636,6 +636,9 @@ pub enum AuditError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
+    /// The call came from inside a lane handler, and would wait for events that other lanes may have to bring about.
+    #[error("called from inside a lane handler, which must not wait for events")]
+    InsideHandler,
     /// The store failed.
     #[error("store: {0}")]
     Store(#[from] StoreError),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::archive::Records;
 use crate::error::ReadError;
 use crate::events::{Event, EventKind, Names};
+use crate::handlers::refuse_waiting;
 use crate::house::House;
 use crate::journal::Tail;
 use crate::link::Link;
@@ -122,8 +123,9 @@ impl EventTail {
     ///
     /// # Errors
     ///
-    /// As [`try_next`](Self::try_next).
+    /// As [`try_next`](Self::try_next); [`ReadError::InsideHandler`].
     pub fn next_within(&mut self, timeout: Duration) -> Result<Option<Event>, ReadError> {
+        refuse_waiting()?;
         let link = Arc::clone(&self.link);
         link.news.within(timeout, || self.try_next())
     }
@@ -132,8 +134,9 @@ impl EventTail {
     ///
     /// # Errors
     ///
-    /// As [`try_next`](Self::try_next).
+    /// As [`next_within`](Self::next_within).
     pub async fn next_async(&mut self) -> Result<Option<Event>, ReadError> {
+        refuse_waiting()?;
         let link = Arc::clone(&self.link);
         link.news.whenever(|| self.try_next()).await
     }

@@ -2,10 +2,11 @@
 
 mod aside;
 mod front;
+mod inside;
 mod options;
+mod parking;
 mod threads;
 
-use std::cell::Cell;
 use std::fmt;
 use std::hash::Hasher;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use siphasher::sip::SipHasher13;
 pub use self::aside::FailedCommand;
 use self::aside::{Asides, Failure};
 use self::front::{Fate, Work};
+use self::inside::Inside;
+pub(crate) use self::inside::{is_inside, refuse_waiting};
 pub use self::options::{LaneOptions, LaneStats, LaneStep};
 pub use self::threads::LaneThreads;
 use crate::claim::{Ask, Claim, Empty, EmptyReason};
@@ -40,7 +43,8 @@ use crate::sync::{Arc, AtomicBool, Counter, Ordering};
 ///
 /// *Send, never ask.* A handler gets no hub, and is not told what became of what it sent; an answer comes as a command to its own lane.
 /// So no lane ever waits for another one, and no circle of lanes can block. A handler that brings a hub of its own
-/// is refused where it would wait for lanes ([`HandlerError::InsideHandler`]).
+/// is refused where it would wait for lanes ([`HandlerError::InsideHandler`], [`ReadError::InsideHandler`](crate::ReadError::InsideHandler)),
+/// and so is the service where it runs on the handler's thread. It may wait for the hub's own threads, which wait for no lane.
 ///
 /// *All or nothing.* State, report and what is sent are in one journal record. Commands to one lane arrive in the order
 /// in which they were sent: of one report in the order in which `discover` names them. A command whose key the service knows already is a
@@ -66,31 +70,6 @@ pub trait LaneHandler<S: Service>: Send + Sync + 'static {
     fn handle_alone(&self, subject: &S::Subject, at: DateTime<Utc>) -> Option<S::Report> {
         let _ = (subject, at);
         None
-    }
-}
-
-thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While it lives, this thread is inside a handler.
-struct Inside;
-
-impl Inside {
-    fn enter() -> Self {
-        INSIDE.set(true);
-        Self
-    }
-
-    /// Refuses what would wait for lanes.
-    fn refuse() -> Result<(), HandlerError> {
-        if INSIDE.get() { Err(HandlerError::InsideHandler) } else { Ok(()) }
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        INSIDE.set(false);
     }
 }
 
@@ -293,6 +272,8 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
     }
 
     fn step(&self) -> Result<LaneStep, HandlerError> {
+        // The service's judging and what is dropped run on this thread as well.
+        let _inside = Inside::enter();
         let now = self.office.service.link.clock.now();
         for token in self.office.asides.due(now, self.half_lease()) {
             let _ = self.seat.release(&token);

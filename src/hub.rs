@@ -166,8 +166,9 @@ impl Hub {
             field,
             range,
         })?;
-        let mut services = house.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the lock: one that is not needed is dropped after it was given back.
         let plugin: Arc<dyn Plugin> = Arc::new(plugin);
+        let mut services = house.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(core) = house.registry.by_name(&name) {
             if core.plugin.plugin_type() != plugin.plugin_type() {
                 return Err(RegisterServiceError::OtherType { service: name });

@@ -482,4 +482,67 @@ mod tests {
         assert_eq!(lanes.longest(9).iter().map(|queued| queued.since).collect::<Vec<_>>(), fronts);
         assert!(lanes.known() <= 5 && lanes.known() >= ready);
     }
+
+    /// What happens to a lane.
+    #[derive(Debug, Clone, Copy)]
+    enum Happens {
+        Waits,
+        Starts,
+        IsPostponed,
+        Ends,
+        IsEmptied,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Standing {
+        Idle,
+        Ready,
+        Running,
+    }
+
+    /// The table: where a lane stands after something happened, and how many wait.
+    fn after(standing: Standing, waiting: usize, happens: Happens) -> (Standing, usize) {
+        match (standing, happens) {
+            (Standing::Idle | Standing::Ready, Happens::Waits) => (Standing::Ready, waiting + 1),
+            (Standing::Running, Happens::Waits) => (Standing::Running, waiting + 1),
+            (Standing::Ready, Happens::Starts) => (Standing::Running, waiting - 1),
+            (Standing::Running, Happens::Ends) if waiting > 0 => (Standing::Ready, waiting),
+            (Standing::Running, Happens::Ends) | (Standing::Ready, Happens::IsEmptied) => (Standing::Idle, 0),
+            (Standing::Running, Happens::IsEmptied) => (Standing::Running, 0),
+            _ => (standing, waiting),
+        }
+    }
+
+    /// R136: a lane is idle, ready or running, and goes from one to the other as the table says, whatever happens to it.
+    #[test]
+    fn a_lane_keeps_to_its_table_whatever_happens() {
+        const ALL: [Happens; 5] =
+            [Happens::Waits, Happens::Starts, Happens::IsPostponed, Happens::Ends, Happens::IsEmptied];
+        for mut course in 0..5_usize.pow(7) {
+            let (mut lanes, mut standing, mut waiting) = (Lanes::default(), Standing::Idle, 0);
+            for rank in 0..7 {
+                let happens = ALL[course % 5];
+                course /= 5;
+                match happens {
+                    Happens::Waits => lanes.wait(b"a", rank, rank),
+                    Happens::Starts => drop(start(&mut lanes, 1, 1)),
+                    Happens::IsPostponed => lanes.offers(1, 1).into_iter().for_each(|offer| lanes.postpone(offer)),
+                    Happens::Ends => lanes.free(b"a"),
+                    Happens::IsEmptied => {
+                        let all: Vec<_> = (0..rank).map(|rank| (b"a".to_vec(), rank)).collect();
+                        assert_eq!(lanes.take_out(&all).len(), waiting);
+                    }
+                }
+                (standing, waiting) = after(standing, waiting, happens);
+                let is = |other| usize::from(standing == other);
+                let found = (lanes.ready(), lanes.running(), lanes.waiting());
+                assert_eq!(found, (is(Standing::Ready), is(Standing::Running), waiting));
+                assert_eq!(lanes.oldest().is_some(), waiting > 0);
+            }
+            // What has nothing to do is forgotten, at the latest when the next lanes are looked for.
+            let offered = lanes.offers(1, 1).len();
+            let is_known = usize::from(standing != Standing::Idle);
+            assert_eq!((offered, lanes.known()), (usize::from(standing == Standing::Ready), is_known));
+        }
+    }
 }

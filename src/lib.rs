@@ -59,6 +59,7 @@
 //! | act outside on what happens | [`Hub::outbox`], [`Courier`] |
 //! | draw it | [`Hub::export_json`], [`Hub::export_dot`] |
 //! | the protocol and its argument | [`docs::protocol`] |
+//! | threads, progress, cost and deadlocks | [`docs::concurrency`] |
 //! | the files | [`docs::format`] |
 //!
 //! # Consistency
@@ -111,6 +112,8 @@ mod commit;
 mod compact;
 pub mod contract;
 mod cooldown;
+#[cfg(test)]
+mod cost_test;
 mod cursor;
 mod device;
 #[cfg(test)]
@@ -173,6 +176,7 @@ mod restore;
 mod rests;
 mod results;
 mod retract;
+mod run;
 mod seat;
 mod service;
 pub mod services;
@@ -199,8 +203,10 @@ mod writer;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The protocol, the file format and the names of metrics, as documents.
+/// The threads, the protocol, the file format and the names of metrics, as documents.
 pub mod docs {
+    #[doc = include_str!("docs/concurrency.md")]
+    pub mod concurrency {}
     #[doc = include_str!("docs/format.md")]
     pub mod format {}
     #[cfg_attr(feature = "metrics", doc = include_str!("docs/metrics.md"))]

@@ -1,10 +1,10 @@
 //! Waiting for what a writer publishes: threads or tasks, any number, at no cost to the writer while nobody waits.
+//! The model checkers compile this file as it is (see `models/`).
 
 use std::time::Duration;
 
-use event_listener::{Event, Listener as _};
-
 use crate::clock::deadline;
+use crate::sync::event_listener::{Event, Listener as _};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Tells readers of a journal that there may be more of it, and when nothing comes any more.
@@ -56,9 +56,9 @@ pub(crate) fn within<T, E>(
 ) -> Result<Option<T>, E> {
     let until = deadline(timeout);
     loop {
-        // In this order: what comes after the look is heard of, and what came before the end is seen.
-        let over = is_over();
+        // In this order: what comes after the looks is heard of, the end as well, and what came before the end is seen.
         let listener = news.listen();
+        let over = is_over();
         let found = look()?;
         if found.is_some() || over {
             return Ok(found);
@@ -81,12 +81,57 @@ pub(crate) async fn whenever<T, E>(
     mut look: impl FnMut() -> Result<Option<T>, E>,
 ) -> Result<Option<T>, E> {
     loop {
-        let over = is_over();
+        // As in `within`.
         let listener = news.listen();
+        let over = is_over();
         let found = look()?;
         if found.is_some() || over {
             return Ok(found);
         }
         listener.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// The end, told at once after a look at whether it has come.
+    fn ends_after_a_look<'a>(event: &'a Event, over: &'a Cell<bool>) -> impl Fn() -> bool + 'a {
+        || {
+            let before = over.replace(true);
+            event.notify(usize::MAX);
+            before
+        }
+    }
+
+    #[test]
+    fn an_end_told_after_the_look_for_it_is_heard() {
+        let nothing = || Ok::<Option<()>, Infallible>(None);
+        let (event, over) = (Event::new(), Cell::new(false));
+        // Would park for an hour if it were not.
+        assert_eq!(within(&event, Duration::from_secs(3600), ends_after_a_look(&event, &over), nothing), Ok(None));
+        over.set(false);
+        let mut waiting = pin!(whenever(&event, ends_after_a_look(&event, &over), nothing));
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Ok(None)));
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_seen() {
+        let (event, position) = (Event::new(), Cell::new(0));
+        // Published, and then the end, just before the look whether it has come.
+        let is_over = || {
+            position.set(1);
+            true
+        };
+        let look = || Ok::<_, Infallible>((position.get() == 1).then_some(()));
+        assert_eq!(within(&event, Duration::from_secs(3600), is_over, look), Ok(Some(())));
     }
 }

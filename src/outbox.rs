@@ -23,6 +23,7 @@ use crate::clock::utc;
 use crate::error::{OutboxError, ReadError};
 use crate::events::Event;
 use crate::follow::EventTail;
+use crate::handlers::refuse_waiting;
 use crate::house::House;
 use crate::link::Link;
 use crate::projection::AfterLag;
@@ -229,8 +230,9 @@ impl<C: Courier> Outbox<C> {
     ///
     /// # Errors
     ///
-    /// As [`step`](Self::step); it can be called again.
+    /// As [`step`](Self::step); it can be called again. [`ReadError::InsideHandler`] from inside a lane handler.
     pub fn run(&mut self) -> Result<(), OutboxError> {
+        refuse_waiting()?;
         let link = Arc::clone(&self.link);
         while !link.news.is_over() {
             let timeout = match self.step()? {

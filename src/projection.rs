@@ -19,6 +19,7 @@ use crate::bookmark::{Bookmark, Mark, MarkKind, TakeError};
 use crate::error::{ProjectError, ReadError};
 use crate::events::Event;
 use crate::follow::EventTail;
+use crate::handlers::refuse_waiting;
 use crate::house::House;
 use crate::service::contain;
 use crate::sync::Arc;
@@ -247,8 +248,9 @@ impl<P: Projection> Projected<P> {
     ///
     /// # Errors
     ///
-    /// As [`catch_up`](Self::catch_up); it can be called again.
+    /// As [`catch_up`](Self::catch_up); it can be called again. [`ReadError::InsideHandler`] from inside a lane handler.
     pub fn run(&mut self) -> Result<(), ProjectError> {
+        refuse_waiting()?;
         let link = Arc::clone(&self.shared.link);
         loop {
             let over = link.news.within(Duration::MAX, || self.turn().map(|news| news.then_some(())))?.is_none();
@@ -264,6 +266,7 @@ impl<P: Projection> Projected<P> {
     ///
     /// As [`run`](Self::run).
     pub async fn run_async(&mut self) -> Result<(), ProjectError> {
+        refuse_waiting()?;
         let link = Arc::clone(&self.shared.link);
         loop {
             let over = link.news.whenever(|| self.turn().map(|news| news.then_some(()))).await?.is_none();

@@ -12,6 +12,7 @@ use crate::audit::{Move, Print};
 use crate::claim::{Ask, Claim, Empty, EmptyReason, Grant};
 use crate::error::{ClaimError, LeaseError};
 use crate::fairness;
+use crate::handlers::is_inside;
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lane::StateBytes;
@@ -221,12 +222,12 @@ impl<S: Service> Seat<S> {
 
     /// Waits until a claim would probably get something; false after `timeout`, or when the hub is poisoned or closed.
     ///
-    /// Parks the calling thread. In a manual hub it answers at once.
+    /// Parks the calling thread. In a manual hub, and inside a lane handler, it answers at once.
     #[must_use]
     pub fn wait_ready(&self, timeout: Duration) -> bool {
         let service = &self.core.service;
         let has_ready = || service.has_ready(self.core.index, service.link.clock.now());
-        if service.link.manual {
+        if service.link.manual || is_inside() {
             return has_ready();
         }
         let deadline = crate::clock::deadline(timeout);
@@ -248,13 +249,14 @@ impl<S: Service> Seat<S> {
         }
     }
 
-    /// Resolves when a claim would probably get something, or when the hub is poisoned or closed. Needs no particular runtime.
+    /// Resolves when a claim would probably get something, or when the hub is poisoned or closed; inside a lane handler at
+    /// once. Needs no particular runtime.
     pub async fn ready(&self) {
         let service = &self.core.service;
         loop {
             let listener = service.published().listen();
             let now = service.link.clock.now();
-            if service.has_ready(self.core.index, now) || !service.link.is_open() {
+            if service.has_ready(self.core.index, now) || !service.link.is_open() || is_inside() {
                 return;
             }
             listener.await;

@@ -1,12 +1,28 @@
 //! Where the atomics and the parking of threads come from, and the named words made of one atomic.
 //!
 //! Every other file takes its atomics from here. The model checkers compile `slot.rs`, `cursor.rs`, `stack.rs`,
-//! `permits.rs`, `signal.rs`, `messages/queue.rs` and `reservations/shelf.rs` with a `sync` module of their own (see
-//! `models/`).
+//! `permits.rs`, `signal.rs`, `run.rs`, `news.rs`, `handlers/parking.rs`, `messages/queue.rs` and `reservations/shelf.rs` with
+//! a `sync` module of their own (see `models/`).
+
+use arc_swap::ArcSwap;
 
 pub(crate) use std::sync::Arc;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::Ordering;
+#[cfg(not(test))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 pub(crate) use std::thread::{Thread, current as current_thread, park_timeout};
+
+#[cfg(test)]
+#[path = "sync_test.rs"]
+#[expect(dead_code, reason = "every atomic has every operation; not each is used")]
+pub(crate) mod counted;
+#[cfg(test)]
+pub(crate) use self::counted::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
+
+/// Waiting for an event.
+pub(crate) mod event_listener {
+    pub(crate) use ::event_listener::{Event, EventListener, Listener};
+}
 
 /// Keeps a word that many threads write on a cache line of its own (two, as the prefetcher takes them in pairs).
 #[derive(Debug, Default)]
@@ -18,6 +34,26 @@ impl<T> std::ops::Deref for Padded<T> {
 
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+/// A pointer to a value that is never changed, only replaced.
+#[derive(Debug)]
+pub(crate) struct Place<T>(ArcSwap<T>);
+
+impl<T> Place<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(ArcSwap::from_pointee(value))
+    }
+
+    /// Wait-free.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.0.load())
+    }
+
+    /// Replaces the value by one made of it. Lock-free; `make` is called again if somebody else replaced it meanwhile.
+    pub(crate) fn update(&self, mut make: impl FnMut(&T) -> T) {
+        self.0.rcu(|now| make(now));
     }
 }
 

@@ -15,7 +15,6 @@ use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::fairness::is_overdue;
 use crate::journal::{Group, GroupTime, Log, Outcome};
-use crate::lane::Step;
 use crate::link::Link;
 use crate::measures;
 use crate::pace::Gauge;
@@ -27,6 +26,7 @@ use crate::record::{
 };
 use crate::registry::{Registry, ServiceCore};
 use crate::retract::{RestoredPart, WithdrawnPart};
+use crate::run::{HeldBack, Run, Step};
 use crate::service::Bounds;
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
@@ -101,7 +101,7 @@ pub(crate) struct Writer {
     spare: Vec<Group>,
     gauge: Gauge,
     /// Reports on lanes that came before those that they follow.
-    held_back: Vec<Waiting>,
+    held_back: HeldBack<Waiting>,
 }
 
 impl Writer {
@@ -131,7 +131,7 @@ impl Writer {
             checkpoint,
             spare: Vec::new(),
             gauge: Gauge::default(),
-            held_back: Vec::new(),
+            held_back: HeldBack::default(),
         }
     }
 
@@ -382,17 +382,9 @@ impl Writer {
     }
 
     fn draft_change(&mut self, time: GroupTime, node: Waiting) {
-        if !is_next(&node) {
-            // A report on the same lane took effect before it, and is not here yet.
-            self.held_back.push(node);
-            return;
-        }
-        let goes_on = step_of(&node).is_some() && !self.held_back.is_empty();
-        self.draft_now(time, node);
-        while goes_on && let Some(next) = self.held_back.iter().position(is_next) {
-            let node = self.held_back.swap_remove(next);
-            self.draft_now(time, node);
-        }
+        let mut held_back = std::mem::take(&mut self.held_back);
+        held_back.pass(node, |node| step_of(node), |node| self.draft_now(time, node));
+        self.held_back = held_back;
     }
 
     fn draft_now(&mut self, time: GroupTime, node: Waiting) {
@@ -678,16 +670,11 @@ impl Writer {
 }
 
 /// What a change does to the lane that its lease runs.
-fn step_of(node: &Pending) -> Option<(&Reports, &Step)> {
+fn step_of(node: &Pending) -> Option<(&Run, &Step)> {
     match &node.change {
-        Change::Reported(reports) => reports.step.as_ref().map(|step| (reports, step)),
+        Change::Reported(reports) => reports.pool.run(reports.index).zip(reports.step.as_ref()),
         _ => None,
     }
-}
-
-/// False if it is a report on a lane that follows one that was not journaled yet. True only once.
-fn is_next(node: &Waiting) -> bool {
-    step_of(node).is_none_or(|(reports, step)| reports.pool.run(reports.index).is_none_or(|run| run.is_next(step)))
 }
 
 fn withdrawn(part: &WithdrawnPart) -> Withdrawn<'_> {

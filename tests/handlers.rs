@@ -6,15 +6,17 @@ mod common;
 mod linear;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use commissary::{
-    Ask, Claim, ClaimError, Crash, Durability, HandlerError, Hub, LaneHandler, LaneKey, LaneOptions, LaneStep,
-    LaneThreads, LaneWorker, Limits, ManualClock, MemoryDisk, Policy, Registration, Reporter, Seat, Service,
-    ServiceHandle, Subject, Verdict,
+    Ask, Claim, ClaimError, Courier, Crash, Durability, HandlerError, Hub, IdempotencyKey, LaneHandler, LaneKey,
+    LaneOptions, LaneStep, LaneThreads, LaneWorker, Limits, ManualClock, MemoryDisk, OutboxOptions, Policy, Projection,
+    ProjectionOptions, Registration, Reporter, Retry, Seat, Service, ServiceHandle, Step, Subject, Verdict,
 };
 use common::{Shop, assert_adds_up, claim_one, exact};
 use linear::{Event, Model, Recorder};
@@ -330,6 +332,206 @@ fn a_handler_cannot_wait_for_lanes() {
     assert!(answers.iter().all(|error| matches!(error, HandlerError::InsideHandler)), "{answers:?}");
     assert_eq!(answers.len(), 3);
     hub.close().unwrap();
+}
+
+/// Looks once at a future, as a task that is polled by the handler's thread.
+fn poll<F: Future>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A projection and a courier of nothing.
+struct Nothing;
+
+impl Projection for Nothing {
+    type State = u64;
+
+    fn id(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn fold(&self, _state: &mut u64, _event: &commissary::Event) {}
+}
+
+impl Courier for Nothing {
+    type Effect = u64;
+
+    fn id(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn effects(&self, _event: &commissary::Event) -> Vec<(u64, u64)> {
+        vec![]
+    }
+
+    fn dispatch(&self, _effect: &u64, _key: &IdempotencyKey) -> Result<(), Retry> {
+        Ok(())
+    }
+}
+
+/// What would wait without end for what other lanes may do; what each of them was answered.
+fn ask_everything(hub: &Hub, seat: &Seat<Post>) -> Vec<String> {
+    let mut tail = hub.follow(0).unwrap();
+    // A look takes what is there.
+    while tail.try_next().unwrap().is_some() {}
+    let mut answers: Vec<String> =
+        vec![format!("{:?}", tail.next_within(Duration::MAX)), format!("{:?}", poll(tail.next_async()))];
+    answers.push(format!("{:?}", tail.next()));
+    answers.push(format!("{:?}", tail.next()));
+    let mut projected = hub.project(Nothing, ProjectionOptions::default()).unwrap();
+    projected.catch_up().unwrap();
+    answers.push(format!("{:?}", projected.run()));
+    answers.push(format!("{:?}", poll(projected.run_async())));
+    let mut outbox = hub.outbox(Nothing, OutboxOptions::default()).unwrap();
+    while outbox.step().unwrap() != Step::Idle {}
+    answers.push(format!("{:?}", outbox.run()));
+    answers.push(format!("{} {:?}", seat.wait_ready(Duration::MAX), poll(seat.ready())));
+    answers
+}
+
+/// R137: where a handler that brought its own hub would wait for events or for work, which other lanes may have to bring about,
+/// it is refused, or answered at once; a thread that handles no lane is not.
+#[test]
+fn a_handler_cannot_wait_for_what_lanes_do() {
+    let hub = Hub::builder().open_in_memory(&MemoryDisk::new()).unwrap();
+    let service = hub.register(Post { deadlines: false }).unwrap();
+    let client = hub.register_client(&Registration::new(9, "nine")).unwrap().client;
+    let seat = client.activate(&service).unwrap();
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let asking = {
+        let (hub, answers) = (hub.clone(), Arc::clone(&answers));
+        move |log: &mut Log, at, _| {
+            answers.lock().unwrap().push(ask_everything(&hub, &seat));
+            note(log, at);
+            vec![]
+        }
+    };
+    let threads = hub.run_lanes(&service, Script(asking), 1).unwrap();
+    service.add_all([command(1, 0, 0)]).unwrap();
+    wait_for(|| service.stats().subjects_done == 1);
+    assert_eq!(
+        *answers.lock().unwrap(),
+        [[
+            "Err(InsideHandler)",
+            "Ready(Err(InsideHandler))",
+            "Some(Err(InsideHandler))",
+            "None",
+            "Err(Read(InsideHandler))",
+            "Ready(Err(Read(InsideHandler)))",
+            "Err(Read(InsideHandler))",
+            "false Ready(())",
+        ]]
+    );
+    let mut tail = hub.follow(0).unwrap();
+    assert!(tail.next_within(Duration::MAX).unwrap().is_some());
+    drop(threads);
+    hub.close().unwrap();
+}
+
+/// R137: what a handler may wait for are the caretakers, who wait for no lane: each such call comes back while its lane's
+/// only thread is in it.
+#[test]
+fn waiting_for_the_caretakers_ends_inside_a_handler() {
+    let disk = MemoryDisk::new();
+    let hub = Hub::builder().open_in_memory(&disk).unwrap();
+    let service = hub.register(Post { deadlines: false }).unwrap();
+    let (told, ended) = std::sync::mpsc::channel();
+    let asking = {
+        let (hub, service) = (hub.clone(), service.clone());
+        move |log: &mut Log, at, _| {
+            note(log, at);
+            let registered = hub.register_client(&Registration::new(9, "nine")).unwrap();
+            registered.ticket.wait_durable().unwrap();
+            registered.ticket.wait_visible().unwrap();
+            // To its own lane and to others.
+            service.add_all((1..50).map(|place| command(place % 3 + 1, 5, place))).unwrap();
+            service.delete(&[command(2, 5, 1)]).unwrap().wait_visible().unwrap();
+            let retracted = service.retract_all(9).unwrap();
+            assert_eq!(retracted.results, 0);
+            assert!(hub.audit().unwrap().is_balanced() && hub.recount().unwrap().is_balanced());
+            let projected = hub.project(Nothing, ProjectionOptions::default()).unwrap();
+            drop(projected);
+            hub.close().unwrap();
+            told.send(()).unwrap();
+            vec![]
+        }
+    };
+    let threads = hub.run_lanes(&service, Script(asking), 1).unwrap();
+    service.add_all([command(1, 0, 0)]).unwrap();
+    ended.recv().unwrap();
+    wait_for(|| threads.is_over());
+    drop((threads, service, hub));
+    // What it did has no effect: the hub took no report any more.
+    let shop = Shop::on(disk, ManualClock::default(), Limits::default());
+    assert_eq!(open(&shop).stats().subjects_done, 0);
+}
+
+/// A service that calls back from where a handler's reports are judged.
+struct CallsBack(Arc<Mutex<Option<LaneThreads>>>, Arc<Mutex<Vec<HandlerError>>>);
+
+impl Service for CallsBack {
+    type Subject = u64;
+    type Report = ();
+
+    fn id(&self) -> &'static str {
+        "calls-back"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { linger: Duration::ZERO, ..exact() }
+    }
+
+    fn judge(&self, _command: &u64, _report: &(), _reporter: Reporter) -> Verdict {
+        let threads = self.0.lock().unwrap().take();
+        self.1.lock().unwrap().extend(threads.and_then(|threads| threads.stop().err()));
+        Verdict::Accept
+    }
+
+    fn lane(&self, command: &u64) -> Option<LaneKey> {
+        Some(LaneKey::from(*command))
+    }
+}
+
+/// Does nothing; its last act is to let go of its own threads, if nobody did before.
+#[derive(Default)]
+struct Keeps(Arc<Mutex<Option<LaneThreads>>>);
+
+impl LaneHandler<CallsBack> for Keeps {
+    type State = u64;
+
+    fn handle(&self, _lane: &LaneKey, _state: &mut u64, _command: &u64, _at: DateTime<Utc>) {}
+}
+
+impl Drop for Keeps {
+    fn drop(&mut self) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+/// R137: whatever of the application runs on a handler's thread is inside it: the service, and what is dropped there.
+#[test]
+fn a_service_that_calls_back_on_a_handlers_thread_is_refused() {
+    let (place, answers) = (Arc::default(), Arc::default());
+    let hub = live();
+    let service = hub.register(CallsBack(Arc::clone(&place), Arc::clone(&answers))).unwrap();
+    {
+        let mut place = place.lock().unwrap();
+        *place = Some(hub.run_lanes(&service, Keeps::default(), 2).unwrap());
+        service.add_all([1, 2]).unwrap();
+    }
+    wait_for(|| !answers.lock().unwrap().is_empty());
+    assert!(matches!(answers.lock().unwrap()[..], [HandlerError::InsideHandler]));
+    // Its threads end by themselves, and another worker goes on, which is dropped by one of its own.
+    let kept = Arc::default();
+    let again = || hub.handle_lanes(&service, Keeps(Arc::clone(&kept)), LaneOptions::default());
+    let mut worker = again();
+    wait_for(|| {
+        worker = again();
+        worker.is_ok()
+    });
+    *kept.lock().unwrap() = Some(worker.unwrap().spawn(2).unwrap());
+    wait_for(|| service.stats().subjects_done == 2);
+    hub.close().unwrap();
+    wait_for(|| kept.lock().unwrap().is_none());
 }
 
 /// Refusals are typed, and leave nothing behind.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use commissary::services::{DmCheck, DmState, FollowerCheck, FollowingCheck, UserList};
 use commissary::{
-    Ask, Client, Hub, Lease, ManualClock, MemoryDisk, Outcome, Policy, Registration, Seat, Service, ServiceHandle,
-    ServiceState, SubjectState,
+    Ask, Client, Hub, Lease, ManualClock, MemoryDisk, Outcome, Policy, Registration, Reporter, Seat, Service,
+    ServiceHandle, ServiceState, SubjectState, Verdict,
 };
 
 struct Shop {
@@ -342,4 +342,43 @@ fn audit<S: Service<Subject = u64, Report = UserList>>(shop: &Shop, client: &Cli
     assert_eq!(stats.work.subjects_held, held.len() as u64);
     assert_eq!((known.len(), done.len(), held.len()), (20 + 5, 5, 7));
     assert!(done.is_disjoint(&held) && done.is_subset(&known) && held.is_subset(&known));
+}
+
+/// Registers another service when it is dropped.
+struct Last(Hub, bool);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        if self.1 {
+            let _ = self.0.register(DmCheck::default()).expect("registered");
+        }
+    }
+}
+
+impl Service for Last {
+    type Subject = u64;
+    type Report = ();
+
+    fn id(&self) -> &'static str {
+        "last"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy::default()
+    }
+
+    fn judge(&self, _subject: &u64, _report: &(), _reporter: Reporter) -> Verdict {
+        Verdict::Accept
+    }
+}
+
+/// R137: a plugin that is not needed, for its service is there already, is dropped with no lock held: it may call the hub.
+#[test]
+fn a_plugin_that_is_not_needed_may_call_the_hub_when_it_is_dropped() {
+    let shop = Shop::open();
+    let first = shop.hub.register(Last(shop.hub.clone(), false)).expect("registered");
+    // Would wait for itself.
+    let again = shop.hub.register(Last(shop.hub.clone(), true)).expect("registered");
+    assert_eq!((first.id(), again.id()), (again.id(), "last"));
+    assert_eq!(shop.hub.service_state("dm-check"), Some(ServiceState::Active));
 }

@@ -7,15 +7,24 @@
 //! `./run` runs all of it: see there.
 //!
 //! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics; that of a
-//! stock's shelf is a step under a lock of the checker), a `park` with a
+//! stock's shelf and of a run's state are steps under a lock of the checker), event-listener (its promise is: whoever listens
+//! before a notification is woken by it), a `park` with a
 //! timeout (a lost wake-up is a deadlock here, in the hub it is a delay), and exchanges that fail without cause.
 
 #[path = "../../src/cursor.rs"]
 mod cursor;
+#[path = "../../src/news.rs"]
+#[expect(dead_code, reason = "the models wait as threads, not as tasks")]
+mod news;
+#[path = "../../src/handlers/parking.rs"]
+mod parking;
 #[path = "../../src/permits.rs"]
 mod permits;
 #[path = "../../src/messages/queue.rs"]
 mod queue;
+#[path = "../../src/run.rs"]
+#[expect(dead_code, reason = "the models have no deadlines")]
+mod run;
 #[path = "../../src/reservations/shelf.rs"]
 #[expect(dead_code, reason = "the models restore nothing and forget nothing")]
 mod shelf;
@@ -29,14 +38,25 @@ mod stack;
 #[expect(dead_code, reason = "every atomic has every operation; not each is used")]
 mod sync;
 
+/// Nobody waits for a time here.
+mod clock {
+    use std::time::{Duration, Instant};
+
+    pub(crate) fn deadline(_: Duration) -> Option<Instant> {
+        None
+    }
+}
+
 mod check;
 mod counts;
 mod messages;
 mod pools;
 mod reservations;
+mod runs;
 mod signals;
 mod slots;
 mod stacks;
+mod waits;
 
 pub use check::{Model, Seen, explore, replay, seen_in};
 
@@ -51,9 +71,8 @@ pub fn all() -> Vec<&'static Model> {
         signals::MODELS,
         messages::MODELS,
         reservations::MODELS,
+        runs::MODELS,
+        waits::MODELS,
     ];
-    models
-        .into_iter()
-        .flatten()
-        .collect()
+    models.into_iter().flatten().collect()
 }

@@ -147,7 +147,7 @@ fn told() {
 fn last() {
     let counter = Counter::new(3);
     let [one, two] = [1, 2].map(|id| Arc::new(Booking::new(id, UNITS, 0)));
-    let decide = |booking| spawn(&counter, booking, |counter, booking| counter.decide(booking));
+    let decide = |booking| spawn(&counter, booking, Counter::decide);
     let (maker, repeat) = (decide(&one), decide(&one));
     let other = counter.decide(&two);
     let answers = [join(maker), join(repeat)];

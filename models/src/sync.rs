@@ -19,17 +19,17 @@ use std::sync::atomic as real;
 
 #[cfg(loom)]
 pub(crate) use loom::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 #[cfg(shuttle)]
 pub(crate) use shuttle::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 
@@ -53,6 +53,130 @@ impl<T> std::ops::Deref for Padded<T> {
 pub(crate) fn park_timeout(_: std::time::Duration) {
     check::seen_if_named(check::PARKED);
     thread::park();
+}
+
+/// A pointer that is replaced whole: what arc-swap is in the crate, as steps of the checker.
+#[derive(Debug)]
+pub(crate) struct Place<T>(Mutex<Arc<T>>);
+
+impl<T> Place<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(Arc::new(value)))
+    }
+
+    fn load(&self) -> Arc<T> {
+        Arc::clone(&self.0.lock().expect(PANICKED))
+    }
+
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.load())
+    }
+
+    pub(crate) fn update(&self, mut make: impl FnMut(&T) -> T) {
+        loop {
+            let before = self.load();
+            let after = Arc::new(make(&before));
+            let mut place = self.0.lock().expect(PANICKED);
+            if Arc::ptr_eq(&place, &before) || cfg!(feature = "bug_place_blind") {
+                *place = after;
+                return;
+            }
+            check::seen_if_named(check::EXCHANGE_FAILED);
+        }
+    }
+}
+
+const PANICKED: &str = "a thread of the model panicked";
+
+/// What event-listener is in the crate: whoever listens before a notification is woken by it. A listener waits without a
+/// deadline: a wake-up that is lost is a deadlock, which the checkers report.
+pub(crate) mod event_listener {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use std::time::Instant;
+
+    use super::{Arc, Condvar, Mutex, PANICKED, check};
+
+    #[derive(Debug, Default)]
+    struct Ear {
+        is_told: Mutex<bool>,
+        bell: Condvar,
+    }
+
+    type Ears = Arc<Mutex<Vec<Arc<Ear>>>>;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Event(Ears);
+
+    #[derive(Debug)]
+    pub(crate) struct EventListener {
+        ears: Ears,
+        ear: Arc<Ear>,
+    }
+
+    pub(crate) trait Listener: Sized {
+        fn wait(self);
+
+        fn wait_deadline(self, _: Instant) -> Option<()> {
+            self.wait();
+            Some(())
+        }
+    }
+
+    impl Event {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn listen(&self) -> EventListener {
+            let listener = EventListener { ears: Arc::clone(&self.0), ear: Arc::default() };
+            if !cfg!(feature = "bug_listen_late") {
+                listener.begin();
+            }
+            listener
+        }
+
+        pub(crate) fn notify(&self, _: usize) {
+            let ears = std::mem::take(&mut *self.0.lock().expect(PANICKED));
+            for ear in ears {
+                *ear.is_told.lock().expect(PANICKED) = true;
+                ear.bell.notify_one();
+            }
+        }
+    }
+
+    impl EventListener {
+        fn begin(&self) {
+            self.ears.lock().expect(PANICKED).push(Arc::clone(&self.ear));
+        }
+
+        fn hear(&self) {
+            if cfg!(feature = "bug_listen_late") {
+                self.begin();
+            }
+            let mut is_told = self.ear.is_told.lock().expect(PANICKED);
+            while !*is_told {
+                check::seen_if_named(check::PARKED);
+                is_told = self.ear.bell.wait(is_told).expect(PANICKED);
+            }
+        }
+    }
+
+    impl Listener for EventListener {
+        fn wait(self) {
+            self.hear();
+        }
+    }
+
+    impl Future for EventListener {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            self.hear();
+            Poll::Ready(())
+        }
+    }
 }
 
 static ONE_ORDER: StdBool = StdBool::new(false);
@@ -189,5 +313,11 @@ impl Default for AtomicU64 {
 impl Default for AtomicU32 {
     fn default() -> Self {
         Self::new(0)
+    }
+}
+
+impl Default for AtomicBool {
+    fn default() -> Self {
+        Self::new(false)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::aside::Failure;
-use super::{Crew, Inside, LaneHandler};
+use super::{Crew, LaneHandler};
 use crate::clock::utc;
 use crate::error::{HubError, LeaseError};
 use crate::events::KeyBytes;
@@ -126,7 +126,6 @@ impl<'a, S: Service, H: LaneHandler<S>> Work<'a, S, H> {
             let done = match broken.take() {
                 Some(why) => Err(why),
                 None => contain(|| {
-                    let _inside = Inside::enter();
                     let report = self.crew.handler.handle(&view.key, &mut state, &command, utc(wall_ms));
                     (command.key(), report)
                 })
@@ -215,7 +214,6 @@ impl<'a, S: Service, H: LaneHandler<S>> Work<'a, S, H> {
             from = place + 1;
             let key = key_of(&subject);
             let report = contain(|| {
-                let _inside = Inside::enter();
                 self.crew.handler.handle_alone(&subject, utc(wall_ms)).map(|report| (subject.key(), report))
             });
             let sent = match report {

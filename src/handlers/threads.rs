@@ -4,8 +4,7 @@ use std::fmt;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use event_listener::{EventListener, Listener};
-
+use super::parking::Parking;
 use super::{Crew, FailedCommand, Inside, LaneHandler, LaneStats, LaneStep, Office, is_over};
 use crate::error::HandlerError;
 use crate::lane::LaneKey;
@@ -49,7 +48,13 @@ impl LaneThreads {
         for number in 1..=threads {
             let crew = Arc::clone(crew);
             let builder = thread::Builder::new().name(format!("commissary-lane-{number}"));
-            spawned.threads.push(builder.spawn(move || crew.run()).map_err(HandlerError::Thread)?);
+            let work = move || {
+                // To the end: the last thread drops the handler.
+                let _inside = Inside::enter();
+                crew.run();
+                drop(crew);
+            };
+            spawned.threads.push(builder.spawn(work).map_err(HandlerError::Thread)?);
         }
         Ok(spawned)
     }
@@ -114,13 +119,13 @@ impl Drop for LaneThreads {
 impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
     /// Works until it is stopped or the hub is closed.
     fn run(&self) {
-        let mut listener: Option<EventListener> = None;
+        let mut parking = Parking::default();
         while !self.office.is_stopping() {
             let wait = match contain(|| self.step()) {
                 Ok(Ok(LaneStep::Idle)) => None,
                 Ok(Ok(LaneStep::Waiting(wait))) => Some(wait),
                 Ok(Ok(_)) => {
-                    listener = None;
+                    parking.end();
                     continue;
                 }
                 Ok(Err(error)) if is_over(&error) => return,
@@ -134,19 +139,7 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
                     Some(REFUSED)
                 }
             };
-            // Looks once more after it began to listen.
-            match listener.take() {
-                None => listener = Some(self.office.service.published().listen()),
-                Some(listener) => park(listener, wait),
-            }
+            parking.rest(self.office.service.published(), wait);
         }
-    }
-}
-
-fn park(listener: EventListener, wait: Option<Duration>) {
-    match wait.and_then(crate::clock::deadline) {
-        // A notification or the time: it looks again anyway.
-        Some(deadline) => drop(listener.wait_deadline(deadline)),
-        None => listener.wait(),
     }
 }
