@@ -38,19 +38,21 @@ const ROUNDS: usize = 5;
 /// How long senders that wait for each answer go on.
 const WINDOW: Duration = Duration::from_millis(300);
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 14] = [
     Kind { class: "memory", name: "lanes, 1 handler thread", open: ours::memory_1, orders: 40_000 },
     Kind { class: "memory", name: "lanes, 2 handler threads", open: ours::memory_2, orders: 40_000 },
     Kind { class: "memory", name: "lanes, by hand, 2 threads", open: ours::memory_by_hand, orders: 40_000 },
+    Kind { class: "memory", name: "lanes, 2 threads, 4 to a bucket", open: ours::memory_small, orders: 20_000 },
     Kind { class: "memory", name: "map of mutexes", open: map::open, orders: 400_000 },
     Kind { class: "memory", name: "ractor, 2 threads", open: actors::open, orders: 200_000 },
     Kind { class: "os", name: "lanes, 2 handler threads", open: ours::os_2, orders: 20_000 },
     Kind { class: "sync", name: "lanes, 1 handler thread", open: ours::sync_1, orders: 20_000 },
     Kind { class: "sync", name: "lanes, 2 handler threads", open: ours::sync_2, orders: 20_000 },
     Kind { class: "sync", name: "lanes, by hand, 2 threads", open: ours::sync_by_hand, orders: 20_000 },
+    Kind { class: "sync", name: "lanes, 2 threads, 4 to a bucket", open: ours::sync_small, orders: 4_000 },
     Kind { class: "sync", name: "map and log, a sync each", open: map::open_logged, orders: 2_000 },
-    Kind { class: "sync", name: "map and log, a sync for 1,024", open: map::open_logged_in_batches, orders: 200_000 },
-    Kind { class: "sync", name: "channel, log, one thread", open: channel::open, orders: 200_000 },
+    Kind { class: "sync", name: "map and log, a sync for 1,024", open: map::open_logged_in_batches, orders: 1_000_000 },
+    Kind { class: "sync", name: "channel, log, one thread", open: channel::open, orders: 1_000_000 },
 ];
 
 /// What was asked for on the command line.

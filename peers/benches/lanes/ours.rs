@@ -15,12 +15,15 @@ use commissary::{
 use crate::contender::{Contender, Setup};
 use crate::work::{Order, SENDERS, State};
 
-/// As many as a lane's bucket can have.
-const BUCKET: usize = 63;
+/// Orders in a bucket: as many as a lane's can have, and the default.
+const LARGE: usize = 63;
+const SMALL: usize = 4;
 /// Longer than any wait here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Kitchen;
+struct Kitchen {
+    bucket: usize,
+}
 
 impl Service for Kitchen {
     type Subject = u64;
@@ -31,7 +34,7 @@ impl Service for Kitchen {
     }
 
     fn policy(&self) -> Policy {
-        Policy { bucket_subjects: BUCKET, linger: Duration::ZERO, lane_subjects: 1_000_000, ..Policy::default() }
+        Policy { bucket_subjects: self.bucket, linger: Duration::ZERO, lane_subjects: 1_000_000, ..Policy::default() }
     }
 
     fn judge(&self, _order: &u64, _enough: &bool, _reporter: Reporter) -> Verdict {
@@ -123,37 +126,45 @@ fn hub(disk: Disk, setup: &Setup<'_>) -> Hub {
     .expect("opens")
 }
 
-fn handlers(disk: Disk, threads: usize, setup: &Setup<'_>) -> Box<dyn Contender> {
+fn handlers(disk: Disk, bucket: usize, threads: usize, setup: &Setup<'_>) -> Box<dyn Contender> {
     let hub = hub(disk, setup);
-    let service = hub.register(Kitchen).expect("registers");
+    let service = hub.register(Kitchen { bucket }).expect("registers");
     let cook = Cook { stock: setup.stock, ..Cook::default() };
     let workers = Workers::Handlers(hub.run_lanes(&service, cook.clone(), threads).expect("runs"));
     Box::new(Lanes { hub, service, cook, workers, keys: setup.spread.keys(), answers: OnceLock::new() })
 }
 
 pub(crate) fn memory_1(setup: &Setup<'_>) -> Box<dyn Contender> {
-    handlers(Disk::Memory, 1, setup)
+    handlers(Disk::Memory, LARGE, 1, setup)
 }
 
 pub(crate) fn memory_2(setup: &Setup<'_>) -> Box<dyn Contender> {
-    handlers(Disk::Memory, 2, setup)
+    handlers(Disk::Memory, LARGE, 2, setup)
+}
+
+pub(crate) fn memory_small(setup: &Setup<'_>) -> Box<dyn Contender> {
+    handlers(Disk::Memory, SMALL, 2, setup)
+}
+
+pub(crate) fn sync_small(setup: &Setup<'_>) -> Box<dyn Contender> {
+    handlers(Disk::Sync, SMALL, 2, setup)
 }
 
 pub(crate) fn os_2(setup: &Setup<'_>) -> Box<dyn Contender> {
-    handlers(Disk::Os, 2, setup)
+    handlers(Disk::Os, LARGE, 2, setup)
 }
 
 pub(crate) fn sync_1(setup: &Setup<'_>) -> Box<dyn Contender> {
-    handlers(Disk::Sync, 1, setup)
+    handlers(Disk::Sync, LARGE, 1, setup)
 }
 
 pub(crate) fn sync_2(setup: &Setup<'_>) -> Box<dyn Contender> {
-    handlers(Disk::Sync, 2, setup)
+    handlers(Disk::Sync, LARGE, 2, setup)
 }
 
 fn by_hand(disk: Disk, setup: &Setup<'_>) -> Box<dyn Contender> {
     let hub = hub(disk, setup);
-    let service = hub.register(Kitchen).expect("registers");
+    let service = hub.register(Kitchen { bucket: LARGE }).expect("registers");
     let cook = Cook { stock: setup.stock, ..Cook::default() };
     let stopping = Arc::new(AtomicBool::new(false));
     let work = |id: u64| {
@@ -200,7 +211,7 @@ impl Lanes {
         let began = std::time::Instant::now();
         while self.done() < subjects {
             assert!(began.elapsed() < PATIENCE, "{} of {subjects}: {:?}", self.done(), self.service.stats());
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -237,7 +248,7 @@ impl Contender for Lanes {
     fn states(self: Box<Self>) -> Vec<State> {
         // What was answered is durable by then, but perhaps not counted.
         while self.service.stats().subjects_pending() > 0 {
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_millis(1));
         }
         let before = self.done();
         self.send(&(0..self.keys).map(Order::probe).collect::<Vec<_>>());
