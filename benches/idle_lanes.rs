@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use commissary::{Hub, LaneHandler, LaneKey, Policy, Reporter, Service, ServiceHa
 
 /// Tells the child what to do: how many subjects, whether of lanes, whether to open only, where.
 const TASK: &str = "COMMISSARY_BENCH_IDLE";
+
+/// Subjects taken in at a time.
+const PART: usize = 5_000;
 
 /// A subject's number is its lane's.
 struct Kitchen {
@@ -80,16 +84,21 @@ fn bytes_in(path: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Has all that is pending worked on, until no lane runs.
-fn work(hub: &Hub, service: &ServiceHandle<Kitchen>) {
+/// Takes subjects in, a part at a time, and works on each part until no lane runs: what waits is not what is measured.
+fn work(hub: &Hub, service: &ServiceHandle<Kitchen>, subjects: Range<u64>) {
     let threads = hub.run_lanes(service, Cook, 1).expect("runs");
     let is_idle = || {
         let stats = service.stats();
         stats.subjects_pending() == 0 && stats.lanes_ready + stats.lanes_running == 0
     };
-    while !is_idle() {
-        hub.health().expect("healthy");
-        std::thread::sleep(Duration::from_millis(5));
+    for from in subjects.clone().step_by(PART) {
+        let part = from..subjects.end.min(from + PART as u64);
+        let many = part.end - part.start;
+        assert_eq!(service.add_all(part).expect("taken in").added, many);
+        while !is_idle() {
+            hub.health().expect("healthy");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
     let _ = threads.stop().expect("stops");
 }
@@ -102,12 +111,10 @@ fn child(task: &str) {
     let hub = Hub::open(place).expect("opens");
     let service = hub.register(Kitchen { laned: laned == "lanes" }).expect("registers");
     if fill == "fill" {
-        assert_eq!(service.add_all(0..subjects).expect("taken in").added, subjects);
-        work(&hub, &service);
+        work(&hub, &service, 0..subjects);
     } else {
         // One lane in use, all others idle.
-        service.add_all([subjects + 1]).expect("taken in");
-        work(&hub, &service);
+        work(&hub, &service, subjects..subjects + 1);
     }
     let done = subjects + u64::from(fill != "fill");
     let stats = service.stats();
