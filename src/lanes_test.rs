@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::commit::{Change, Pending, Reports};
 use crate::link::Precedence;
 use crate::service::{Policy, Reporter, Verdict};
 use crate::stack::Node;
 use crate::sync::Arc;
 use crate::{
-    Ask, Claim, Crash, Durability, Hub, LaneKey, Lease, ManualClock, MemoryDisk, Outcome, Registration, Seat, Service,
-    ServiceHandle, SubjectState, Ticket, TicketError,
+    Ask, Claim, Crash, Durability, Hub, LaneHandler, LaneKey, Lease, Limits, ManualClock, MemoryDisk, Outcome,
+    Registration, Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError,
 };
 
 /// Subjects of one lane.
@@ -266,6 +268,40 @@ fn idle_lanes_cost_no_memory() {
     shop.service.add(&(PER_LANE + 1)).unwrap().progress().unwrap();
     shop.hub.tick();
     assert_eq!(log(&shop.claim().unwrap()), (1, vec![PER_LANE]));
+}
+
+/// A bucket of a lane is a pool, if no other lane has work: as long as leases are over, what is kept of them is bounded, however
+/// many there are between two looks at all leases.
+#[test]
+fn pools_of_a_hot_lane_are_forgotten_before_they_pile_up() {
+    const COMMANDS: u64 = 600;
+    // Time stands still: leases are looked at once, at the beginning.
+    let limits = Limits { settled_slots: 64, ..Limits::default() };
+    let builder = Hub::builder().clock(ManualClock::default()).limits(limits).durability(Durability::Os);
+    let hub = builder.open_in_memory(&MemoryDisk::new()).unwrap();
+    let service = hub.register(Numbers).unwrap();
+    service.set_policy(Policy { bucket_subjects: 1, ..service.policy() }).unwrap();
+    let threads = hub.run_lanes(&service, Count, 1).unwrap();
+    service.add_all(0..COMMANDS).unwrap();
+    while service.stats().subjects_done < COMMANDS {
+        hub.health().unwrap();
+        std::thread::yield_now();
+    }
+    assert_eq!(threads.stop().unwrap().buckets, COMMANDS);
+    let live = service.core().live().len();
+    assert!(live < 300, "{live} pools are kept");
+}
+
+/// Counts the commands of a lane.
+struct Count;
+
+impl LaneHandler<Numbers> for Count {
+    type State = u64;
+
+    fn handle(&self, _: &LaneKey, count: &mut u64, _: &u64, _: DateTime<Utc>) -> u64 {
+        *count += 1;
+        *count
+    }
 }
 
 /// Lanes that the steward knows, that the writer has at hand, and those whose states pools hold.

@@ -31,6 +31,8 @@ const ABANDON_MS: u64 = 1_000;
 const SETTLED: u64 = u64::MAX;
 /// A settled pool counts as at least so many slots: many small ones cost more than their slots.
 const SETTLED_LEAST: usize = 64;
+/// Pools formed until some are forgotten, if that does not come before: the writer looks at each that is kept, in each turn.
+const FORGET_AFTER: usize = 64;
 /// How often leases and seats are looked at when nothing else happens.
 pub(crate) const PERIOD: Duration = Duration::from_millis(500);
 
@@ -171,6 +173,11 @@ impl Steward {
             changed |= self.charts.round(&self.link, &self.people, &services, now);
             changed |= self.retire_seats(now);
             for service in &services {
+                self.forget(service);
+            }
+        }
+        for service in &services {
+            if self.is_piling_up(service) {
                 self.forget(service);
             }
         }
@@ -388,6 +395,12 @@ impl Steward {
         changed
     }
 
+    /// True if so many pools were formed since some were last forgotten that looking through them again costs little beside.
+    fn is_piling_up(&self, service: &ServiceCore) -> bool {
+        let kept = self.wards.get(&service.id).map_or(0, |ward| ward.kept);
+        service.live().len() >= kept.saturating_add(FORGET_AFTER)
+    }
+
     /// Forgets pools all of whose leases are over and journaled, but for the youngest of them.
     fn forget(&mut self, service: &Arc<ServiceCore>) {
         let Some(ward) = self.wards.get_mut(&service.id) else { return };
@@ -399,6 +412,7 @@ impl Steward {
                 self.settled_slots += weight;
             }
         }
+        ward.kept = live.len();
         let mut forgotten = HashSet::new();
         while self.settled_slots > self.link.limits.settled_slots {
             let Some((of, generation, slots)) = self.settled.pop_front() else { break };
@@ -411,6 +425,7 @@ impl Steward {
             }
             if let Some(ward) = self.wards.get_mut(&of) {
                 ward.exhausted.retain(|generation, _| !forgotten.contains(&(of, *generation)));
+                ward.kept = self.registry.by_id(of).map_or(0, |service| service.live().len());
             }
         }
     }

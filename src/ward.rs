@@ -56,6 +56,8 @@ pub(crate) struct Ward {
     cooled_at: u64,
     /// When a pool was first seen exhausted.
     pub(crate) exhausted: HashMap<u64, u64>,
+    /// Pools kept when some were last forgotten.
+    pub(crate) kept: usize,
     /// Multiplies the size of the next pool; grows when pools are eaten faster than they are formed.
     haste: usize,
     /// Subjects too few for a bucket wait for companions, and nothing else is ready.
@@ -89,6 +91,7 @@ impl Ward {
             news: false,
             cooled_at: 0,
             exhausted: HashMap::new(),
+            kept: 0,
             haste: 1,
             lingering: false,
         }

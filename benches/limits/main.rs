@@ -13,6 +13,7 @@
 )]
 
 mod flow;
+mod lanes;
 mod numbers;
 mod rig;
 mod sizes;
@@ -30,6 +31,7 @@ fn main() {
     numbers::print();
     sizes::print();
     flow::print();
+    lanes::print();
     eprintln!("{:.0} s in all, {} at the peak", start.elapsed().as_secs_f64(), peak());
 }
 

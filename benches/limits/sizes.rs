@@ -73,7 +73,7 @@ fn body_bytes() {
 }
 
 /// A report that takes so many bytes.
-fn report_of(bytes: usize) -> String {
+pub(crate) fn report_of(bytes: usize) -> String {
     let length = match bytes {
         0..=128 => 1,
         129..=16_385 => 2,
