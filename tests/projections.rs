@@ -336,6 +336,20 @@ fn a_view_carries_its_position_and_its_age() {
     assert_eq!(late.view().age, Duration::from_secs(4), "the opening came since");
 }
 
+/// R124: an age of zero is proof that there was nothing newer: what came in the same millisecond makes a view old, too.
+#[test]
+fn no_view_is_of_age_zero_while_there_is_something_newer() {
+    let shop = Shop::open();
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    let mut ledger = ledger(&shop.hub);
+    ledger.catch_up().unwrap();
+    assert_eq!(ledger.view().age, Duration::ZERO);
+    add(&shop, &service, 1);
+    assert_eq!(ledger.view().age, Duration::from_millis(1), "no time has passed");
+    ledger.catch_up().unwrap();
+    assert_eq!(ledger.view().age, Duration::ZERO);
+}
+
 /// R132: projections that are caught up to one position show one moment, whatever came meanwhile and came between.
 #[test]
 fn projections_caught_up_to_one_position_show_one_moment() {
