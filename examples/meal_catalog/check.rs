@@ -41,8 +41,8 @@ pub(crate) struct Outcome {
     /// How often the hub was opened.
     pub(crate) boots: u32,
     pub(crate) commands: u64,
-    /// Of the last life: buckets, workers that died, areas moved.
-    pub(crate) buckets: u64,
+    /// Of the last life: commands executed, workers that died, areas moved.
+    pub(crate) executed: u64,
     pub(crate) died: u64,
     pub(crate) moves: u64,
     /// Fridges that workers of both groups worked on.
