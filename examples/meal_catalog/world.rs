@@ -319,7 +319,12 @@ impl Shop<'_> {
                 return Ok(true);
             }
             if start.elapsed() > STALLED {
-                return Err(format!("not quiet after {} s", STALLED.as_secs()).into());
+                let idle: Vec<_> = self.areas.iter().map(is_idle).collect();
+                let (charges, refunds) = self.desk.provider.done();
+                let figures = Figures::clone(&self.desk.sales.view().state);
+                let wait = STALLED.as_secs();
+                let money = format!("{charges} charges and {refunds} refunds made");
+                return Err(format!("not quiet after {wait} s: areas {idle:?}; {money}; {figures:?}").into());
             }
             thread::sleep(Duration::from_micros(500));
         }
