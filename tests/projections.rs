@@ -638,6 +638,37 @@ fn a_state_of_another_past_is_not_used() {
     }
 }
 
+/// R128: a state that another hub's events made is not used, though its position is one here, too: it is of another past, and
+/// the file came into the wrong directory.
+#[test]
+fn a_state_of_another_hub_is_not_used() {
+    let clock = ManualClock::default();
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let open = |at: &tempfile::TempDir| Hub::builder().manual().clock(clock.clone()).open(at.path()).unwrap();
+    for (number, directory) in (1..).zip(&directories) {
+        clock.advance(Duration::from_secs(1));
+        let hub = open(directory);
+        let service = hub.register(Plain::new("plain")).unwrap();
+        (0..4).for_each(|user| drop(service.add(&(100 * number + user)).unwrap()));
+        hub.tick();
+        let mut ledger = ledger(&hub);
+        ledger.catch_up().unwrap();
+        ledger.save().unwrap();
+        hub.close().unwrap();
+    }
+    let [other, here] = &directories;
+    let own = ledger(&open(here));
+    assert!(own.report().rebuilt.is_none() && own.report().resumed_at > 0, "{:?}", own.report());
+    drop(own);
+    copy(&other.path().join("projections"), &here.path().join("projections"));
+    let hub = open(here);
+    let mut anew = ledger(&hub);
+    let why = anew.report().rebuilt.clone().unwrap_or_default();
+    assert!(why.contains("more than the journal holds"), "{:?}", anew.report());
+    anew.catch_up().unwrap();
+    assert_eq!(*anew.view().state, recount(&hub, u64::MAX));
+}
+
 fn since(clock: &ManualClock, disk: &MemoryDisk, seconds: i64) -> Hub {
     let keep_events_since = DateTime::from_timestamp_millis(seconds * 1_000);
     let compact = Compact { keep_events_since, ..Compact::default() };
