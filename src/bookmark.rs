@@ -48,6 +48,8 @@ impl MarkKind {
 pub(crate) struct Bookmark {
     /// The hub's boot in which it was kept.
     pub(crate) boot: u32,
+    /// That boot's event, if it was to be found: no other hub has it at that place and time.
+    pub(crate) opened: Option<Opening>,
     /// Events before this position are in it.
     pub(crate) position: u64,
     /// Hub time at which nothing newer was there, ms.
@@ -58,6 +60,31 @@ pub(crate) struct Bookmark {
     pub(crate) id: String,
     #[serde(with = "serde_bytes")]
     pub(crate) body: Vec<u8>,
+}
+
+/// Where and when a hub was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Opening {
+    position: u64,
+    wall_ms: i64,
+}
+
+impl Opening {
+    fn of(event: &Event, boot: u32) -> Option<Self> {
+        let opened = Self { position: event.position, wall_ms: event.at.timestamp_millis() };
+        (event.kind == EventKind::Opened { boot }).then_some(opened)
+    }
+
+    /// Whether this is the hub that was opened there. If a compaction dropped that event it cannot be told, and is believed.
+    fn is_of(self, house: &House, boot: u32) -> Result<bool, ReadError> {
+        let found = EventTail::open(house, self.position).and_then(|mut tail| tail.try_next());
+        match found {
+            Ok(Some(event)) => Ok(event.position != self.position || Self::of(&event, boot) == Some(self)),
+            Ok(None) | Err(ReadError::BeyondEnd { .. } | ReadError::NotAPosition { .. }) => Ok(false),
+            Err(ReadError::Lagged { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What was found.
@@ -120,7 +147,16 @@ impl Marks {
             return Err(TakeError::InUse);
         }
         let (place, names, id) = (self.place.clone(), Arc::clone(&self.names), id.to_owned());
-        Ok(Mark { place, kind, id, name, boot: self.boot, names, last: None, was_read: false })
+        Ok(Mark { place, kind, id, name, boot: self.boot, opened: None, names, last: None, was_read: false })
+    }
+
+    /// Finds this opening's event, for what will be written.
+    pub(crate) fn anchor(&self, house: &House, mark: &mut Mark) -> Result<(), ReadError> {
+        let mut tail = EventTail::open(house, self.reached)?;
+        while let (None, Some(event)) = (mark.opened, tail.try_next()?) {
+            mark.opened = Opening::of(&event, self.boot);
+        }
+        Ok(())
     }
 
     /// Whether the journal holds what a bookmark reflects. It does not if it lost its end since, or was lost: then positions
@@ -130,6 +166,11 @@ impl Marks {
             return Ok(true);
         }
         if bookmark.boot >= self.boot || bookmark.position > self.reached {
+            return Ok(false);
+        }
+        if let Some(opened) = bookmark.opened
+            && !opened.is_of(house, bookmark.boot)?
+        {
             return Ok(false);
         }
         let mut tail = match EventTail::open(house, bookmark.position) {
@@ -163,6 +204,7 @@ pub(crate) struct Mark {
     id: String,
     name: String,
     pub(crate) boot: u32,
+    pub(crate) opened: Option<Opening>,
     names: Arc<Names>,
     /// How the file began when it was last read or written here.
     last: Option<[u8; HEAD]>,

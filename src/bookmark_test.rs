@@ -6,7 +6,7 @@ use super::*;
 use crate::compact::stop_at;
 
 fn bookmark(boot: u32, position: u64) -> Bookmark {
-    Bookmark { boot, position, as_of_ms: 5, version: 2, id: "one".to_owned(), body: vec![7; 40] }
+    Bookmark { boot, opened: None, position, as_of_ms: 5, version: 2, id: "one".to_owned(), body: vec![7; 40] }
 }
 
 fn found(mark: &mut Mark) -> Result<Option<Bookmark>, String> {

@@ -145,6 +145,11 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000).saturating_add(u64::from(duration.subsec_millis()))
 }
 
+/// A pause that doubled so many times, saturating.
+pub(crate) fn doubled(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
+}
+
 /// Wall milliseconds as the surface shows them; the epoch if they are out of chrono's range.
 pub(crate) fn utc(wall_ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(wall_ms).unwrap_or_default()

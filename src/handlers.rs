@@ -325,7 +325,7 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         self.office.counts.commands.add(u64::from(commands));
         match fate {
             Fate::Done => Ok(LaneStep::Handled { commands }),
-            Fate::Failed(failure) => Ok(self.set_aside(lease, failure, commands)),
+            Fate::Failed(failure) => Ok(self.set_aside(lease, &failure, commands)),
             Fate::Lost => {
                 self.office.counts.lost.add(1);
                 Ok(LaneStep::Lost)
@@ -350,21 +350,20 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         Some(LaneStep::Failed { lane: Some(lane), commands: 0, tries, after: None })
     }
 
-    fn set_aside(&self, lease: Lease<S>, failure: Failure, commands: u32) -> LaneStep {
+    fn set_aside(&self, lease: Lease<S>, failure: &Failure, commands: u32) -> LaneStep {
         self.office.counts.failures.add(1);
         let lane = lease.lane().map(|view| view.key);
         let now = self.office.service.link.clock.now();
         let (service, key, why) = (&self.office.service.name, &failure.key, &failure.why);
         tracing::error!(%service, ?lane, ?key, why, "command not executed");
-        let tries = self.office.asides.tries(lane.as_ref(), &failure.key) + 1;
-        let after = (tries < self.options.tries_max).then(|| self.options.backoff(tries));
+        let pause = |tries| (tries < self.options.tries_max).then(|| self.options.backoff(tries));
         // No later than that: the lease is given back, and does not end by itself.
-        let held = after.map_or(u64::MAX, crate::clock::millis).min(self.half_lease());
-        let due = now.saturating_add(held);
-        self.office.asides.put(lane.clone(), failure, tries, after.is_none(), lease.into_token(), due);
+        let held = |tries| pause(tries).map_or(u64::MAX, crate::clock::millis).min(self.half_lease());
+        let terms = |tries| (pause(tries).is_none(), now.saturating_add(held(tries)));
+        let tries = self.office.asides.put(lane.as_ref(), failure, lease.into_token(), terms);
         // Who waits must not wait for longer.
         self.office.service.notify();
-        LaneStep::Failed { lane, commands, tries, after: after.map(|_| Duration::from_millis(held)) }
+        LaneStep::Failed { lane, commands, tries, after: pause(tries).map(|_| Duration::from_millis(held(tries))) }
     }
 
     /// Half a lease's time, ms.

@@ -252,9 +252,9 @@ impl<C: Courier> Outbox<C> {
     ///
     /// [`OutboxError::Save`]; what was saved before is still there.
     pub fn save(&mut self) -> Result<(), OutboxError> {
-        let (boot, id) = (self.mark.boot, self.id.to_string());
+        let (boot, opened, id) = (self.mark.boot, self.mark.opened, self.id.to_string());
         let (position, as_of_ms) = (self.book.position(), self.link.clock.now());
-        let bookmark = Bookmark { boot, position, as_of_ms, version: 0, id, body: self.book.keep() };
+        let bookmark = Bookmark { boot, opened, position, as_of_ms, version: 0, id, body: self.book.keep() };
         self.mark.write(&bookmark).map_err(|source| OutboxError::Save { id: bookmark.id, source })?;
         (self.settled, self.read, self.is_save_due) = (0, 0, false);
         Ok(())
@@ -400,6 +400,7 @@ fn find<E: Serialize + DeserializeOwned>(
 ) -> Result<(Book<E>, EventTail, OutboxReport), OutboxError> {
     let mut report = OutboxReport::default();
     let id = mark.id().to_owned();
+    house.marks.anchor(house, mark)?;
     let mut book = match saved(house, mark)? {
         Ok(Some(book)) => book,
         Ok(None) => Book::new(options.begin_at),
@@ -433,7 +434,7 @@ fn saved<E: Serialize + DeserializeOwned>(
         Found::Nothing => Ok(None),
         Found::Bad(what) => Err(what),
         Found::Bookmark(bookmark) if !house.marks.holds(house, mark, &bookmark)? => {
-            Err("it reflects more than the journal holds".to_owned())
+            Err("it reflects more than the journal holds, or another journal".to_owned())
         }
         Found::Bookmark(Bookmark { position, as_of_ms, body, .. }) => {
             Book::restore(position, as_of_ms, house.link.clock.now(), &body).map(Some)

@@ -382,7 +382,8 @@ impl<P: Projection> Projected<P> {
             Err(what) => return Err(ProjectError::Encode { id, what }),
         };
         let as_of_ms = self.shared.latest.load().as_of_ms;
-        Ok(Bookmark { boot: self.mark.boot, position: self.position, as_of_ms, version: self.version, id, body })
+        let (boot, opened) = (self.mark.boot, self.mark.opened);
+        Ok(Bookmark { boot, opened, position: self.position, as_of_ms, version: self.version, id, body })
     }
 
     fn is_synced(&self, position: u64) -> bool {

@@ -46,7 +46,8 @@
 //! # Two uses
 //!
 //! Many threads may share a [`Stock`]: every call takes `&self`. Or it is a value: its [`StockState`] goes through serde, as does a
-//! `Stock` itself, so that it can be the state of whatever works on it alone, and restored, it goes on exactly.
+//! `Stock` itself, so that it can be the state of whatever works on it alone, and restored, it goes on exactly. Restoring one
+//! and taking its state costs time in proportion to what it remembers: let [`Terms::remembered`] be small where that is done often.
 //!
 //! # Concurrency
 //!

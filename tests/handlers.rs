@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use commissary::{
-    Ask, Claim, ClaimError, Courier, Crash, Durability, HandlerError, Hub, IdempotencyKey, LaneHandler, LaneKey,
-    LaneOptions, LaneStep, LaneThreads, LaneWorker, Limits, ManualClock, MemoryDisk, OutboxOptions, Policy, Projection,
-    ProjectionOptions, Registration, Reporter, Retry, Seat, Service, ServiceHandle, Step, Subject, Verdict,
+    Ask, Claim, ClaimError, Courier, Crash, Durability, EventKind, HandlerError, Hub, IdempotencyKey, LaneHandler,
+    LaneKey, LaneOptions, LaneStep, LaneThreads, LaneWorker, Limits, ManualClock, MemoryDisk, OutboxOptions, Policy,
+    Projection, ProjectionOptions, Registration, Reporter, Retry, Seat, Service, ServiceHandle, Step, Subject, Verdict,
 };
 use common::{Shop, assert_adds_up, claim_one, exact};
 use linear::{Event, Model, Recorder};
@@ -182,6 +182,37 @@ fn what_is_sent_arrives_in_the_order_of_its_emission() {
     let to_ten: Vec<u64> =
         (0..ORDERS).flat_map(|place| [command(10, 1, 500 - place), command(10, 1, 900 - place)]).collect();
     assert_eq!(states[&10][&1], to_ten);
+}
+
+/// R126: what several lanes send to one lane at once is executed in the order of the records in which it was sent; with threads
+/// that work on all of them.
+#[test]
+fn what_several_lanes_send_is_executed_in_the_order_of_its_records() {
+    let disk = MemoryDisk::new();
+    let hub = Hub::builder().durability(Durability::Os).open_in_memory(&disk).unwrap();
+    let service = hub.register(Post { deadlines: false }).unwrap();
+    let running = hub.run_lanes(&service, Script(post as fn(&mut Log, u64, DateTime<Utc>) -> _), 4).unwrap();
+    service.add_all(orders()).unwrap();
+    wait_for(|| service.stats().subjects_done == IN_ALL);
+    running.stop().unwrap();
+    let (mut sent, mut executed) = (BTreeMap::<u64, Vec<u64>>::new(), BTreeMap::<u64, Vec<u64>>::new());
+    for event in hub.events(0).unwrap() {
+        let EventKind::Reported { reports, .. } = event.unwrap().kind else { continue };
+        for report in &reports {
+            let key: u64 = report.key.read().unwrap();
+            executed.entry(key / PER_LANE).or_default().push(key);
+            for next in report.read::<Post>().unwrap() {
+                sent.entry(next / PER_LANE).or_default().push(next);
+            }
+        }
+    }
+    for lane in [10, 11] {
+        assert_eq!(sent[&lane], executed[&lane], "lane {lane}");
+    }
+    let sources =
+        |lane: u64| sent[&lane].windows(2).filter(|two| two[0] % PER_LANE / 1_000 != two[1] % PER_LANE / 1_000);
+    assert!(sources(10).count() >= 2, "several lanes sent");
+    hub.close().unwrap();
 }
 
 /// Either all of an order is there, or nothing.
@@ -1060,6 +1091,57 @@ fn a_hot_lane_is_linearizable() {
         event.answer = Answer::Left(1_000);
     }
     assert!(linear::check(&Fridge, &mut history).is_err());
+}
+
+/// What is left, as far as a reader of the events knows.
+struct Left;
+
+impl Projection for Left {
+    type State = u32;
+
+    fn id(&self) -> &'static str {
+        "left"
+    }
+
+    fn fold(&self, left: &mut u32, event: &commissary::Event) {
+        let EventKind::Reported { reports, .. } = &event.kind else { return };
+        for report in reports {
+            if let Some(Answer::Left(now)) = report.read::<Fridge>() {
+                *left = now;
+            }
+        }
+    }
+}
+
+/// R124: a view that is out of date says how old it is, and what is ordered on it is decided in the lane alone.
+#[test]
+fn an_order_on_a_stale_view_is_decided_in_the_lane() {
+    let shop = Shop::open();
+    let service = shop.hub.register(Fridge).unwrap();
+    let worker = shop.hub.handle_lanes(&service, Serve, LaneOptions::default()).unwrap();
+    let ask = |number, call| {
+        let _ = service.add(&Request { number, call }).unwrap();
+        shop.settle();
+        assert_eq!(worker.step().unwrap(), LaneStep::Handled { commands: 1 });
+        shop.tick();
+        service.result(&number).unwrap().unwrap().report
+    };
+    let mut left = shop.hub.project(Left, ProjectionOptions::default()).unwrap();
+    assert_eq!(ask(1, Call::Stock(5)), Answer::Left(5));
+    left.catch_up().unwrap();
+    let fresh = left.view();
+    assert_eq!((*fresh.state, fresh.age), (5, Duration::ZERO));
+    assert_eq!(ask(2, Call::Order(4)), Answer::Left(1));
+    shop.pass(Duration::from_secs(3));
+    let stale = left.view();
+    assert_eq!((*stale.state, stale.position), (5, fresh.position));
+    assert!(stale.age > Duration::from_secs(3), "{:?}", stale.age);
+    // Five are on the list.
+    assert_eq!(ask(3, Call::Order(2)), Answer::TooFew);
+    assert_eq!(ask(4, Call::Order(1)), Answer::Left(0));
+    left.catch_up().unwrap();
+    assert_eq!((*left.view().state, left.view().age), (0, Duration::ZERO));
+    assert!(left.view().position > stale.position);
 }
 
 /// R121: so they are when workers of the hub's clients, who claim, give back and die, share the lane with the handlers.

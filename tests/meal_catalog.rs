@@ -7,7 +7,6 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use commissary::Crash;
@@ -18,8 +17,10 @@ mod meal_catalog;
 
 use meal_catalog::{Plan, Script, expected, in_directory, in_memory};
 
-/// Where the child of a test has its hub, and after how many buckets it is to end itself.
+/// Where the child of a test has its hub.
 const DIRECTORY: &str = "COMMISSARY_MEAL_CATALOG_DIRECTORY";
+/// After how many commands it is to die.
+const CRASH_AFTER: &str = "COMMISSARY_MEAL_CATALOG_CRASH_AFTER";
 
 fn script() -> Script {
     Script::generate(600, 6, 7)
@@ -57,7 +58,7 @@ fn areas_move_while_they_are_busy() {
 #[test]
 fn workers_may_die_with_work_in_hand() {
     let script = script();
-    let plan = Plan { lease: Duration::from_millis(500), deaths: vec![5, 40], ..Plan::new(2) };
+    let plan = Plan { lease: Duration::from_millis(500), deaths: vec![80, 600], ..Plan::new(2) };
     let outcome = in_memory(&script, &plan).unwrap();
     assert_eq!((outcome.print, outcome.died), (expected(&script).unwrap(), 2));
 }
@@ -67,51 +68,40 @@ fn workers_may_die_with_work_in_hand() {
 #[test]
 fn the_process_may_crash_in_the_middle() {
     let script = script();
-    let crashes = vec![(30, Crash::Process), (25, Crash::Power), (20, Crash::Process)];
+    let crashes = vec![(450, Crash::Process), (350, Crash::Power), (300, Crash::Process)];
     let outcome = in_memory(&script, &Plan { crashes, ..Plan::new(3) }).unwrap();
     assert_eq!((outcome.print, outcome.boots), (expected(&script).unwrap(), 4));
 }
 
-/// The child: works in a directory until it is done, or killed.
+/// The child: works in a directory until it dies.
 #[test]
-fn child_works_until_it_is_killed() {
-    if let Some(directory) = env::var_os(DIRECTORY) {
-        in_directory(&script(), Path::new(&directory), &Plan::new(2)).unwrap();
+fn child_works_until_it_dies() {
+    if let (Some(directory), Ok(after)) = (env::var_os(DIRECTORY), env::var(CRASH_AFTER)) {
+        let crashes = vec![(after.parse().unwrap(), Crash::Process)];
+        in_directory(&script(), Path::new(&directory), &Plan { crashes, ..Plan::new(2) }).unwrap();
     }
 }
 
-fn start(directory: &Path) -> std::process::Child {
+/// Runs a child until it has executed so many commands; how it ended.
+fn die_after(commands: u64, directory: &Path) -> ExitStatus {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child_works_until_it_is_killed", "--test-threads=1"])
+        .args(["--exact", "child_works_until_it_dies", "--test-threads=1"])
         .env(DIRECTORY, directory)
+        .env(CRASH_AFTER, commands.to_string())
         .stdout(Stdio::null())
-        .spawn()
+        .status()
         .unwrap()
 }
 
-/// Kills a child when its journal has so many bytes; how it ended.
-fn kill_at(bytes: u64, directory: &Path) -> ExitStatus {
-    let mut child = start(directory);
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if directory.join("hub/journal").metadata().is_ok_and(|journal| journal.len() >= bytes) {
-            child.kill().unwrap();
-            return child.wait().unwrap();
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// R131: the same on a disk, with a process that is killed.
+/// R131: the same on a disk, with a process that really dies.
 #[cfg(unix)]
 #[test]
-fn a_killed_process_goes_on_where_it_was() {
+fn a_process_that_died_goes_on_where_it_was() {
     use std::os::unix::process::ExitStatusExt;
+    const SIGABRT: i32 = 6;
     let (place, script) = (tempfile::tempdir().unwrap(), script());
-    for bytes in [100_000, 250_000] {
-        assert_eq!(kill_at(bytes, place.path()).signal(), Some(9), "it was done before it had {bytes} bytes");
+    for commands in [450, 400] {
+        assert_eq!(die_after(commands, place.path()).signal(), Some(SIGABRT));
     }
     let outcome = in_directory(&script, place.path(), &Plan::new(2)).unwrap();
     assert_eq!((outcome.print, outcome.boots), (expected(&script).unwrap(), 3));

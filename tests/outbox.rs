@@ -453,6 +453,40 @@ fn a_damaged_bookmark_is_refused_and_beginning_anew_repeats_the_keys() {
     assert_eq!(outside[..5], outside[5..]);
 }
 
+/// R131: a bookmark that another hub wrote, and that would fit, calls off nothing.
+#[test]
+fn another_hubs_bookmark_calls_off_no_effect() {
+    let clock = ManualClock::default();
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let open = |at: &tempfile::TempDir| {
+        clock.advance(Duration::from_secs(1));
+        let hub = Hub::builder().manual().clock(clock.clone()).open(at.path()).unwrap();
+        let service = hub.register(Plain::new("plain")).unwrap();
+        (hub, service)
+    };
+    for (number, directory) in (1..).zip(&directories) {
+        let (hub, service) = open(directory);
+        (0..4).for_each(|user| drop(service.add(&(100 * number + user)).unwrap()));
+        hub.tick();
+        if number == 1 {
+            let mut outbox = hub.outbox(payer(&Outside::default(), always(), 1), often()).unwrap();
+            while outbox.step().unwrap() != Step::Idle {}
+        }
+        hub.close().unwrap();
+    }
+    let [other, here] = directories.each_ref().map(|directory| directory.path().join("outboxes"));
+    fs::create_dir_all(&here).unwrap();
+    fs::copy(other.join("payments"), here.join("payments")).unwrap();
+    let (hub, _service) = open(&directories[1]);
+    let outside = Outside::default();
+    let refused = hub.outbox(payer(&outside, always(), 1), often()).unwrap_err();
+    assert!(matches!(&refused, OutboxError::Damaged { what, .. } if what.contains("another journal")), "{refused}");
+    let options = OutboxOptions { after_damage: AfterDamage::BeginAnew, ..often() };
+    let mut outbox = hub.outbox(payer(&outside, always(), 1), options).unwrap();
+    while outbox.step().unwrap() != Step::Idle {}
+    assert_eq!(paid(&outside), [200, 201, 202, 203]);
+}
+
 /// R131: an effect keeps its key through a compaction, also when another of its event's is erased; and what is erased
 /// before it went out does not go out.
 #[test]

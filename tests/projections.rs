@@ -336,6 +336,20 @@ fn a_view_carries_its_position_and_its_age() {
     assert_eq!(late.view().age, Duration::from_secs(4), "the opening came since");
 }
 
+/// R124: an age of zero is proof that there was nothing newer: what came in the same millisecond makes a view old, too.
+#[test]
+fn no_view_is_of_age_zero_while_there_is_something_newer() {
+    let shop = Shop::open();
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    let mut ledger = ledger(&shop.hub);
+    ledger.catch_up().unwrap();
+    assert_eq!(ledger.view().age, Duration::ZERO);
+    add(&shop, &service, 1);
+    assert_eq!(ledger.view().age, Duration::from_millis(1), "no time has passed");
+    ledger.catch_up().unwrap();
+    assert_eq!(ledger.view().age, Duration::ZERO);
+}
+
 /// R132: projections that are caught up to one position show one moment, whatever came meanwhile and came between.
 #[test]
 fn projections_caught_up_to_one_position_show_one_moment() {
@@ -622,6 +636,37 @@ fn a_state_of_another_past_is_not_used() {
         drop(anew);
         assert_eq!(Some(ledger(&hub).report().resumed_at), position, "and it is saved over the other");
     }
+}
+
+/// R128: a state that another hub's events made is not used, though its position is one here, too: it is of another past, and
+/// the file came into the wrong directory.
+#[test]
+fn a_state_of_another_hub_is_not_used() {
+    let clock = ManualClock::default();
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let open = |at: &tempfile::TempDir| Hub::builder().manual().clock(clock.clone()).open(at.path()).unwrap();
+    for (number, directory) in (1..).zip(&directories) {
+        clock.advance(Duration::from_secs(1));
+        let hub = open(directory);
+        let service = hub.register(Plain::new("plain")).unwrap();
+        (0..4).for_each(|user| drop(service.add(&(100 * number + user)).unwrap()));
+        hub.tick();
+        let mut ledger = ledger(&hub);
+        ledger.catch_up().unwrap();
+        ledger.save().unwrap();
+        hub.close().unwrap();
+    }
+    let [other, here] = &directories;
+    let own = ledger(&open(here));
+    assert!(own.report().rebuilt.is_none() && own.report().resumed_at > 0, "{:?}", own.report());
+    drop(own);
+    copy(&other.path().join("projections"), &here.path().join("projections"));
+    let hub = open(here);
+    let mut anew = ledger(&hub);
+    let why = anew.report().rebuilt.clone().unwrap_or_default();
+    assert!(why.contains("more than the journal holds"), "{:?}", anew.report());
+    anew.catch_up().unwrap();
+    assert_eq!(*anew.view().state, recount(&hub, u64::MAX));
 }
 
 fn since(clock: &ManualClock, disk: &MemoryDisk, seconds: i64) -> Hub {

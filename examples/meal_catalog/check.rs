@@ -41,8 +41,8 @@ pub(crate) struct Outcome {
     /// How often the hub was opened.
     pub(crate) boots: u32,
     pub(crate) commands: u64,
-    /// Of the last life: buckets, workers that died, areas moved.
-    pub(crate) buckets: u64,
+    /// Of the last life: commands executed, workers that died, areas moved.
+    pub(crate) executed: u64,
     pub(crate) died: u64,
     pub(crate) moves: u64,
     /// Fridges that workers of both groups worked on.
@@ -96,6 +96,7 @@ pub(crate) fn examine(shop: &Shop<'_>) -> Result<Outcome, Failure> {
     ensure(recount.offers(Over::Venues)? == seen_venues, || "venues are not the sum of their fridges".to_owned())?;
     ensure(recount.offers(Over::Areas)? == seen_areas, || "areas are not the sum of their fridges".to_owned())?;
     recount.compare_shelves()?;
+    recount.compare_kitchen(shop.script)?;
     recount.compare_orders(shop.script)?;
     let (charged, refunded) = (desk.provider.charged(), desk.provider.refunded());
     recount.compare_money(&charged, &refunded)?;
@@ -266,6 +267,12 @@ impl Recount {
         }
         let counted = self.sums.values().filter(|sums| **sums != (0, 0, 0)).count();
         ensure(seen == counted, || format!("{counted} stocks in the events, {seen} in the fridges"))
+    }
+
+    /// What came in is what the kitchen made: each release once, though some are told twice or never, and some counts late.
+    fn compare_kitchen(&self, script: &Script) -> Result<(), Failure> {
+        let came_in = self.sums.iter().map(|(place, (.., added))| (place, added)).filter(|(_, added)| **added > 0);
+        ensure(came_in.eq(&script.cooked), || "what came in is not what the kitchen made".to_owned())
     }
 
     /// Every order got an answer, and nothing is left to do.

@@ -37,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) areas: u16,
     pub(crate) fridges: usize,
     pub(crate) purchases: usize,
+    /// What the kitchen really put in, however often and by whom that is told.
+    pub(crate) cooked: BTreeMap<(Fridge, Meal), u64>,
     /// Shift by shift, in the order in which it happens.
     pub(crate) shifts: Vec<Vec<Command>>,
 }
@@ -113,13 +115,14 @@ impl Script {
         for (shift, demand) in (0..).zip(&demands) {
             kitchen.shift(shift, demand);
         }
+        let cooked = kitchen.all;
         for commands in &mut shifts {
             commands.sort_unstable_by_key(Command::in_order);
         }
         let fridges: BTreeSet<Fridge> = purchases.iter().map(|purchase| purchase.fridge).collect();
         let areas = fridges.iter().map(|fridge| fridge.area + 1).max().unwrap_or(0);
         let rules = Rules { times, menu };
-        Self { rules, areas, fridges: fridges.len(), purchases: purchases.len(), shifts }
+        Self { rules, areas, fridges: fridges.len(), purchases: purchases.len(), cooked, shifts }
     }
 
     /// Stands for the whole script.

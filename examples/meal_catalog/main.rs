@@ -1,7 +1,7 @@
 //! A catalog of meals: fridges in venues in areas, a kitchen that fills them, users who order, a payment provider.
 //!
 //! ```text
-//! cargo run --release --example meal_catalog [PURCHASES [DIRECTORY]] [--menu FILE] [--workers N] [--seed N]
+//! cargo run --release --example meal_catalog [PURCHASES [DIRECTORY]] [--menu FILE] [--workers N] [--seed N] [--crash-after N]
 //! ```
 //!
 //! A fridge is a lane, with a stock of each meal as its state, so that nobody sells what another one sold; an area is a
@@ -14,8 +14,8 @@
 //!
 //! `PURCHASES` has lines `time,household,store,basket,product,quantity`, perhaps compressed by gzip; stores are fridges.
 //! What is on the menu stands in `--menu`, or in `grocery-products.csv.gz` beside the purchases. The hub lives in `DIRECTORY`, the
-//! default is one for temporary files that is kept until a run succeeded. Kill it at any moment: started again, it
-//! goes on where it was.
+//! default is one for temporary files that is kept until a run succeeded. Kill it at any moment, or let it
+//! abort after so many commands (`--crash-after`): started again, it goes on where it was.
 //!
 //! Time is the input's. A shift (a day; a week of a file) is sent, by many terminals at once, and worked off; the answers
 //! on its payments come in later shifts. So what happens to a fridge happens in one order, whoever works on it and however
@@ -49,7 +49,8 @@ pub(crate) use world::Plan;
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str = "usage: meal_catalog [PURCHASES [DIRECTORY]] [--menu FILE] [--workers N] [--seed N]";
+const USAGE: &str =
+    "usage: meal_catalog [PURCHASES [DIRECTORY]] [--menu FILE] [--workers N] [--seed N] [--crash-after N]";
 /// Purchases that are made up, and the days that they take.
 const PURCHASES: u64 = 4_000;
 const DAYS: u64 = 14;
@@ -75,17 +76,19 @@ struct Options {
     menu: Option<PathBuf>,
     workers: usize,
     seed: u64,
+    crash_after: Option<u64>,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
-        let mut options = Self { purchases: None, directory: None, menu: None, workers: 4, seed: 1 };
+        let mut options = Self { purchases: None, directory: None, menu: None, workers: 4, seed: 1, crash_after: None };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(USAGE);
             match argument.as_str() {
                 "--menu" => options.menu = Some(value()?.into()),
                 "--workers" => options.workers = value()?.parse().map_err(|_| USAGE)?,
                 "--seed" => options.seed = value()?.parse().map_err(|_| USAGE)?,
+                "--crash-after" => options.crash_after = Some(value()?.parse().map_err(|_| USAGE)?),
                 path if path.starts_with('-') => return Err(USAGE.into()),
                 path if options.purchases.is_none() => options.purchases = Some(path.into()),
                 path if options.directory.is_none() => options.directory = Some(path.into()),
@@ -119,8 +122,8 @@ fn compare(seed: u64) -> Result<(), Failure> {
     let expected = expected(&script)?;
     println!("{PURCHASES} purchases of {DAYS} days, made up from seed {seed}, at {} fridges", script.fridges);
     println!("plainly, one after the other      {expected:016x}");
-    let deaths = Plan { lease: Duration::from_millis(800), deaths: vec![30, 200], ..Plan::new(3) };
-    let crashes = vec![(150, Crash::Process), (120, Crash::Power), (90, Crash::Process)];
+    let deaths = Plan { lease: Duration::from_millis(800), deaths: vec![600, 4_000], ..Plan::new(3) };
+    let crashes = vec![(3_000, Crash::Process), (2_400, Crash::Power), (1_800, Crash::Process)];
     let ways = [
         ("1 worker", Plan::new(1)),
         ("2 workers", Plan::new(2)),
@@ -131,10 +134,10 @@ fn compare(seed: u64) -> Result<(), Failure> {
     let mut last = Outcome::default();
     for (name, plan) in ways {
         last = in_memory(&script, &plan).map_err(|error| format!("{name}: {error}"))?;
-        let Outcome { print, boots, died, moves, shared, buckets, elapsed, .. } = last;
+        let Outcome { print, boots, died, moves, shared, executed, elapsed, .. } = last;
         println!(
             "{name:<32}  {print:016x}  {:.1} s; lives {boots}, workers that died {died}, areas moved {moves}, \
-             fridges with workers of both groups {shared}, buckets of the last life {buckets}",
+             fridges with workers of both groups {shared}, commands of the last life {executed}",
             elapsed.as_secs_f64(),
         );
         if print != expected {
@@ -152,7 +155,8 @@ fn replay(options: &Options, purchases: &Path) -> Result<(), Failure> {
     println!("{} purchases at {} fridges in {} areas", script.purchases, script.fridges, script.areas);
     let name = format!("commissary-meal-catalog-{FORMAT_VERSION}-{:016x}", script.print()?);
     let directory = options.directory.clone().unwrap_or_else(|| std::env::temp_dir().join(name));
-    let outcome = in_directory(&script, &directory, &Plan::new(options.workers))?;
+    let crashes = options.crash_after.map(|after| (after, Crash::Process)).into_iter().collect();
+    let outcome = in_directory(&script, &directory, &Plan { crashes, ..Plan::new(options.workers) })?;
     let Outcome { print, boots, elapsed, .. } = outcome;
     summarize(&outcome);
     println!("time             {:.1} s, {} workers, started {boots} times", elapsed.as_secs_f64(), options.workers);

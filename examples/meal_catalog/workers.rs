@@ -13,6 +13,7 @@ use commissary::{Ask, Claim, ClaimError, Error, Hub, HubError, Lease, LeaseError
 use super::Failure;
 use super::commands::Meals;
 use super::fridge::{Rules, Shelf};
+use super::world::Fuse;
 
 /// Which group of workers has which area.
 #[derive(Debug)]
@@ -56,16 +57,24 @@ pub(crate) struct Floor<'a> {
     pub(crate) areas: &'a [ServiceHandle<Meals>],
     pub(crate) roster: &'a Roster,
     pub(crate) closing: &'a AtomicBool,
-    /// Buckets handed in.
+    /// Commands executed.
     pub(crate) done: &'a AtomicU64,
-    /// A worker dies before each of these buckets.
+    /// A worker dies when so many commands are executed.
     pub(crate) deaths: &'a [u64],
     pub(crate) died: &'a AtomicU64,
+    pub(crate) fuse: Option<&'a Fuse<'a>>,
 }
 
 impl Floor<'_> {
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, commands: u64) {
+        let before = self.done.fetch_add(commands, Ordering::Relaxed);
+        if let Some(fuse) = self.fuse {
+            fuse.burn(before, commands, self.closing);
+        }
     }
 }
 
@@ -147,7 +156,7 @@ fn execute(floor: &Floor<'_>, lease: &Lease<Meals>) -> Result<(), Failure> {
         let submitted = if is_all_over { lease.submit([]) } else { lease.submit_lane(reports, &shelf) };
         match submitted.map_err(Error::from) {
             // Not all may be accepted: it took too long, and another one has the lane with all that was owed.
-            Ok(submitted) => drop(submitted),
+            Ok(submitted) => floor.count(submitted.accepted() as u64 + u64::from(submitted.expired)),
             Err(Error::Lease(LeaseError::Over)) => {}
             Err(Error::Lease(LeaseError::Hub(HubError::Busy { retry_after, .. }))) => {
                 thread::sleep(retry_after);
@@ -155,7 +164,6 @@ fn execute(floor: &Floor<'_>, lease: &Lease<Meals>) -> Result<(), Failure> {
             }
             Err(error) => return Err(error.into()),
         }
-        floor.done.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
 }

@@ -2,8 +2,9 @@
 //! crash from where it was.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -39,9 +40,10 @@ pub(crate) struct Plan {
     pub(crate) workers: usize,
     /// How long a worker may be silent.
     pub(crate) lease: Duration,
-    /// A worker dies with work in hand before each of these buckets.
+    /// A worker dies with work in hand when so many commands are executed.
     pub(crate) deaths: Vec<u64>,
-    /// The whole process dies after so many buckets since it was started. Only in memory.
+    /// The process dies when so many commands are executed since it was started: in memory the next one is started, in a
+    /// directory it really dies.
     pub(crate) crashes: Vec<(u64, Crash)>,
 }
 
@@ -132,6 +134,7 @@ fn live(
     };
     let (closing, done, died) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let roster = Roster::new(script.areas, plan.workers);
+    let fuse = crash.map(|(after, how)| Fuse { after, how, place, provider, left: OnceLock::new() });
     let shop = Shop { script, hub: &hub, areas: &areas, desk, roster: &roster, clock: &clock, closing: &closing };
     let floor = Floor {
         hub: &hub,
@@ -142,6 +145,7 @@ fn live(
         done: &done,
         deaths: &plan.deaths,
         died: &died,
+        fuse: fuse.as_ref(),
     };
     thread::scope(|scope| {
         let mut readers = vec![follow(scope, venues), follow(scope, by_area), follow(scope, sales)];
@@ -157,24 +161,21 @@ fn live(
             })
         });
         let workers: Vec<_> = workers.collect();
-        let (shop, done) = (&shop, &done);
-        let switch = scope.spawn(move || shop.crash_at(crash, place, done));
         let driven = shop.drive(first);
-        let outcome = driven.and_then(|done| if done { check::examine(shop).map(Some) } else { Ok(None) });
+        let outcome = driven.and_then(|done| if done { check::examine(&shop).map(Some) } else { Ok(None) });
         closing.store(true, Ordering::Relaxed);
         let worked: Result<Vec<()>, Failure> = workers.into_iter().map(join).collect();
-        let crashed = switch.join().map_err(|_| "the switch panicked")?;
         let closed = hub.close();
         let read: Result<Vec<()>, Failure> = readers.into_iter().map(join).collect();
-        if let Some(disk) = crashed {
-            return Ok(Ended::Crashed(disk));
+        if let Some(disk) = fuse.as_ref().and_then(|fuse| fuse.left.get()) {
+            return Ok(Ended::Crashed(disk.clone()));
         }
         worked.and(read)?;
         closed?;
         let outcome = outcome?.ok_or("it stopped, and nobody said why")?;
-        let (buckets, died) = (done.load(Ordering::Relaxed), died.load(Ordering::Relaxed));
+        let (executed, died) = (done.load(Ordering::Relaxed), died.load(Ordering::Relaxed));
         let moves = roster.moves.load(Ordering::Relaxed);
-        Ok(Ended::Done(Box::new(Outcome { buckets, died, moves, ..outcome })))
+        Ok(Ended::Done(Box::new(Outcome { executed, died, moves, ..outcome })))
     })
 }
 
@@ -185,6 +186,35 @@ fn open(place: &Place, clock: ShopClock) -> Result<Hub, Failure> {
         Place::Memory(disk) => builder.open_in_memory(disk)?,
         Place::Directory(directory) => builder.open(directory)?,
     })
+}
+
+/// Ends this life of the process when so many commands are executed: at that command, however fast or slow it goes.
+#[derive(Debug)]
+pub(crate) struct Fuse<'a> {
+    after: u64,
+    how: Crash,
+    place: &'a Place,
+    provider: &'a Provider,
+    /// What is on the disk then.
+    left: OnceLock<MemoryDisk>,
+}
+
+impl Fuse<'_> {
+    /// So many commands were executed before, and so many more now.
+    pub(crate) fn burn(&self, before: u64, more: u64, closing: &AtomicBool) {
+        if !(before..before + more).contains(&self.after) {
+            return;
+        }
+        match self.place {
+            Place::Directory(_) => process::abort(),
+            Place::Memory(disk) => {
+                // Nothing that this life does from here on reaches the outside.
+                self.provider.set_down(true);
+                let _ = self.left.set(disk.after(self.how));
+                closing.store(true, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 type Running<'scope> = ScopedJoinHandle<'scope, Result<(), Failure>>;
@@ -289,27 +319,16 @@ impl Shop<'_> {
                 return Ok(true);
             }
             if start.elapsed() > STALLED {
-                return Err(format!("not quiet after {} s", STALLED.as_secs()).into());
+                let idle: Vec<_> = self.areas.iter().map(is_idle).collect();
+                let (charges, refunds) = self.desk.provider.done();
+                let figures = Figures::clone(&self.desk.sales.view().state);
+                let wait = STALLED.as_secs();
+                let money = format!("{charges} charges and {refunds} refunds made");
+                return Err(format!("not quiet after {wait} s: areas {idle:?}; {money}; {figures:?}").into());
             }
             thread::sleep(Duration::from_micros(500));
         }
         Ok(false)
-    }
-
-    /// Ends this life of the process after so many buckets. What is on the disk then, if it came to that.
-    fn crash_at(&self, crash: Option<(u64, Crash)>, place: &Place, done: &AtomicU64) -> Option<MemoryDisk> {
-        let (Some((after, how)), Place::Memory(disk)) = (crash, place) else { return None };
-        while done.load(Ordering::Relaxed) < after {
-            if self.closing.load(Ordering::Relaxed) {
-                return None;
-            }
-            thread::sleep(Duration::from_micros(100));
-        }
-        // Nothing that this life does from here on reaches the outside.
-        self.desk.provider.set_down(true);
-        let left = disk.after(how);
-        self.closing.store(true, Ordering::Relaxed);
-        Some(left)
     }
 }
 

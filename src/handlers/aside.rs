@@ -74,47 +74,45 @@ impl Asides {
         (list.len() - set_aside, set_aside)
     }
 
-    /// How often a command was tried.
-    pub(super) fn tries(&self, lane: Option<&LaneKey>, key: &KeyBytes) -> u32 {
-        let list = self.0.load();
-        let tried = list.iter().find(|aside| aside.command.lane.as_ref() == lane && aside.command.key == *key);
-        tried.map_or(0, |aside| aside.command.tries)
-    }
-
-    /// Notes a failure, in place of what was known of that lane.
+    /// Notes a failure, in place of what was known of that lane; says how often the command was tried with this time. `terms`
+    /// says of that number whether it is set aside, and when its lease is given back.
+    ///
+    /// The number is read and written as one: who asks for a retry meanwhile gets all tries anew.
     pub(super) fn put(
         &self,
-        lane: Option<LaneKey>,
-        failure: Failure,
-        tries: u32,
-        is_set_aside: bool,
+        lane: Option<&LaneKey>,
+        failure: &Failure,
         token: LeaseToken,
-        due: u64,
-    ) {
+        terms: impl Fn(u32) -> (bool, u64),
+    ) -> u32 {
         let Failure { key, why } = failure;
-        let command = FailedCommand { lane, key, tries, why, is_set_aside };
-        self.replace(Aside { command, token: Some(token), due });
-    }
-
-    fn replace(&self, new: Aside) {
-        let new = Arc::new(new);
-        let is_same = |old: &Aside| match &new.command.lane {
-            Some(_) => old.command.lane == new.command.lane,
-            None => old.command.lane.is_none() && old.command.key == new.command.key,
-        };
+        let is_same = |old: &Aside| old.command.lane.as_ref() == lane && (lane.is_some() || old.command.key == *key);
+        let mut tries = 1;
         self.0.rcu(|list| {
+            let before = list.iter().find(|old| is_same(old) && old.command.key == *key);
+            tries = before.map_or(0, |old| old.command.tries).saturating_add(1);
+            let (is_set_aside, due) = terms(tries);
+            let (lane, key, why) = (lane.cloned(), key.clone(), why.clone());
+            let command = FailedCommand { lane, key, tries, why, is_set_aside };
             let others = list.iter().filter(|old| !is_same(old)).cloned();
-            others.chain([Arc::clone(&new)]).collect::<Vec<_>>()
+            others.chain([Arc::new(Aside { command, token: Some(token), due })]).collect::<Vec<_>>()
         });
+        tries
     }
 
     /// If this command is set aside: holds its lane's new lease until `due`. Says how often it was tried.
     pub(super) fn hold_again(&self, lane: &LaneKey, key: &KeyBytes, token: LeaseToken, due: u64) -> Option<u32> {
-        let list = self.0.load();
-        let is_it = |aside: &&Arc<Aside>| aside.command.lane.as_ref() == Some(lane) && aside.command.key == *key;
-        let aside = list.iter().find(is_it).filter(|aside| aside.command.is_set_aside)?;
-        self.replace(Aside { command: aside.command.clone(), token: Some(token), due });
-        Some(aside.command.tries)
+        let is_it = |aside: &&Arc<Aside>| {
+            let command = &aside.command;
+            command.is_set_aside && command.lane.as_ref() == Some(lane) && command.key == *key
+        };
+        self.0.load().iter().find(is_it)?;
+        let held = |aside: &Arc<Aside>| Arc::new(Aside { command: aside.command.clone(), token: Some(token), due });
+        let before = self.0.rcu(|list| {
+            let list = list.iter().map(|aside| if is_it(&aside) { held(aside) } else { Arc::clone(aside) });
+            list.collect::<Vec<_>>()
+        });
+        before.iter().find(is_it).map(|aside| aside.command.tries)
     }
 
     /// The front of a lane was executed, or is gone: what failed there is no more.
@@ -172,5 +170,37 @@ impl Asides {
     /// Empties the list; the leases that are held.
     pub(super) fn clear(&self) -> Vec<LeaseToken> {
         self.0.swap(Arc::default()).iter().filter_map(|aside| aside.token).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    fn token() -> LeaseToken {
+        LeaseToken { service: 1, generation: 1, slot: 1, nonce: 1 }
+    }
+
+    /// A lane that is to be tried again is tried again, also if its lease comes back at that moment.
+    #[test]
+    fn a_retry_is_not_undone_by_a_lease_that_comes_back() {
+        let (lane, key) = (LaneKey::from(1_u64), KeyBytes::new(vec![1]));
+        for round in 0..2_000 {
+            let (asides, barrier) = (Asides::default(), Barrier::new(2));
+            let failure = Failure::new(key.clone(), "it failed");
+            assert_eq!(asides.put(Some(&lane), &failure, token(), |_| (true, u64::MAX)), 1);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    (0..20).for_each(|due| _ = asides.hold_again(&lane, &key, token(), due));
+                });
+                barrier.wait();
+                assert!(asides.retry(&lane));
+            });
+            assert_eq!(asides.hold_again(&lane, &key, token(), 0), None, "round {round}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::client::Registration;
+use crate::clock::doubled;
 use crate::lane::LaneKey;
 
 /// How a worker handles lanes.
@@ -19,7 +20,8 @@ pub struct LaneOptions {
     /// The commands before it are reported. Its lane waits, and no other lane does: the worker keeps the lane's lease. Set aside,
     /// it is not tried again until [`retry`](crate::LaneThreads::retry) or a restart; once it is
     /// [deleted](crate::ServiceHandle::delete), the lane goes on within half a [lease](crate::Policy::lease). As many lanes can
-    /// wait as the client may have [leases](crate::Policy::leases_in_flight); then all do.
+    /// wait as the client may have [leases](crate::Policy::leases_in_flight); then all do. A try that ends the process is not
+    /// counted: the command is tried again with the next start.
     pub tries_max: u32,
     /// Time until a command is tried a second time; doubled with each further try. Default 1 s.
     pub backoff_first: Duration,
@@ -41,8 +43,7 @@ impl Default for LaneOptions {
 impl LaneOptions {
     /// After so many tries.
     pub(super) fn backoff(&self, tries: u32) -> Duration {
-        let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.backoff_first.saturating_mul(factor).min(self.backoff_longest)
+        doubled(self.backoff_first, tries.saturating_sub(1)).min(self.backoff_longest)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::clock::doubled;
 use crate::projection::AfterLag;
 
 /// What to do with a bookmark of an outbox that cannot be used.
@@ -63,8 +64,7 @@ impl Default for OutboxOptions {
 impl OutboxOptions {
     /// After so many tries.
     pub(super) fn backoff(&self, tries: u32) -> Duration {
-        let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.backoff_first.saturating_mul(factor).min(self.backoff_longest)
+        doubled(self.backoff_first, tries.saturating_sub(1)).min(self.backoff_longest)
     }
 }
 

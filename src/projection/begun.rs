@@ -26,6 +26,7 @@ impl<S: DeserializeOwned + Default> Begun<S> {
         after_lag: AfterLag,
     ) -> Result<(Self, ProjectionReport), ProjectError> {
         let mut report = ProjectionReport::default();
+        house.marks.anchor(house, mark)?;
         let begun = match Self::saved(house, mark, version, &mut report)? {
             Some((bookmark, state)) => EventTail::open(house, bookmark.position).map(|tail| Self {
                 tail,
@@ -69,7 +70,7 @@ impl<S: DeserializeOwned + Default> Begun<S> {
                 format!("it was saved by version {}, this is version {version}", bookmark.version)
             }
             Found::Bookmark(bookmark) if !house.marks.holds(house, mark, &bookmark)? => {
-                "it reflects more than the journal holds".to_owned()
+                "it reflects more than the journal holds, or another journal".to_owned()
             }
             Found::Bookmark(bookmark) => match decode::<S>(&bookmark.body) {
                 Ok(state) => return Ok(Some((bookmark, state))),

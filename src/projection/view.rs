@@ -18,7 +18,8 @@ pub struct View<S> {
     pub state: Arc<S>,
     /// The events before this position are in it.
     pub position: u64,
-    /// It reflects at least all that could be read this long ago, in hub time; 0 while there is nothing newer to read.
+    /// It reflects at least all that could be read this long ago, in hub time. 0 if there was nothing newer to read when the
+    /// view was taken, and only then: what came within the same millisecond makes it 1 ms.
     pub age: Duration,
 }
 
@@ -66,7 +67,8 @@ impl<S> Views<S> {
     pub fn view(&self) -> View<S> {
         let Shared { latest, link, tail } = &*self.shared;
         let latest = latest.load_full();
-        let age = if latest.reached >= tail.end() { 0 } else { link.clock.now().saturating_sub(latest.as_of_ms) };
+        let since = || link.clock.now().saturating_sub(latest.as_of_ms).max(1);
+        let age = if latest.reached >= tail.end() { 0 } else { since() };
         View { state: Arc::clone(&latest.state), position: latest.position, age: Duration::from_millis(age) }
     }
 }

@@ -188,18 +188,13 @@ impl TryFrom<StockState> for Stock {
         let balance = state.check()?;
         let held = state.reservations.iter().filter(|kept| kept.state.is_held()).count();
         let ledger = Ledger { base: Arc::new(state.base), ignored: state.ignored };
-        let stock = Self {
+        let stock = Self::on(state.terms, Shelf::new(balance, state.made, ledger));
+        Ok(Self {
             confirmed: Padded(AtomicU64::new(state.confirmed)),
             ended: Padded(AtomicU64::new(state.made.saturating_sub(held as u64))),
-            ..Self::on(state.terms, Shelf::new(balance, state.made, ledger))
-        };
-        for kept in &state.reservations {
-            // Nobody else has it yet, so that none fails.
-            if let Some(row) = stock.rows.of(kept.id) {
-                row.add(Some(&Arc::new(kept.booking())), |_| false);
-            }
-        }
-        Ok(stock)
+            rows: stock.rows.with(state.reservations.iter().map(Kept::booking)),
+            ..stock
+        })
     }
 }
 
