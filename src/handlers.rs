@@ -275,7 +275,7 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         // The service's judging and what is dropped run on this thread as well.
         let _inside = Inside::enter();
         let now = self.office.service.link.clock.now();
-        for token in self.office.asides.due(now, self.half_lease()) {
+        for token in self.office.asides.due(now, self.half_lease(), |key| self.service.is_owed(key.as_bytes())) {
             let _ = self.seat.release(&token);
         }
         match self.claim()? {

@@ -682,6 +682,48 @@ fn a_command_that_breaks_the_handler_holds_up_its_lane_alone() {
     assert_eq!(states(&shop, &service, [1].into_iter()), BTreeMap::from([(1, Log::from([(0, places)]))]));
 }
 
+/// A command that was set aside stays so however long its lane cannot be had, while the service is paused or the worker's
+/// client suspended; and is forgotten when it is gone.
+#[test]
+fn a_command_stays_set_aside_while_its_lane_cannot_be_had() {
+    let shop = Shop::open();
+    let service = open(&shop);
+    service.add_all((13..16).map(|place| command(1, 0, place))).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let handler = move |log: &mut Log, at: u64, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert!(at % 1_000 != 13, "place 13");
+        note(log, at);
+        vec![]
+    };
+    let options = LaneOptions { client: Some(Registration::new(40, "lanes")), tries_max: 1, ..LaneOptions::default() };
+    let worker = shop.hub.handle_lanes(&service, Script(handler), options).unwrap();
+    assert_eq!(next(&shop, &worker), failed(1, 0, 1, None));
+    let hours = || {
+        for _ in 0..50 {
+            shop.pass(Duration::from_secs(1_800));
+            let _ = worker.step();
+        }
+    };
+    let _ = service.pause().unwrap();
+    hours();
+    assert_eq!(worker.stats().set_aside, 1, "while nothing is handed out");
+    let _ = service.activate().unwrap();
+    hours();
+    let _ = service.suspend(40).unwrap();
+    hours();
+    let _ = service.reinstate(40).unwrap();
+    hours();
+    assert_eq!((worker.stats().set_aside, calls.load(Ordering::SeqCst)), (1, 1));
+    let _ = service.pause().unwrap();
+    let _ = service.delete(&[command(1, 0, 13)]).unwrap();
+    hours();
+    assert_eq!(worker.failed(), [], "it is gone");
+    let _ = service.activate().unwrap();
+    assert_eq!(run(&shop, &worker), 2);
+}
+
 /// A command that was set aside and is deleted holds up its lane no longer than half a lease; a worker that ends gives
 /// everything back.
 #[test]
