@@ -851,6 +851,52 @@ fn subjects_of_no_lane_are_handled_by_whoever_wants_to() {
     assert_eq!(worker.failed()[0].key::<u64>(), Some(13));
 }
 
+/// Counts its calls, and executes no subject of no lane but the first.
+#[derive(Default)]
+struct Reluctant(Arc<AtomicUsize>);
+
+impl LaneHandler<Post> for Reluctant {
+    type State = Log;
+
+    fn handle(&self, _lane: &LaneKey, _log: &mut Log, _command: &u64, _at: DateTime<Utc>) -> Vec<u64> {
+        vec![]
+    }
+
+    fn handle_alone(&self, subject: &u64, _at: DateTime<Utc>) -> Option<Vec<u64>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        (*subject == 1).then(Vec::new)
+    }
+}
+
+/// Subjects of no lane that cannot be executed are set aside as commands are, each after its tries, and hold up nothing else.
+#[test]
+fn subjects_of_no_lane_are_set_aside_for_good() {
+    let shop = Shop::open();
+    let service = open(&shop);
+    service.add_all([13, 14]).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let options = LaneOptions { tries_max: 2, ..LaneOptions::default() };
+    let worker = shop.hub.handle_lanes(&service, Reluctant(Arc::clone(&calls)), options).unwrap();
+    let hours = || {
+        for _ in 0..40 {
+            shop.pass(Duration::from_secs(1_800));
+            let _ = worker.step().unwrap();
+        }
+    };
+    hours();
+    let failed =
+        || worker.failed().iter().map(|failed| (failed.key::<u64>().unwrap(), failed.tries)).collect::<Vec<_>>();
+    assert_eq!((worker.stats().set_aside, calls.load(Ordering::SeqCst)), (2, 4), "{:?}", worker.failed());
+    service.add_all([1]).unwrap();
+    hours();
+    assert_eq!((service.stats().subjects_done, calls.load(Ordering::SeqCst)), (1, 5));
+    assert!(failed().contains(&(13, 2)) && failed().contains(&(14, 2)));
+    let _ = service.delete(&[13, 14]).unwrap();
+    hours();
+    assert_eq!((worker.failed(), calls.load(Ordering::SeqCst)), (vec![], 5));
+    assert_adds_up(&shop.hub);
+}
+
 /// A handler whose lease was taken from it in the middle has no effect; whoever comes next begins where it did.
 #[test]
 fn a_lost_lease_has_no_effect() {

@@ -115,6 +115,28 @@ impl Asides {
         before.iter().find(is_it).map(|aside| aside.command.tries)
     }
 
+    /// True if a subject of no lane is not to be tried now.
+    pub(super) fn is_waiting(&self, key: &KeyBytes, now: u64) -> bool {
+        let list = self.0.load();
+        let it = list.iter().find(|aside| aside.command.lane.is_none() && aside.command.key == *key);
+        it.is_some_and(|it| it.command.is_set_aside || (it.token.is_some() && it.due > now))
+    }
+
+    /// Subjects of no lane came again in this lease: holds it, until `due` if nothing of it is to be tried before. Says how often
+    /// the first of them was tried.
+    pub(super) fn hold_alone(&self, keys: &[KeyBytes], token: LeaseToken, due: u64) -> Option<u32> {
+        let is_it = |aside: &Arc<Aside>| aside.command.lane.is_none() && keys.contains(&aside.command.key);
+        let held = |aside: &Arc<Aside>| {
+            let due = if aside.command.is_set_aside { due } else { aside.due };
+            Arc::new(Aside { command: aside.command.clone(), token: Some(token), due })
+        };
+        let before = self.0.rcu(|list| {
+            let list = list.iter().map(|aside| if is_it(aside) { held(aside) } else { Arc::clone(aside) });
+            list.collect::<Vec<_>>()
+        });
+        before.iter().find(|aside| is_it(aside)).map(|aside| aside.command.tries)
+    }
+
     /// The front of a lane was executed, or is gone: what failed there is no more.
     pub(super) fn passed(&self, lane: Option<&LaneKey>, keys: &[KeyBytes]) {
         if !self.is_empty() {
