@@ -94,6 +94,7 @@ enum Op {
     Pass(u64),
     Tick,
     Reopen(Way),
+    Die(Crash),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +136,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         8 => prop::sample::select(vec![1, 10, 500, 1_000, 1_500]).prop_map(Op::Pass),
         6 => Just(Op::Tick),
         3 => prop::sample::select(ways.to_vec()).prop_map(Op::Reopen),
+        2 => prop::sample::select(vec![Crash::Process, Crash::Power]).prop_map(Op::Die),
     ];
     prop::collection::vec(op, 5..70)
 }
@@ -159,6 +161,8 @@ struct World {
 struct Line {
     version: u64,
     log: Vec<u64>,
+    /// As they are known to be in the journal.
+    kept: (u64, usize),
 }
 
 /// What reads say, but for what only this opening counts.
@@ -305,7 +309,31 @@ impl World {
             assert_eq!(status.state::<Vec<u64>>().unwrap(), line.log, "lane {lane}");
             assert!(status.version >= line.version, "lane {lane}: {} after {}", status.version, line.version);
             line.version = status.version;
+            line.kept = (line.version, line.log.len());
         }
+    }
+
+    /// Crashes with whatever is under way: of each lane a beginning of what was reported is there, with its state.
+    fn die(&mut self, crash: Crash) {
+        let disk = self.disk.after(crash);
+        let (hub, service) = open(&self.plugin, &disk.without_store(), &self.clock, None);
+        let rebuilt = seen(&hub, &service);
+        drop((hub, service));
+        (self.hub, self.service) = open(&self.plugin, &disk, &self.clock, None);
+        self.disk = disk;
+        assert_eq!(seen(&self.hub, &self.service), rebuilt, "{crash:?} and rebuilt");
+        // If it was stopped, and that it goes on was under way.
+        drop(self.service.activate().unwrap());
+        for (lane, line) in &mut self.lines {
+            let status = self.service.lane(&LaneKey::from(*lane)).unwrap();
+            let log: Vec<u64> = status.as_ref().map(|status| status.state().unwrap()).unwrap_or_default();
+            assert!(log.len() >= line.kept.1 && line.log.starts_with(&log), "lane {lane}: {log:?} of {line:?}");
+            let version = status.map_or(0, |status| status.version);
+            assert!(version >= line.kept.0, "lane {lane}: {version} of {line:?}");
+            *line = Line { version, log, ..line.clone() };
+        }
+        assert_adds_up(&self.hub);
+        self.look();
     }
 
     /// Places that may be taken in anew by an operation.
@@ -379,6 +407,7 @@ impl World {
                 self.look();
             }
             Op::Reopen(way) => self.reopen(*way),
+            Op::Die(crash) => self.die(*crash),
         }
         assert!(self.hub.health().is_ok(), "{op:?}: {:?}", self.hub.health());
     }
