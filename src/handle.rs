@@ -489,6 +489,11 @@ impl<S: Service> ServiceHandle<S> {
         Some(stats::of_seat(self.seat_core(client)?.as_ref()))
     }
 
+    /// True if the subject of a key waits or is being worked on, so far as the store tells.
+    pub(crate) fn is_owed(&self, key: &[u8]) -> bool {
+        results::is_owed(self.house.store.as_ref(), self.core.id, key).unwrap_or(true)
+    }
+
     fn seat_core(&self, client: u64) -> Option<Arc<SeatCore>> {
         let client = self.house.people.client(client)?;
         self.house.people.seat_of(&client, self.core.id)

@@ -26,8 +26,10 @@ pub use self::threads::LaneThreads;
 use crate::claim::{Ask, Claim, Empty, EmptyReason};
 use crate::client::{Client, Registration};
 use crate::error::{ActivateError, ClaimError, HandlerError, HubError, LeaseError};
+use crate::events::KeyBytes;
 use crate::handle::ServiceHandle;
 use crate::house::House;
+use crate::id::LeaseToken;
 use crate::lane::LaneKey;
 use crate::lease::Lease;
 use crate::registry::ServiceCore;
@@ -275,7 +277,7 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         // The service's judging and what is dropped run on this thread as well.
         let _inside = Inside::enter();
         let now = self.office.service.link.clock.now();
-        for token in self.office.asides.due(now, self.half_lease()) {
+        for token in self.office.asides.due(now, self.half_lease(), |key| self.service.is_owed(key.as_bytes())) {
             let _ = self.seat.release(&token);
         }
         match self.claim()? {
@@ -325,7 +327,12 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         self.office.counts.commands.add(u64::from(commands));
         match fate {
             Fate::Done => Ok(LaneStep::Handled { commands }),
-            Fate::Failed(failure) => Ok(self.set_aside(lease, &failure, commands)),
+            Fate::Failed(failure) => {
+                let lane = lease.lane().map(|view| view.key);
+                let (tries, after) = self.set_aside(lane.as_ref(), &failure, lease.into_token());
+                Ok(LaneStep::Failed { lane, commands, tries, after })
+            }
+            Fate::Left(failures, waiting) => Ok(self.leave(&failures, &waiting, lease.into_token(), commands)),
             Fate::Lost => {
                 self.office.counts.lost.add(1);
                 Ok(LaneStep::Lost)
@@ -350,9 +357,9 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         Some(LaneStep::Failed { lane: Some(lane), commands: 0, tries, after: None })
     }
 
-    fn set_aside(&self, lease: Lease<S>, failure: &Failure, commands: u32) -> LaneStep {
+    /// Notes a failure, and keeps the lease; says how often the command was tried, and when it will be again.
+    fn set_aside(&self, lane: Option<&LaneKey>, failure: &Failure, token: LeaseToken) -> (u32, Option<Duration>) {
         self.office.counts.failures.add(1);
-        let lane = lease.lane().map(|view| view.key);
         let now = self.office.service.link.clock.now();
         let (service, key, why) = (&self.office.service.name, &failure.key, &failure.why);
         tracing::error!(%service, ?lane, ?key, why, "command not executed");
@@ -360,10 +367,19 @@ impl<S: Service, H: LaneHandler<S>> Crew<S, H> {
         // No later than that: the lease is given back, and does not end by itself.
         let held = |tries| pause(tries).map_or(u64::MAX, crate::clock::millis).min(self.half_lease());
         let terms = |tries| (pause(tries).is_none(), now.saturating_add(held(tries)));
-        let tries = self.office.asides.put(lane.as_ref(), failure, lease.into_token(), terms);
+        let tries = self.office.asides.put(lane, failure, token, terms);
         // Who waits must not wait for longer.
         self.office.service.notify();
-        LaneStep::Failed { lane, commands, tries, after: pause(tries).map(|_| Duration::from_millis(held(tries))) }
+        (tries, pause(tries).map(|_| Duration::from_millis(held(tries))))
+    }
+
+    /// Keeps the lease of subjects of no lane that could not be executed, now or before.
+    fn leave(&self, failures: &[Failure], waiting: &[KeyBytes], token: LeaseToken, commands: u32) -> LaneStep {
+        let due = self.office.service.link.clock.now().saturating_add(self.half_lease());
+        let again = self.office.asides.hold_alone(waiting, token, due).map(|tries| (tries, None));
+        let failed: Vec<_> = failures.iter().map(|failure| self.set_aside(None, failure, token)).collect();
+        let (tries, after) = failed.first().copied().or(again).unwrap_or_default();
+        LaneStep::Failed { lane: None, commands, tries, after }
     }
 
     /// Half a lease's time, ms.

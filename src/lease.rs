@@ -177,7 +177,8 @@ impl<S: Service> Lease<S> {
     }
 
     /// The subjects that are owed still, in the bucket's order; of a lane, those that [`lane`](Self::lane) leaves and whose
-    /// deadline has not passed: the next report must be on the first of them.
+    /// deadline has not passed: the next report must be on the first of them. If a lease of a lane goes on and owes none, the
+    /// deadlines of all have passed: [`submit`](Self::submit) without reports ends them; given back they would come again.
     pub fn owed(&self) -> impl Iterator<Item = S::Subject> + '_ {
         let owed = self.hold.iter().flat_map(|hold| {
             let view = hold.pool.run(hold.index).map(Run::view);

@@ -122,6 +122,14 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
+/// True if the subject of a key waits or is being worked on.
+pub(crate) fn is_owed(store: &dyn Store, service: u32, key: &[u8]) -> Result<bool, ReadError> {
+    let value = store.get(&key::of(service, key::SUBJECT, key))?;
+    let value: Option<SubjectValue<'_>> =
+        value.as_deref().map(|bytes| stored(record::decode("subject", bytes))).transpose()?;
+    Ok(value.is_some_and(|value| value.open && value.withdrawn == 0))
+}
+
 pub(crate) fn state<S: Service>(
     store: &dyn Store,
     service: u32,

@@ -341,7 +341,7 @@ pub enum Late {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
-    /// Subjects in a bucket: 1 to [`Limits::BUCKET_SUBJECTS`]. Default 4.
+    /// Subjects in a bucket: 1 to [`Limits::BUCKET_SUBJECTS`]; of a [lane](Service::lane), 63 at most. Default 4.
     pub bucket_subjects: usize,
     /// Buckets in one claim, at most: 1 to 1,024. Default 10.
     pub buckets_per_claim: u32,

@@ -682,6 +682,48 @@ fn a_command_that_breaks_the_handler_holds_up_its_lane_alone() {
     assert_eq!(states(&shop, &service, [1].into_iter()), BTreeMap::from([(1, Log::from([(0, places)]))]));
 }
 
+/// A command that was set aside stays so however long its lane cannot be had, while the service is paused or the worker's
+/// client suspended; and is forgotten when it is gone.
+#[test]
+fn a_command_stays_set_aside_while_its_lane_cannot_be_had() {
+    let shop = Shop::open();
+    let service = open(&shop);
+    service.add_all((13..16).map(|place| command(1, 0, place))).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let handler = move |log: &mut Log, at: u64, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert!(at % 1_000 != 13, "place 13");
+        note(log, at);
+        vec![]
+    };
+    let options = LaneOptions { client: Some(Registration::new(40, "lanes")), tries_max: 1, ..LaneOptions::default() };
+    let worker = shop.hub.handle_lanes(&service, Script(handler), options).unwrap();
+    assert_eq!(next(&shop, &worker), failed(1, 0, 1, None));
+    let hours = || {
+        for _ in 0..50 {
+            shop.pass(Duration::from_secs(1_800));
+            let _ = worker.step();
+        }
+    };
+    let _ = service.pause().unwrap();
+    hours();
+    assert_eq!(worker.stats().set_aside, 1, "while nothing is handed out");
+    let _ = service.activate().unwrap();
+    hours();
+    let _ = service.suspend(40).unwrap();
+    hours();
+    let _ = service.reinstate(40).unwrap();
+    hours();
+    assert_eq!((worker.stats().set_aside, calls.load(Ordering::SeqCst)), (1, 1));
+    let _ = service.pause().unwrap();
+    let _ = service.delete(&[command(1, 0, 13)]).unwrap();
+    hours();
+    assert_eq!(worker.failed(), [], "it is gone");
+    let _ = service.activate().unwrap();
+    assert_eq!(run(&shop, &worker), 2);
+}
+
 /// A command that was set aside and is deleted holds up its lane no longer than half a lease; a worker that ends gives
 /// everything back.
 #[test]
@@ -807,6 +849,52 @@ fn subjects_of_no_lane_are_handled_by_whoever_wants_to() {
     assert!(matches!(next(&shop, &worker), LaneStep::Failed { lane: None, commands: 3, tries: 1, after: Some(_) }));
     assert_eq!(run(&shop, &worker), 3, "what they sent");
     assert_eq!(worker.failed()[0].key::<u64>(), Some(13));
+}
+
+/// Counts its calls, and executes no subject of no lane but the first.
+#[derive(Default)]
+struct Reluctant(Arc<AtomicUsize>);
+
+impl LaneHandler<Post> for Reluctant {
+    type State = Log;
+
+    fn handle(&self, _lane: &LaneKey, _log: &mut Log, _command: &u64, _at: DateTime<Utc>) -> Vec<u64> {
+        vec![]
+    }
+
+    fn handle_alone(&self, subject: &u64, _at: DateTime<Utc>) -> Option<Vec<u64>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        (*subject == 1).then(Vec::new)
+    }
+}
+
+/// Subjects of no lane that cannot be executed are set aside as commands are, each after its tries, and hold up nothing else.
+#[test]
+fn subjects_of_no_lane_are_set_aside_for_good() {
+    let shop = Shop::open();
+    let service = open(&shop);
+    service.add_all([13, 14]).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let options = LaneOptions { tries_max: 2, ..LaneOptions::default() };
+    let worker = shop.hub.handle_lanes(&service, Reluctant(Arc::clone(&calls)), options).unwrap();
+    let hours = || {
+        for _ in 0..40 {
+            shop.pass(Duration::from_secs(1_800));
+            let _ = worker.step().unwrap();
+        }
+    };
+    hours();
+    let failed =
+        || worker.failed().iter().map(|failed| (failed.key::<u64>().unwrap(), failed.tries)).collect::<Vec<_>>();
+    assert_eq!((worker.stats().set_aside, calls.load(Ordering::SeqCst)), (2, 4), "{:?}", worker.failed());
+    service.add_all([1]).unwrap();
+    hours();
+    assert_eq!((service.stats().subjects_done, calls.load(Ordering::SeqCst)), (1, 5));
+    assert!(failed().contains(&(13, 2)) && failed().contains(&(14, 2)));
+    let _ = service.delete(&[13, 14]).unwrap();
+    hours();
+    assert_eq!((worker.failed(), calls.load(Ordering::SeqCst)), (vec![], 5));
+    assert_adds_up(&shop.hub);
 }
 
 /// A handler whose lease was taken from it in the middle has no effect; whoever comes next begins where it did.

@@ -115,6 +115,28 @@ impl Asides {
         before.iter().find(is_it).map(|aside| aside.command.tries)
     }
 
+    /// True if a subject of no lane is not to be tried now.
+    pub(super) fn is_waiting(&self, key: &KeyBytes, now: u64) -> bool {
+        let list = self.0.load();
+        let it = list.iter().find(|aside| aside.command.lane.is_none() && aside.command.key == *key);
+        it.is_some_and(|it| it.command.is_set_aside || (it.token.is_some() && it.due > now))
+    }
+
+    /// Subjects of no lane came again in this lease: holds it, until `due` if nothing of it is to be tried before. Says how often
+    /// the first of them was tried.
+    pub(super) fn hold_alone(&self, keys: &[KeyBytes], token: LeaseToken, due: u64) -> Option<u32> {
+        let is_it = |aside: &Arc<Aside>| aside.command.lane.is_none() && keys.contains(&aside.command.key);
+        let held = |aside: &Arc<Aside>| {
+            let due = if aside.command.is_set_aside { due } else { aside.due };
+            Arc::new(Aside { command: aside.command.clone(), token: Some(token), due })
+        };
+        let before = self.0.rcu(|list| {
+            let list = list.iter().map(|aside| if is_it(aside) { held(aside) } else { Arc::clone(aside) });
+            list.collect::<Vec<_>>()
+        });
+        before.iter().find(|aside| is_it(aside)).map(|aside| aside.command.tries)
+    }
+
     /// The front of a lane was executed, or is gone: what failed there is no more.
     pub(super) fn passed(&self, lane: Option<&LaneKey>, keys: &[KeyBytes]) {
         if !self.is_empty() {
@@ -129,21 +151,26 @@ impl Asides {
         self.0.rcu(|list| list.iter().filter(|aside| keep(aside)).cloned().collect::<Vec<_>>());
     }
 
-    /// The leases that are to be given back now. What was given back `after` ms ago and did not come again is gone.
-    pub(super) fn due(&self, now: u64, after: u64) -> Vec<LeaseToken> {
-        let is_due = |aside: &Arc<Aside>| aside.due <= now;
-        if !self.0.load().iter().any(is_due) {
+    /// The leases that are to be given back now. What was given back `after` ms ago and did not come again is looked at: it is
+    /// forgotten once it is owed no more.
+    pub(super) fn due(&self, now: u64, after: u64, is_owed: impl Fn(&KeyBytes) -> bool) -> Vec<LeaseToken> {
+        if self.is_empty() {
             return Vec::new();
         }
+        let is_due = |aside: &Arc<Aside>| aside.due <= now;
+        let list = self.0.load_full();
+        if !list.iter().any(is_due) {
+            return Vec::new();
+        }
+        let is_gone = |aside: &&Arc<Aside>| is_due(aside) && aside.token.is_none() && !is_owed(&aside.command.key);
+        let gone: Vec<_> = list.iter().filter(is_gone).collect();
         let before = self.0.rcu(|list| {
-            let left = list.iter().filter_map(|aside| match aside.token {
-                _ if !is_due(aside) => Some(Arc::clone(aside)),
-                Some(_) => {
-                    let due = now.saturating_add(after);
-                    Some(Arc::new(Aside { token: None, due, ..Aside::clone(aside) }))
-                }
-                None => None,
-            });
+            let left = list.iter().filter(|aside| !gone.iter().any(|gone| Arc::ptr_eq(gone, aside)));
+            let given_back = |aside: &Arc<Aside>| {
+                let due = now.saturating_add(after);
+                Arc::new(Aside { token: None, due, ..Aside::clone(aside) })
+            };
+            let left = left.map(|aside| if is_due(aside) { given_back(aside) } else { Arc::clone(aside) });
             left.collect::<Vec<_>>()
         });
         before.iter().filter(|aside| is_due(aside)).filter_map(|aside| aside.token).collect()

@@ -18,6 +18,8 @@ pub(super) enum Fate {
     Done,
     /// A command could not be executed, and is the front now.
     Failed(Failure),
+    /// Of these subjects, of no lane, some could not be executed now, and some were not tried, since they could not before.
+    Left(Vec<Failure>, Vec<KeyBytes>),
     /// It was over before.
     Lost,
     /// The hub takes no reports for so long.
@@ -204,35 +206,44 @@ impl<'a, S: Service, H: LaneHandler<S>> Work<'a, S, H> {
 
     /// Handles a bucket of subjects of no lane: each by itself.
     pub(super) fn alone(&self) -> (u32, Fate) {
-        let (mut done, mut failure, mut from) = (0, None, 0);
+        let (mut done, mut failures, mut waiting, mut from) = (0, Vec::new(), Vec::new(), 0);
+        let link = &self.crew.office.service.link;
         loop {
-            let wall_ms = self.crew.office.service.link.clock.wall_ms();
+            let wall_ms = link.clock.wall_ms();
             let Some((place, subject)) = self.lease.next_owed(from, wall_ms) else { break };
             if self.crew.office.is_stopping() && from > 0 {
                 break;
             }
             from = place + 1;
             let key = key_of(&subject);
-            let report = contain(|| {
-                self.crew.handler.handle_alone(&subject, utc(wall_ms)).map(|report| (subject.key(), report))
-            });
-            let sent = match report {
-                Ok(Some(report)) => self.judge(self.lease.report([report])),
-                Ok(None) => Sent::TooLarge("of no lane, and not this handler's".to_owned()),
-                Err(panic) => Sent::TooLarge(format!("the handler panicked: {panic}")),
-            };
-            match sent {
+            if self.crew.office.asides.is_waiting(&key, link.clock.now()) {
+                waiting.push(key);
+                continue;
+            }
+            match self.handle_alone(&subject, wall_ms) {
                 Sent::Taken => {
                     done += 1;
                     self.crew.office.asides.passed(None::<&LaneKey>, &[key]);
                 }
-                Sent::Refused(_, why) | Sent::TooLarge(why) => failure = failure.or(Some(Failure::new(key, why))),
+                Sent::Refused(_, why) | Sent::TooLarge(why) => failures.push(Failure::new(key, why)),
                 Sent::Expired => {}
                 Sent::Ended(fate) => return (done, fate),
             }
             self.renew();
         }
-        (done, failure.map_or(Fate::Done, Fate::Failed))
+        let is_done = failures.is_empty() && waiting.is_empty();
+        (done, if is_done { Fate::Done } else { Fate::Left(failures, waiting) })
+    }
+
+    /// Handles a subject of no lane, and reports it.
+    fn handle_alone(&self, subject: &S::Subject, wall_ms: i64) -> Sent {
+        let handler = &self.crew.handler;
+        let report = contain(|| handler.handle_alone(subject, utc(wall_ms)).map(|report| (subject.key(), report)));
+        match report {
+            Ok(Some(report)) => self.judge(self.lease.report([report])),
+            Ok(None) => Sent::TooLarge("of no lane, and not this handler's".to_owned()),
+            Err(panic) => Sent::TooLarge(format!("the handler panicked: {panic}")),
+        }
     }
 }
 

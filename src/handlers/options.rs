@@ -18,7 +18,7 @@ pub struct LaneOptions {
     /// rejects its report, or if that or the state after it cannot be stored.
     ///
     /// The commands before it are reported. Its lane waits, and no other lane does: the worker keeps the lane's lease. Set aside,
-    /// it is not tried again until [`retry`](crate::LaneThreads::retry) or a restart; once it is
+    /// it is not tried again until [`retry`](crate::LaneThreads::retry) or a restart (a subject of no lane, a restart); once it is
     /// [deleted](crate::ServiceHandle::delete), the lane goes on within half a [lease](crate::Policy::lease). As many lanes can
     /// wait as the client may have [leases](crate::Policy::leases_in_flight); then all do. A try that ends the process is not
     /// counted: the command is tried again with the next start.
