@@ -31,6 +31,7 @@ pub(crate) fn print() {
 /// What is not worth measuring.
 fn fixed() {
     for (limit, range, beyond) in [
+        ("`laned_waiting`", "4,194,304", "no error: what comes waits on disk until some of these are done"),
         (
             "a lease, renewals included",
             "397 days from its pool's forming, fixed (`LEASE_MS`)",

@@ -108,7 +108,7 @@ fn lane_subjects() {
     execute(&full, limit, "small");
     assert_eq!(full.service.add_all(full.numbers(1)).expect("taken in").added, 1);
     others_go_on(&full);
-    let beyond = "no error: `Intake::full` counts it";
+    let beyond = "no error: `Intake::refused` names it";
     let what = "additions to the lane";
     line("`Policy::lane_subjects`", "10,000; the disk", beyond, what, &adding);
     line("", "", "", "subjects of the lane, claimed and reported", &working);
