@@ -464,8 +464,8 @@ impl NamedSeat {
     /// Claims buckets: `{"buckets": 2, "subjects": 100, "time_ms": 60000}`, each optional. Answers
     /// `{"leases": [{"token", "subjects"}], "limit", "clamped"}` or `{"empty": {"reason", "retry_after_ms"}}`.
     ///
-    /// A lease of a lane has a `"lane": {"key", "version", "reported", "state"}`: the key as text, or in hexadecimal digits if it
-    /// is none; how many of the subjects were reported before; and the state, null if there is none. A state that a typed
+    /// A lease of a lane has a `"lane": {"key", "version", "reported", "state"}`: the key as text, or as an array of
+    /// its bytes if it is none; how many of the subjects were reported before; and the state, null if there is none. A state that a typed
     /// call stored is told as `{"postcard": "<hexadecimal digits>"}`. See [`LaneView`].
     ///
     /// # Errors

@@ -83,19 +83,13 @@ impl fmt::Debug for LaneKey {
     }
 }
 
-/// Writes a key as text, in hexadecimal digits if it is none.
-pub(crate) fn as_text<S: Serializer>(key: &LaneKey, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&text(key))
-}
-
-/// A key as text, in hexadecimal digits if it is none.
-pub(crate) fn text(key: &LaneKey) -> String {
-    key.as_str().map_or_else(|| hex(key.as_bytes()), str::to_owned)
-}
-
+/// As text where people read, if it is text, else as bytes: as by-name calls take it.
 impl Serialize for LaneKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        match self.as_str() {
+            Some(text) if serializer.is_human_readable() => serializer.serialize_str(text),
+            _ => serializer.serialize_bytes(&self.0),
+        }
     }
 }
 
@@ -185,7 +179,7 @@ impl LaneView {
     /// For calls by name.
     pub(crate) fn json(&self) -> Value {
         let state = state_json(self.state.as_ref());
-        json!({ "key": text(&self.key), "version": self.version, "reported": self.reported, "state": state })
+        json!({ "key": self.key, "version": self.version, "reported": self.reported, "state": state })
     }
 }
 

@@ -52,7 +52,7 @@ impl LaneStatus {
 
     pub(crate) fn json(&self) -> Value {
         json!({
-            "key": lane::text(&self.key), "version": self.version, "owed": self.owed, "position": self.position,
+            "key": self.key, "version": self.version, "owed": self.owed, "position": self.position,
             "wait_ms": self.wait.map(ms), "age_ms": ms(self.age), "state": lane::state_json(self.state.as_ref()),
         })
     }
@@ -93,8 +93,7 @@ impl LaneQueue {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let key = lane::text(&self.key);
-        json!({ "key": key, "waiting": self.waiting, "wait_ms": ms(self.wait), "running": self.running })
+        json!({ "key": self.key, "waiting": self.waiting, "wait_ms": ms(self.wait), "running": self.running })
     }
 }
 

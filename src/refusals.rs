@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
-use crate::lane::{self, LaneKey};
+use crate::lane::LaneKey;
 
 /// A subject that was offered and not taken in. Nothing is known of it: it can be offered again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,7 +31,6 @@ pub enum RefusalReason {
     /// Its lane owes as many subjects as it may. There is room as soon as one of them is reported.
     LaneFull {
         /// Which lane.
-        #[serde(serialize_with = "lane::as_text")]
         lane: LaneKey,
         /// [`Policy::lane_subjects`](crate::Policy::lane_subjects), as it was then.
         limit: u64,

@@ -61,6 +61,15 @@ fn a_lane_is_read_with_the_position_that_it_reflects() {
         json!([told["key"], told["version"], told["owed"], told["age_ms"], told["state"]["postcard"].is_string()]);
     assert_eq!(told, json!(["\0\0\0\0\0\0\0\u{1}", 2, 4, 0, true]));
     assert_eq!(named.lane(br#""fridge 7""#).unwrap(), None);
+    // What is told of a key is what is asked with, also where the key is no text.
+    service.add_all(commands(200, 0..10)).unwrap();
+    shop.pass(Duration::from_secs(1));
+    let lanes = named.lanes(10);
+    for told in lanes.as_array().unwrap() {
+        let again = named.lane(told["key"].to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!((&again["key"], again["owed"].as_u64() > told["waiting"].as_u64()), (&told["key"], true));
+    }
+    assert!(lanes.as_array().unwrap().iter().any(|told| told["key"] == json!([0, 0, 0, 0, 0, 0, 0, 200])));
     assert!(named.lane(b"7").is_err());
 }
 
