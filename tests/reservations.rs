@@ -323,8 +323,16 @@ fn a_storm_neither_oversells_nor_loses() {
             }
             if stock.reserve(id, 1 + turn % 7, turn).is_ok() {
                 match (turn + thread) % 4 {
-                    0 => _ = stock.cancel(id).unwrap(),
-                    1 | 2 => _ = stock.confirm(id).map(|done| sold.fetch_add(done.units, Ordering::SeqCst)),
+                    // Others may be so far ahead that it ran out meanwhile.
+                    0 => match stock.cancel(id) {
+                        Ok(_) | Err(NotHeld::Over { state: State::Expired, .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    },
+                    1 | 2 => match stock.confirm(id) {
+                        Ok(done) => _ = sold.fetch_add(done.units, Ordering::SeqCst),
+                        Err(NotHeld::Over { state: State::Expired, .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    },
                     _ => {}
                 }
             }
