@@ -24,6 +24,8 @@ const FEED: usize = 8_192;
 const LIAR: usize = 8;
 /// One in so many of its reports is a lie.
 const LIES: u64 = 4;
+/// It is slower than others: what has to be undone stays a small part of what is done.
+const NAP: Duration = Duration::from_millis(30);
 
 /// Who works: their ids, by place.
 pub(crate) struct Crowd {
@@ -233,6 +235,9 @@ impl Worker<'_> {
         }
         for lease in grant {
             self.work_on(seat, &lease)?;
+        }
+        if self.habit == Habit::Lies {
+            self.shop.pause(NAP);
         }
         Ok(Round::Worked)
     }

@@ -156,10 +156,7 @@ impl Samples {
     }
 
     /// Takes out what was checked meanwhile, and notes who disagreed.
-    fn compare<S: Asked>(&mut self, service: &ServiceHandle<S>, disputes: &mut Disputes) -> Result<(), Failure>
-    where
-        S::Report: PartialEq,
-    {
+    fn compare<S: Asked>(&mut self, service: &ServiceHandle<S>, disputes: &mut Disputes) -> Result<(), Failure> {
         let mut waiting = Vec::new();
         for (user, number) in std::mem::take(&mut self.0) {
             match service.subject_state(&user)? {
@@ -186,10 +183,7 @@ fn history_from<S: Asked>(service: &ServiceHandle<S>, user: u64, number: u32) ->
 struct Disputes(BTreeMap<(ClientId, ClientId), u64>);
 
 impl Disputes {
-    fn note_all<S: Asked>(&mut self, versions: &[Version<S>])
-    where
-        S::Report: PartialEq,
-    {
+    fn note_all<S: Asked>(&mut self, versions: &[Version<S>]) {
         for pair in versions.windows(2) {
             let [before, after] = pair else { continue };
             if before.client != after.client && before.report != after.report {

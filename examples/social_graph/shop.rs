@@ -95,7 +95,7 @@ impl Service for BriefDmCheck {
 }
 
 /// A service whose questions the graph answers.
-pub(crate) trait Asked: Service<Subject = u64> {
+pub(crate) trait Asked: Service<Subject = u64, Report: PartialEq> {
     /// Users with a report of this service go to the DM check.
     const FEEDS_DM: bool;
     /// The truth about a user.

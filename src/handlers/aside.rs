@@ -102,17 +102,13 @@ impl Asides {
 
     /// If this command is set aside: holds its lane's new lease until `due`. Says how often it was tried.
     pub(super) fn hold_again(&self, lane: &LaneKey, key: &KeyBytes, token: LeaseToken, due: u64) -> Option<u32> {
-        let is_it = |aside: &&Arc<Aside>| {
+        let is_it = |aside: &Aside| {
             let command = &aside.command;
             command.is_set_aside && command.lane.as_ref() == Some(lane) && command.key == *key
         };
-        self.0.load().iter().find(is_it)?;
-        let held = |aside: &Arc<Aside>| Arc::new(Aside { command: aside.command.clone(), token: Some(token), due });
-        let before = self.0.rcu(|list| {
-            let list = list.iter().map(|aside| if is_it(&aside) { held(aside) } else { Arc::clone(aside) });
-            list.collect::<Vec<_>>()
-        });
-        before.iter().find(is_it).map(|aside| aside.command.tries)
+        self.0.load().iter().find(|aside| is_it(aside))?;
+        let before = self.change(is_it, |aside| Aside { token: Some(token), due, ..aside.clone() });
+        before.iter().find(|aside| is_it(aside)).map(|aside| aside.command.tries)
     }
 
     /// True if a subject of no lane is not to be tried now.
@@ -125,14 +121,10 @@ impl Asides {
     /// Subjects of no lane came again in this lease: holds it, until `due` if nothing of it is to be tried before. Says how often
     /// the first of them was tried.
     pub(super) fn hold_alone(&self, keys: &[KeyBytes], token: LeaseToken, due: u64) -> Option<u32> {
-        let is_it = |aside: &Arc<Aside>| aside.command.lane.is_none() && keys.contains(&aside.command.key);
-        let held = |aside: &Arc<Aside>| {
+        let is_it = |aside: &Aside| aside.command.lane.is_none() && keys.contains(&aside.command.key);
+        let before = self.change(is_it, |aside| {
             let due = if aside.command.is_set_aside { due } else { aside.due };
-            Arc::new(Aside { command: aside.command.clone(), token: Some(token), due })
-        };
-        let before = self.0.rcu(|list| {
-            let list = list.iter().map(|aside| if is_it(aside) { held(aside) } else { Arc::clone(aside) });
-            list.collect::<Vec<_>>()
+            Aside { token: Some(token), due, ..aside.clone() }
         });
         before.iter().find(|aside| is_it(aside)).map(|aside| aside.command.tries)
     }
@@ -183,15 +175,20 @@ impl Asides {
 
     /// Forgets how often a lane's commands were tried, and has its lease given back. False if nothing is known of it.
     pub(super) fn retry(&self, lane: &LaneKey) -> bool {
-        let is_it = |aside: &Arc<Aside>| aside.command.lane.as_ref() == Some(lane);
-        let before = self.0.rcu(|list| {
-            let fresh = |aside: &Arc<Aside>| {
-                let command = FailedCommand { tries: 0, is_set_aside: false, ..aside.command.clone() };
-                Arc::new(Aside { command, token: aside.token, due: 0 })
-            };
-            list.iter().map(|aside| if is_it(aside) { fresh(aside) } else { Arc::clone(aside) }).collect::<Vec<_>>()
+        let is_it = |aside: &Aside| aside.command.lane.as_ref() == Some(lane);
+        let before = self.change(is_it, |aside| {
+            let command = FailedCommand { tries: 0, is_set_aside: false, ..aside.command.clone() };
+            Aside { command, token: aside.token, due: 0 }
         });
-        before.iter().any(is_it)
+        before.iter().any(|aside| is_it(aside))
+    }
+
+    /// Puts others in the place of some, all at once; the list as it was.
+    fn change(&self, which: impl Fn(&Aside) -> bool, to: impl Fn(&Aside) -> Aside) -> Arc<Vec<Arc<Aside>>> {
+        self.0.rcu(|list| {
+            let list = list.iter().map(|aside| if which(aside) { Arc::new(to(aside)) } else { Arc::clone(aside) });
+            list.collect::<Vec<_>>()
+        })
     }
 
     /// Empties the list; the leases that are held.
