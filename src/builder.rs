@@ -30,7 +30,7 @@ use crate::stack::Stack;
 use crate::steward::Steward;
 use crate::storage::DiskMeter;
 use crate::store::counted::Role;
-use crate::store::{MemoryStore, Store, marker, open_or_set_aside, set_aside};
+use crate::store::{Engine, MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::Arc;
 use crate::ticket::{CLASS_SYNC, Durability};
 use crate::writer::Writer;
@@ -47,6 +47,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     seed: Option<u64>,
     manual: bool,
+    engine: Engine,
     cache_bytes: u64,
     accept_missing_journal: bool,
     rebuild_store: bool,
@@ -61,6 +62,7 @@ impl Default for Builder {
             clock: Arc::new(SystemClock::default()),
             seed: None,
             manual: false,
+            engine: Engine::default(),
             cache_bytes: 32 << 20,
             accept_missing_journal: false,
             rebuild_store: false,
@@ -224,6 +226,15 @@ impl Builder {
         self
     }
 
+    /// What keeps the store of a hub in a directory. Default [`Engine::Sled`].
+    ///
+    /// A store of another engine is refused with [`StoreError::OtherEngine`] and left as it was. To change engines, set
+    /// [`rebuild_store`](Self::rebuild_store) too, once: the old store is set aside, and the new one is made from the journal.
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
     /// Memory for the store's cache. Default 32 MiB; at least 1 MiB.
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;
@@ -256,7 +267,8 @@ impl Builder {
     ///
     /// The directory holds `journal` (the truth), `store/` (its index), `secret` (what tokens are made from) and, if there are any,
     /// `projections/` and `outboxes/` (where each was, and what it made of the events); while the hub is open, or
-    /// after it was not closed, also `store.unsynced`. If that is there and the machine was started anew since, the store is rebuilt.
+    /// after it was not closed, also `store.unsynced` (sled's store only). If that is there and the machine was started anew since, the
+    /// store is rebuilt.
     ///
     /// # Errors
     ///
@@ -335,7 +347,7 @@ impl Builder {
                 tracing::warn!(reason, "the store is kept: without the journal's beginning it cannot be rebuilt");
             }
         }
-        let mut store = place.store(self.cache_bytes, report)?;
+        let mut store = place.store(self.engine, self.cache_bytes, report)?;
         if report.damaged.is_some() && !whole {
             return Err(not_rebuildable(report.damaged.take()));
         }
@@ -350,7 +362,7 @@ impl Builder {
             drop(store);
             place.discard_store()?;
             report.rebuilt = Some("it is from before the journal was compacted".to_owned());
-            store = place.store(self.cache_bytes, report)?;
+            store = place.store(self.engine, self.cache_bytes, report)?;
             tried = self.replay(place.journal()?, &store, report);
         }
         let cause = match tried {
@@ -363,7 +375,7 @@ impl Builder {
             return Err(OpenError::Store(StoreError::Corrupted { what: cause }));
         }
         place.set_store_aside(report, &cause)?;
-        let store = place.store(self.cache_bytes, report)?;
+        let store = place.store(self.engine, self.cache_bytes, report)?;
         self.replay(place.journal()?, &store, report).map_err(Failure::into_error)
     }
 
@@ -474,7 +486,7 @@ impl Builder {
         let device = place.replace_journal(fresh.into_device())?;
         // Until the new one has its name, the old one's lock is the hub's.
         drop(old);
-        let store = place.store(self.cache_bytes, report)?;
+        let store = place.store(self.engine, self.cache_bytes, report)?;
         let mut again = OpenReport::default();
         let state = self.replay(device, &store, &mut again).map_err(Failure::into_error)?;
         (report.journal_base, report.journal_end) = (again.journal_base, again.journal_end);
@@ -720,12 +732,12 @@ impl Place {
         }
     }
 
-    fn store(&self, cache_bytes: u64, report: &mut OpenReport) -> Result<Arc<dyn Store>, OpenError> {
+    fn store(&self, engine: Engine, cache_bytes: u64, report: &mut OpenReport) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Memory(disk) => Ok(Arc::new(disk.store.clone())),
             Self::Directory(directory) => {
                 let (store, aside) =
-                    open_or_set_aside(&directory.join("store"), cache_bytes).map_err(|error| match error {
+                    open_or_set_aside(engine, &directory.join("store"), cache_bytes).map_err(|error| match error {
                         StoreError::Locked => OpenError::Locked { path: directory.clone() },
                         other => OpenError::Store(other),
                     })?;
@@ -734,7 +746,7 @@ impl Place {
                     report.rebuilt = Some(aside.reason.to_string());
                     report.damaged = Some(aside.damaged);
                 }
-                Ok(Arc::new(store))
+                Ok(store)
             }
         }
     }

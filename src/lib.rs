@@ -262,6 +262,7 @@ pub use service::{Key, Late, OverAsk, Policy, Reporter, Service, ServiceState, S
 pub use slot::Cause;
 pub use stats::{ClientStats, Faults, HubStats, SeatStats, ServiceStats, Work};
 pub use storage::{JournalOps, PerThousand, StorageStats, StoreOps};
+pub use store::Engine;
 pub use ticket::{Durability, Intake, Progress, Ticket};
 pub use trace::{OtherReport, Trace};
 pub use watch::{Level, Symptom, Watch};

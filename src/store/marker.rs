@@ -3,7 +3,7 @@
 //! It holds the boot id of the machine that wrote it. The end of a process loses nothing that the process had written, the end of the
 //! machine may: if the marker is still there and the machine has started anew since, the store is not believed.
 
-use super::sled::{parent, sync_dir};
+use super::folder::{parent, sync_dir};
 use crate::sync::{AtomicBool, Ordering};
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -13,20 +13,18 @@
 //! again but rebuilt from the journal, whatever it looks like (see [`marker`](super::marker)). A process that ends, however it ends,
 //! takes nothing with it that it had written, and costs no rebuild.
 
-use std::any::Any;
-use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use super::folder::{lock, parent, refuse_foreign, size_of_files, sync_dir};
 use super::marker::Marker;
+use super::shield::{self, Shield};
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 use crate::FORMAT_VERSION;
-use crate::device::lock_patiently;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// One turn of the epoch collector for so many records of a batch, which held memory at a tenth of what it was without.
 const RECORDS_PER_EPOCH_FLUSH: usize = 16;
@@ -72,36 +70,10 @@ pub(crate) struct SledStore {
     /// `None` only while dropping.
     db: Option<::sled::Db>,
     dir: PathBuf,
-    /// Set once a write failed or anything panicked: what sled holds in memory is then unknown.
-    failed: AtomicBool,
+    shield: Shield,
     /// Bytes applied since the last sync; one thread applies and checkpoints, so no two of them subtract the same bytes.
     unsynced_bytes: AtomicU64,
     marker: Marker,
-}
-
-/// A damaged store that was moved out of the way.
-#[derive(Debug)]
-pub(crate) struct SetAside {
-    /// Why it could not be opened.
-    pub(crate) reason: StoreError,
-    /// Where it is now.
-    pub(crate) damaged: PathBuf,
-}
-
-/// Opens the store in `dir`; one too damaged to open is renamed `<name>.damaged-<n>` and an empty one takes its place.
-///
-/// A store that is locked, or of another version, and a system that refuses (permission, space, open files) are not damage and are
-/// returned as errors, with nothing moved. Nor is a directory moved that never was a store.
-pub(crate) fn open_or_set_aside(dir: &Path, cache_bytes: u64) -> Result<(SledStore, Option<SetAside>), StoreError> {
-    let reason = match SledStore::open(dir, cache_bytes) {
-        Ok(store) => return Ok((store, None)),
-        Err(error) if is_damage(&error) => error,
-        Err(error) => return Err(error),
-    };
-    let damaged = set_aside(dir)?;
-    tracing::warn!(dir = %dir.display(), damaged = %damaged.display(), %reason, "store set aside; starting empty");
-    let store = SledStore::open(dir, cache_bytes)?;
-    Ok((store, Some(SetAside { reason, damaged })))
 }
 
 impl SledStore {
@@ -122,7 +94,7 @@ impl SledStore {
         let store = SledStore {
             db: Some(db),
             dir: dir.to_owned(),
-            failed: AtomicBool::new(false),
+            shield: Shield::default(),
             unsynced_bytes: AtomicU64::new(0),
             marker: Marker::beside(dir),
         };
@@ -153,16 +125,8 @@ impl SledStore {
 
     /// Calls into sled, catching its panics; after one, nothing is asked of it again.
     fn call<T>(&self, ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
-        // Relaxed: the flag carries no data; a call that races with the failure meets the same sled the failing call did.
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(StoreError::Closed);
-        }
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
-        let answer = caught(|| ask(db));
-        if matches!(answer, Err(StoreError::Panicked { .. })) {
-            self.failed.store(true, Ordering::Relaxed);
-        }
-        answer
+        self.shield.call(|| ask(db).map_err(translated))
     }
 
     /// Syncs what is under way if `bytes` more would make it too long to survive a power cut.
@@ -176,11 +140,8 @@ impl SledStore {
 
     /// As `call`, for writes: any failure closes the store, because sled may hold part of what was being written.
     fn write<T>(&self, ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
-        let answer = self.call(ask);
-        if answer.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
-        answer
+        let db = self.db.as_ref().ok_or(StoreError::Closed)?;
+        self.shield.write(|| ask(db).map_err(translated))
     }
 }
 
@@ -218,7 +179,7 @@ impl Store for SledStore {
         self.make_room(bytes)?;
         if let Err(source) = self.marker.set() {
             // Nothing of the batch was written, but the caller is told that this is unknown: it must not go on.
-            self.failed.store(true, Ordering::Relaxed);
+            self.shield.fail();
             return Err(source.into());
         }
         let mut writes = ::sled::Batch::default();
@@ -272,9 +233,7 @@ impl Drop for SledStore {
     /// Closes sled, which flushes; its drop panics when that fails, and a panic here could meet another.
     fn drop(&mut self) {
         let db = self.db.take();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(db))) {
-            tracing::error!(dir = %self.dir.display(), message = words(&*payload), "the storage engine panicked while closing");
-        }
+        shield::close(&self.dir, || drop(db));
     }
 }
 
@@ -284,27 +243,14 @@ impl fmt::Debug for SledStore {
         formatter
             .debug_struct("SledStore")
             .field("dir", &self.dir)
-            .field("failed", &self.failed)
+            .field("shield", &self.shield)
             .finish_non_exhaustive()
     }
 }
 
 /// Runs a call into sled and turns its errors and panics into ours.
 fn caught<T>(ask: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
-    // Unwind safe because a store that panicked is never asked again, and what the closures borrow is not written by them.
-    match catch_unwind(AssertUnwindSafe(ask)) {
-        Ok(answer) => answer.map_err(translated),
-        Err(payload) => Err(StoreError::Panicked { message: words(&*payload).to_owned() }),
-    }
-}
-
-/// What a panic said.
-fn words(payload: &(dyn Any + Send)) -> &str {
-    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-        (Some(words), _) => words,
-        (_, Some(words)) => words,
-        (None, None) => "(not in words)",
-    }
+    shield::caught(|| ask().map_err(translated))
 }
 
 fn translated(error: ::sled::Error) -> StoreError {
@@ -339,31 +285,6 @@ fn owned(entry: ::sled::Result<(::sled::IVec, ::sled::IVec)>) -> ::sled::Result<
     entry.map(|(key, value)| (key.to_vec(), value.to_vec()))
 }
 
-/// Whether opening failed because of what is on disk: only that is cured by starting empty.
-fn is_damage(error: &StoreError) -> bool {
-    match error {
-        StoreError::Corrupted { .. } | StoreError::Panicked { .. } => true,
-        StoreError::Locked | StoreError::Version { .. } | StoreError::Closed => false,
-        StoreError::Io { source } => {
-            // Too many open files have no kind of their own.
-            let no_files_left = cfg!(unix) && matches!(source.raw_os_error(), Some(23 | 24));
-            let refused = matches!(
-                source.kind(),
-                io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::ReadOnlyFilesystem
-                    | io::ErrorKind::OutOfMemory
-                    | io::ErrorKind::Interrupted
-                    | io::ErrorKind::ResourceBusy
-                    // A directory of somebody else's: see `prepare`.
-                    | io::ErrorKind::DirectoryNotEmpty
-            );
-            !refused && !no_files_left
-        }
-    }
-}
-
 /// Makes `dir` fit to be opened: there, ours, held by nobody, and without half-written snapshots.
 fn prepare(dir: &Path) -> Result<(), StoreError> {
     if !dir.try_exists()? {
@@ -386,9 +307,7 @@ fn prepare(dir: &Path) -> Result<(), StoreError> {
         }
     }
     if let (Some(name), false) = (foreign, ours) {
-        // Neither opened, which would mix the two, nor set aside, which would move what was never a store's.
-        let words = format!("{} is not a store: it holds {name:?}", dir.display());
-        return Err(StoreError::Io { source: io::Error::new(io::ErrorKind::DirectoryNotEmpty, words) });
+        return Err(refuse_foreign(dir, &name, "sled"));
     }
     // Under the lock, or a snapshot that a living process is just writing would be pulled from under it.
     let held = lock(dir)?;
@@ -404,64 +323,8 @@ fn prepare(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes sled's own lock, by the same means, until the file is dropped; `None` when there is no log yet.
-fn lock(dir: &Path) -> Result<Option<File>, StoreError> {
-    let log = match open_log(dir) {
-        Ok(log) => log,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(StoreError::Io { source }),
-    };
-    match lock_patiently(&log) {
-        Ok(()) => Ok(Some(log)),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
-        // A file system without locks: sled decides whether it can live there.
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(Some(log)),
-        Err(TryLockError::Error(source)) => Err(StoreError::Io { source }),
-    }
-}
-
 fn open_log(dir: &Path) -> io::Result<File> {
     File::options().read(true).write(true).open(dir.join(LOG_FILE))
-}
-
-/// Renames `dir` to the first free `<name>.damaged-<n>` beside it.
-pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
-    let name = dir.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // Held over the rename, so that of two processes that found the damage one moves it and the other does not move the new store.
-    let held = match lock(dir) {
-        Err(StoreError::Locked) => return Err(StoreError::Locked),
-        held => held.ok().flatten(),
-    };
-    // Windows refuses to rename a directory with an open file in it.
-    let held = held.filter(|_| cfg!(not(windows)));
-    for n in 1_u64.. {
-        let mut candidate = OsString::from(name);
-        candidate.push(format!(".damaged-{n}"));
-        let damaged = dir.with_file_name(candidate);
-        // Looked up first because a rename would replace an empty directory in silence.
-        match fs::symlink_metadata(&damaged) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::rename(dir, &damaged)?;
-                sync_dir(parent(dir))?;
-                drop(held);
-                return Ok(damaged);
-            }
-            Err(source) => return Err(StoreError::Io { source }),
-        }
-    }
-    Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
-}
-
-/// Renames the store in `dir`, which is no longer open, to `to`, and waits for the engine's threads to let it go first. A
-/// store that is not there is none to rename.
-pub(crate) fn retire(dir: &Path, to: &Path) -> Result<(), StoreError> {
-    if dir.try_exists()? {
-        drop(lock(dir)?);
-        fs::rename(dir, to)?;
-        sync_dir(parent(dir))?;
-    }
-    Ok(())
 }
 
 /// Syncs every file of a store just opened, and the directories that name them.
@@ -474,45 +337,18 @@ fn sync_all_files(dir: &Path) -> io::Result<()> {
     sync_dir(parent(dir))
 }
 
-/// The directory that names `dir`.
-pub(super) fn parent(dir: &Path) -> &Path {
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        None => dir,
-    }
-}
-
-/// Puts the names in `dir` on disk; elsewhere than on Unix directories cannot be opened, and the file system sees to it.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
-}
-
-/// The sum of the lengths of the files under `dir`; one removed meanwhile counts nothing.
-fn size_of_files(dir: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    let mut waiting = vec![dir.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_dir() => waiting.push(entry.path()),
-                Ok(metadata) => bytes += metadata.len(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::conformance::{batch, conforms};
+    use super::super::folder::{self, SetAside, copy};
     use super::*;
     use crate::sync::AtomicU32;
 
     const CACHE: u64 = 4 << 20;
+
+    fn open_or_set_aside(dir: &Path, cache_bytes: u64) -> Result<(SledStore, Option<SetAside>), StoreError> {
+        folder::open_or_set_aside(dir, |dir| SledStore::open(dir, cache_bytes))
+    }
 
     fn everything(store: &SledStore) -> Vec<Pair> {
         store.scan(b"", None, usize::MAX).unwrap()
@@ -531,19 +367,6 @@ mod tests {
             pairs = everything(&store);
         }
         pairs
-    }
-
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
     }
 
     /// The repeatable noise the damage is made of.
@@ -681,15 +504,6 @@ mod tests {
         store.apply(batch([(b"a", Some(b"1"))])).unwrap();
         store.write(|_| Err::<(), _>(::sled::Error::Io(io::ErrorKind::StorageFull.into()))).unwrap_err();
         assert!(matches!(store.get(b"a"), Err(StoreError::Closed)), "a failed write closes too");
-    }
-
-    #[test]
-    fn refusals_of_the_system_are_not_damage() {
-        let io = |kind: io::ErrorKind| StoreError::from(io::Error::from(kind));
-        assert!(!is_damage(&io(io::ErrorKind::PermissionDenied)));
-        assert!(!is_damage(&io(io::ErrorKind::StorageFull)));
-        assert!(is_damage(&io(io::ErrorKind::UnexpectedEof)));
-        assert!(is_damage(&io(io::ErrorKind::InvalidData)));
     }
 
     /// Opens a damaged store and uses it: an error is fine anywhere, a panic that comes out is not.
