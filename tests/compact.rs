@@ -1,5 +1,7 @@
 //! R5, R32: compaction as its callers see it: what stays, what goes, what it costs, what it refuses.
 
+#[path = "support/engine.rs"]
+mod engine;
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
@@ -175,7 +177,7 @@ fn events_before_a_moment_are_dropped_and_their_effects_stay() {
 }
 
 fn open(builder: Builder, home: &Path) -> Result<(Hub, ServiceHandle<Doubling>), OpenError> {
-    let hub = builder.manual().clock(ManualClock::default()).open(home)?;
+    let hub = builder.engine(engine::engine()).manual().clock(ManualClock::default()).open(home)?;
     let service = hub.register(Doubling(policy(|_| {}))).unwrap();
     hub.tick();
     Ok((hub, service))
@@ -302,7 +304,9 @@ fn events(hub: &Hub, from: u64) -> Vec<(u64, String)> {
 fn events_are_read_at_their_old_positions_after_a_compaction() {
     let directory = tempfile::tempdir().unwrap();
     let clock = ManualClock::default();
-    let open = |builder: Builder| builder.manual().clock(clock.clone()).open(directory.path()).unwrap();
+    let open = |builder: Builder| {
+        builder.engine(engine::engine()).manual().clock(clock.clone()).open(directory.path()).unwrap()
+    };
     let hub = open(Hub::builder());
     let service = hub.register(Doubling(policy(|_| {}))).unwrap();
     let rig = Rig { service, hub, clock: clock.clone(), disk: MemoryDisk::new() };

@@ -4,6 +4,9 @@
 //! from; `--nocapture` shows the summary.
 #![cfg(unix)]
 
+#[path = "support/engine.rs"]
+mod engine;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use commissary::{
-    Ask, Client, Hub, LeaseToken, Limits, OpenReport, Outcome, Policy, Registration, Reporter, Seat, Service,
+    Ask, Client, Engine, Hub, LeaseToken, Limits, OpenReport, Outcome, Policy, Registration, Reporter, Seat, Service,
     ServiceHandle, SubjectState, Verdict, Work,
 };
 
@@ -66,7 +69,7 @@ impl Chance {
 
 fn open(directory: &Path, manual: bool) -> Hub {
     let limits = Limits { repeat_burst: u32::MAX, ..Limits::default() };
-    let builder = Hub::builder().limits(limits);
+    let builder = Hub::builder().engine(engine::engine()).limits(limits);
     let builder = if manual { builder.manual() } else { builder };
     builder.open(directory).unwrap()
 }
@@ -472,7 +475,7 @@ fn one_life(directory: &Path, seed: u64, chance: &mut Chance, told: &mut Told) {
 /// What else may be found in the directory after a crash.
 fn disturb(directory: &Path, chance: &mut Chance, told: &mut Told) {
     let store = directory.join("store");
-    if chance.one_in(5) && store.exists() {
+    if chance.one_in(5) && store.exists() && engine::engine() == Engine::Sled {
         fs::write(store.join(format!("snap.{:016X}.generating", chance.below(1 << 20))), b"").unwrap();
     }
     let journal = directory.join("journal");

@@ -1,6 +1,8 @@
 //! R55, I5 to I7: what was acknowledged is there after a crash, leases go on, the store can be made again from the journal,
 //! and every kind of damage is told by name.
 
+#[path = "support/engine.rs"]
+mod engine;
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
@@ -285,7 +287,8 @@ fn open(directory: &Path) -> Result<(Hub, ServiceHandle<Doubling>), OpenError> {
 }
 
 fn open_with(builder: Builder, directory: &Path) -> Result<(Hub, ServiceHandle<Doubling>), OpenError> {
-    let hub = builder.manual().clock(ManualClock::default()).cache_bytes(1 << 20).open(directory)?;
+    let builder = builder.engine(engine::engine()).manual().clock(ManualClock::default());
+    let hub = builder.cache_bytes(1 << 20).open(directory)?;
     let service = hub.register(Doubling(policy(|_| {}))).unwrap();
     hub.tick();
     Ok((hub, service))

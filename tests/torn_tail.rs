@@ -1,5 +1,8 @@
 //! R55: a journal cut anywhere: whatever its end, what is left of it makes a whole hub.
 
+#[path = "support/engine.rs"]
+mod engine;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
@@ -30,7 +33,13 @@ impl Service for Probe {
 /// The journal of a day on which everything that is journaled together came in one group.
 fn journal() -> Vec<u8> {
     let base = tempfile::tempdir().unwrap();
-    let hub = Hub::builder().manual().clock(ManualClock::default()).seed(5).open(base.path()).unwrap();
+    let hub = Hub::builder()
+        .engine(engine::engine())
+        .manual()
+        .clock(ManualClock::default())
+        .seed(5)
+        .open(base.path())
+        .unwrap();
     let service = hub.register(Probe).unwrap();
     service.add_all(1..=8).unwrap();
     hub.tick();

@@ -397,8 +397,9 @@ mod tests {
             copy(&live, &synced);
             let mut kept = Vec::new();
             for n in 0..=below(&mut seed, 40) {
+                let value = u8::try_from(n).unwrap();
                 let writes: Batch = (0..500)
-                    .map(|_| ((next(&mut seed) % 9_000).to_be_bytes().to_vec(), Some(vec![n as u8; 300])))
+                    .map(|_| ((next(&mut seed) % 9_000).to_be_bytes().to_vec(), Some(vec![value; 300])))
                     .collect();
                 store.apply(writes).unwrap();
                 if below(&mut seed, 8) == 0 {
