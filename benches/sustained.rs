@@ -80,7 +80,8 @@ fn report_on(subject: u64) -> String {
 struct Tenths {
     subjects: u64,
     start: Instant,
-    ends: Vec<Duration>,
+    /// Seconds.
+    ends: Vec<f64>,
 }
 
 impl Tenths {
@@ -90,7 +91,7 @@ impl Tenths {
 
     fn done(&mut self, subjects: u64) {
         while self.ends.len() < 10 && subjects * 10 >= self.subjects * (self.ends.len() as u64 + 1) {
-            self.ends.push(self.start.elapsed());
+            self.ends.push(self.start.elapsed().as_secs_f64());
         }
     }
 
@@ -98,7 +99,7 @@ impl Tenths {
     fn rates(&self) -> [f64; 3] {
         let tenth = self.subjects as f64 / 10.0;
         let [first, .., before, last] = self.ends.as_slice() else { panic!("not all was done") };
-        [tenth * 10.0 / last.as_secs_f64(), tenth / first.as_secs_f64(), tenth / (*last - *before).as_secs_f64()]
+        [tenth * 10.0 / last, tenth / first, tenth / (last - before)]
     }
 }
 
