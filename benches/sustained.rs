@@ -122,8 +122,8 @@ fn turn(seat: &Seat<Plain>, wanted: u64) -> (Ticket, u64) {
     }
 }
 
-/// The rate of adding, and those of the work.
-fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, [f64; 3]) {
+/// The rate of adding, those of the work, and what a subject's work asked of the store.
+fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, [f64; 3], String) {
     let limits = Limits { origin_burst: 1_000_000, ..Limits::default() };
     let hub = Hub::builder().engine(engine).limits(limits).open(place).expect("opens");
     let service: ServiceHandle<Plain> = hub.register(Plain).expect("registers");
@@ -137,6 +137,7 @@ fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, [f64; 3]) {
     assert_eq!(service.add_all(0..subjects).expect("taken in").added, subjects);
     let added = subjects as f64 / start.elapsed().as_secs_f64();
 
+    let before = hub.stats().storage;
     let mut tenths = Tenths::new(subjects);
     let (mut under_way, mut reported) = (std::collections::VecDeque::new(), 0);
     while reported < subjects || !under_way.is_empty() {
@@ -152,8 +153,19 @@ fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, [f64; 3]) {
         }
     }
     assert_eq!(service.stats().subjects_done, subjects, "each is done once");
+    let cost = hub.stats().storage.since(&before);
+    let each = |n: u64| n as f64 / subjects as f64;
+    let applied = &cost.applier;
+    let asked = format!(
+        "{:.2} writes of {:.0} bytes, {:.2} reads; {:.0} subjects a batch; {} checkpoints",
+        each(applied.pairs_written),
+        each(applied.bytes_written),
+        each(applied.reads()),
+        subjects as f64 / applied.batches.max(1) as f64,
+        applied.checkpoints,
+    );
     hub.close().expect("closes");
-    (added, tenths.rates())
+    (added, tenths.rates(), asked)
 }
 
 fn key(number: u64) -> [u8; 16] {
@@ -227,12 +239,12 @@ fn run(row: &str, subjects: u64) {
     // Beside the build, not in a directory that may be in memory.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let home = place.path().join("home");
-    let worked = |(added, rates)| (Some(added), rates);
-    let (added, [rate, first, last]) = match row {
-        "sled alone" => (None, sled_alone(&home, subjects)),
+    let worked = |(added, rates, asked)| (Some(added), rates, asked);
+    let (added, [rate, first, last], asked) = match row {
+        "sled alone" => (None, sled_alone(&home, subjects), String::new()),
         "hub on sled" => worked(hub(Engine::Sled, &home, subjects)),
         #[cfg(feature = "redb")]
-        "redb alone" => (None, redb_alone(&home, subjects)),
+        "redb alone" => (None, redb_alone(&home, subjects), String::new()),
         #[cfg(feature = "redb")]
         "hub on redb" => worked(hub(Engine::Redb, &home, subjects)),
         other => panic!("there is no row {other:?}"),
@@ -245,6 +257,9 @@ fn run(row: &str, subjects: u64) {
         last / first,
         peak()
     );
+    if !asked.is_empty() {
+        println!("{:<12} a subject's work, applied: {asked}", "");
+    }
 }
 
 /// Runs a row in a process of its own, prints what it printed, and returns its rate and its last tenth by its first.
@@ -254,7 +269,8 @@ fn child(row: &str) -> (f64, f64) {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{row}: {}", String::from_utf8_lossy(&output.stderr));
     print!("{said}");
-    let figures: Vec<f64> = said[row.len()..].split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect();
+    let figures = said.lines().next().unwrap_or_default()[row.len()..].split_whitespace();
+    let figures: Vec<f64> = figures.map(|word| word.parse().unwrap_or(0.0)).collect();
     (figures[1], figures[4])
 }
 
