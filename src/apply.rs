@@ -2,6 +2,7 @@
 //! replayed. So replaying always gives the state that was.
 
 mod erase;
+mod first_rounds;
 mod lanes;
 mod retract;
 mod subjects;
@@ -9,6 +10,7 @@ mod subjects;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub(crate) use self::lanes::{is_laned, lane, lane_state};
+pub(crate) use self::subjects::subject;
 use crate::audit::Print;
 use crate::error::StoreError;
 use crate::journal::GroupTime;
@@ -27,7 +29,7 @@ const FULL: usize = 1 << 20;
 /// Blocks' bitmaps kept in memory between batches.
 const BLOCKS_CACHED: usize = 4_096;
 /// Pairs read from the store at once.
-const PAGE: usize = 1_024;
+pub(crate) const PAGE: usize = 1_024;
 /// Lanes' counts kept in memory between batches.
 const LANES_CACHED: usize = 65_536;
 /// Seats' tallies kept in memory between batches.
@@ -116,6 +118,11 @@ pub(crate) struct Applier {
     finished: Vec<FinishedLease>,
     effects: Vec<Effect>,
     erasures: erase::Erasures,
+    /// By service, a key that no subject's is above; of those looked at.
+    highest: HashMap<u32, Vec<u8>>,
+    first_rounds: first_rounds::FirstRounds,
+    /// Leases that the store holds.
+    stored_leases: HashSet<(u32, u64, u32)>,
     changes: usize,
     /// The store holds what was not read into memory.
     stale: bool,
@@ -148,6 +155,9 @@ impl Applier {
             finished: Vec::new(),
             effects: Vec::new(),
             erasures: erase::Erasures::default(),
+            highest: HashMap::new(),
+            first_rounds: first_rounds::FirstRounds::default(),
+            stored_leases: HashSet::new(),
             changes: 0,
             stale: false,
         };
@@ -165,6 +175,7 @@ impl Applier {
                 let print = lease.open().places().filter_map(|place| lease.ranks.get(place).copied()).collect();
                 applier.note_leased(service, |leased| leased.plus(print));
                 applier.leases.insert((service, generation, slot), lease);
+                applier.stored_leases.insert((service, generation, slot));
             }
             for (rank, _) in urgent(applier.store.as_ref(), service)? {
                 applier.urgent.insert((service, rank));
@@ -299,9 +310,17 @@ impl Applier {
         }
         for lease in std::mem::take(&mut self.dirty_leases) {
             let value = self.leases.get(&lease).map(record::encode);
-            self.batch.insert(key::lease(lease.0, lease.1, lease.2), value);
+            let was_stored = match &value {
+                Some(_) => !self.stored_leases.insert(lease),
+                None => self.stored_leases.remove(&lease),
+            };
+            // Most leases begin and end within one batch.
+            if was_stored || value.is_some() {
+                self.batch.insert(key::lease(lease.0, lease.1, lease.2), value);
+            }
         }
         self.erase_from_blocks()?;
+        self.flush_first_rounds()?;
         self.flush_blocks();
         self.flush_lanes();
         self.changes = 0;
@@ -494,6 +513,9 @@ impl Applier {
     /// A subject that several leases held was reported on one of them: the others owe it no more. Their ends have records of
     /// their own, before this one or after.
     fn end_again(&mut self, service: u32, rank: u64) -> Result<(), StoreError> {
+        if self.again.is_empty() {
+            return Ok(());
+        }
         for (generation, slot) in self.again.remove(&(service, rank)).unwrap_or_default() {
             let name = (service, generation, slot);
             let Some(lease) = self.leases.get_mut(&name) else { continue };

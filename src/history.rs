@@ -12,10 +12,11 @@ use serde::Serialize;
 use crate::apply::stored;
 use crate::clock::utc;
 use crate::error::{ReadError, StoreError};
+use crate::first_rounds;
 use crate::id::ClientId;
 use crate::record::{self, SubjectValue, VersionValue, key};
 use crate::registry::ServiceCore;
-use crate::results::{bytes_of, hex, key_of, pairs_after};
+use crate::results::{bytes_of, hex, key_of, subjects_after};
 use crate::service::{Service, Subject, contain};
 use crate::store::Store;
 
@@ -107,13 +108,12 @@ pub(crate) struct Past {
 impl Past {
     /// Reads it whole: looks again if the writer moved versions about meanwhile.
     pub(crate) fn read(store: &dyn Store, service: u32, name: &[u8]) -> Result<Self, ReadError> {
-        let subject_key = key::of(service, key::SUBJECT, name);
         for _ in 0..LOOKS {
-            let Some(bytes) = store.get(&subject_key)? else { return Ok(Self::default()) };
+            let Some(bytes) = first_rounds::subject(store, service, name)? else { return Ok(Self::default()) };
             let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
             let past = Self::of(store, service, name, &value)?;
             let whole = past.versions.iter().map(|version| version.number).eq(1..=value.versions);
-            if whole && store.get(&subject_key)?.as_ref() == Some(&bytes) {
+            if whole && first_rounds::subject(store, service, name)?.as_ref() == Some(&bytes) {
                 return Ok(past);
             }
         }
@@ -251,7 +251,7 @@ pub(crate) fn by_client<S: Service>(
 ) -> Result<(Vec<Version<S>>, Option<<S::Subject as Subject>::Key>), ReadError> {
     let window = window.start.timestamp_millis()..window.end.timestamp_millis();
     let mut found = Vec::new();
-    for pair in pairs_after::<S>(store, core.id, key::SUBJECT, after, 256) {
+    for pair in subjects_after::<S>(store, core.id, after, 256) {
         let (name, value) = pair?;
         let name = key::rest(&name);
         let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;

@@ -131,6 +131,9 @@ mod express;
 mod fairness;
 #[cfg(test)]
 mod faults_test;
+mod first_rounds;
+#[cfg(test)]
+mod first_rounds_test;
 mod follow;
 mod handle;
 mod handlers;
@@ -219,7 +222,7 @@ pub mod docs {
 /// The version of the journal and of the index that this build writes, and the only one that it reads.
 ///
 /// A directory of another version is refused ([`OpenError`]) and left as it is.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
 
 pub use audit::{Audit, Identity, Imbalance, Print, ServiceAudit};
 pub use builder::{Builder, Crash, CutTail, MemoryDisk, OpenReport};

@@ -822,6 +822,64 @@ impl SubjectValue<'_> {
     }
 }
 
+impl<'a> SubjectValue<'a> {
+    /// As it is once its first round is over: with its first result, or expired without one.
+    pub(crate) fn ended(self, result: Option<VersionValue<'a>>) -> Self {
+        let versions = u32::from(result.is_some());
+        Self { open: false, reopened: false, expired: result.is_none(), versions, current: result, ..self }
+    }
+}
+
+/// How first rounds ended, of some of the 256 ranks of one span.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FirstRoundsValue<'a> {
+    /// Places in the span, ascending.
+    #[serde(borrow, with = "serde_bytes")]
+    places: &'a [u8],
+    /// Where the end of each of them stops in `bodies`, `u32` each.
+    #[serde(borrow, with = "serde_bytes")]
+    stops: &'a [u8],
+    /// For each an optional [`VersionValue`]; none: it expired.
+    #[serde(borrow, with = "serde_bytes")]
+    bodies: &'a [u8],
+}
+
+impl<'a> FirstRoundsValue<'a> {
+    /// A record of these ends, ascending by place.
+    pub(crate) fn encode(ends: &[(u8, &[u8])]) -> Vec<u8> {
+        let (mut places, mut stops, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, end) in ends {
+            places.push(*place);
+            bodies.extend_from_slice(end);
+            stops.extend_from_slice(&u32::try_from(bodies.len()).unwrap_or(u32::MAX).to_be_bytes());
+        }
+        encode(&FirstRoundsValue { places: &places, stops: &stops, bodies: &bodies })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The end at a place.
+    pub(crate) fn find(&self, place: u8) -> Option<&'a [u8]> {
+        self.at(self.places.binary_search(&place).ok()?)
+    }
+
+    /// Places and ends, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u8, &'a [u8])> {
+        self.places.iter().enumerate().filter_map(|(index, place)| Some((*place, self.at(index)?)))
+    }
+
+    fn at(&self, index: usize) -> Option<&'a [u8]> {
+        let stop = |index: usize| {
+            let stop = self.stops.get(4 * index..4 * index + 4)?.try_into().ok()?;
+            usize::try_from(u32::from_be_bytes(stop)).ok()
+        };
+        let start = if index == 0 { 0 } else { stop(index - 1)? };
+        self.bodies.get(start..stop(index)?)
+    }
+}
+
 /// One accepted report: a version of its subject's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct VersionValue<'a> {
@@ -927,6 +985,8 @@ pub(crate) mod key {
     pub(crate) const GONE: u8 = b'G';
     /// Retractions that are in force.
     pub(crate) const RETRACTION: u8 = b'R';
+    /// How first rounds ended, many in one record.
+    pub(crate) const FIRST_ROUNDS: u8 = b'F';
     /// Lanes that were worked on or owe something.
     pub(crate) const LANE: u8 = b'Y';
     /// Lanes' states.
@@ -968,6 +1028,31 @@ pub(crate) mod key {
     pub(crate) fn versions(service: u32, subject: &[u8]) -> Vec<u8> {
         let len = u16::try_from(subject.len()).unwrap_or(u16::MAX);
         of(service, VERSION, &[&len.to_be_bytes(), subject].concat())
+    }
+
+    /// The span of 256 ranks that holds a rank, and its place there.
+    pub(crate) fn span_of(rank: u64) -> (u64, u8) {
+        let [.., place] = rank.to_be_bytes();
+        (rank >> 8, place)
+    }
+
+    /// The first rank behind a span.
+    pub(crate) fn span_end(span: u64) -> u64 {
+        (span << 8).saturating_add(256)
+    }
+
+    /// One of the records of how the first rounds of a span of ranks ended.
+    pub(crate) fn first_rounds(service: u32, span: u64, number: u32) -> Vec<u8> {
+        let mut rest = [0; 12];
+        let (high, low) = rest.split_at_mut(8);
+        high.copy_from_slice(&span.to_be_bytes());
+        low.copy_from_slice(&number.to_be_bytes());
+        of(service, FIRST_ROUNDS, &rest)
+    }
+
+    /// Where the records of a span begin, and what follows them.
+    pub(crate) fn all_first_rounds(service: u32, span: u64) -> (Vec<u8>, Vec<u8>) {
+        (first_rounds(service, span, 0), first_rounds(service, span, u32::MAX))
     }
 
     pub(crate) fn retraction(service: u32, id: u64) -> Vec<u8> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::apply::{self, stored};
 use crate::clock::utc;
 use crate::error::{ReadError, StoreError};
+use crate::first_rounds;
 use crate::history::{Past, report_of, says_the_same};
 use crate::id::ClientId;
 use crate::record::{self, SubjectValue, key};
@@ -91,7 +92,7 @@ pub(crate) fn mark<S: Service>(
     service: u32,
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<(Marked, Option<u64>), ReadError> {
-    let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
+    let value = first_rounds::subject(store, service, &bytes_of::<S>(subject))?;
     let Some(bytes) = value else { return Ok((Marked::Unknown, None)) };
     let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
     Ok(match value {
@@ -124,7 +125,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// True if the subject of a key waits or is being worked on.
 pub(crate) fn is_owed(store: &dyn Store, service: u32, key: &[u8]) -> Result<bool, ReadError> {
-    let value = store.get(&key::of(service, key::SUBJECT, key))?;
+    let value = first_rounds::subject(store, service, key)?;
     let value: Option<SubjectValue<'_>> =
         value.as_deref().map(|bytes| stored(record::decode("subject", bytes))).transpose()?;
     Ok(value.is_some_and(|value| value.open && value.withdrawn == 0))
@@ -135,7 +136,7 @@ pub(crate) fn state<S: Service>(
     service: u32,
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<SubjectState, ReadError> {
-    let value = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))?;
+    let value = first_rounds::subject(store, service, &bytes_of::<S>(subject))?;
     let Some(bytes) = value else { return Ok(SubjectState::Unknown) };
     let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
     Ok(match value {
@@ -153,7 +154,7 @@ pub(crate) fn one<S: Service>(
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<Option<Finding<S>>, ReadError> {
     let bytes = bytes_of::<S>(subject);
-    match store.get(&key::of(core.id, key::SUBJECT, &bytes))? {
+    match first_rounds::subject(store, core.id, &bytes)? {
         Some(value) => decode(store, core, &bytes, &value),
         None => Ok(None),
     }
@@ -168,7 +169,7 @@ pub(crate) fn page<S: Service>(
     limit: usize,
 ) -> Result<(Vec<Finding<S>>, Option<<S::Subject as Subject>::Key>), ReadError> {
     let mut findings = Vec::new();
-    for pair in pairs_after::<S>(store, core.id, key::SUBJECT, after, limit.clamp(1, 1_024)) {
+    for pair in subjects_after::<S>(store, core.id, after, limit.clamp(1, 1_024)) {
         let (name, value) = pair?;
         let bytes = key::rest(&name);
         findings.extend(decode(store, core, bytes, &value)?);
@@ -187,9 +188,22 @@ pub(crate) fn pairs_after<S: Service>(
     after: Option<&<S::Subject as Subject>::Key>,
     page: usize,
 ) -> impl Iterator<Item = Result<Pair, StoreError>> {
-    let from = after.map(|after| store::after(&bytes_of::<S>(after))).unwrap_or_default();
-    let (start, end) = key::range(service, tag, &from);
+    let (start, end) = key::range(service, tag, &from::<S>(after));
     store::walk(store, start, Some(end), page)
+}
+
+/// The subjects after `after`, as they stand, in key order, read `page` by `page`.
+pub(crate) fn subjects_after<S: Service>(
+    store: &dyn Store,
+    service: u32,
+    after: Option<&<S::Subject as Subject>::Key>,
+    page: usize,
+) -> impl Iterator<Item = Result<Pair, StoreError>> {
+    first_rounds::subjects(store, service, &from::<S>(after), page)
+}
+
+fn from<S: Service>(after: Option<&<S::Subject as Subject>::Key>) -> Vec<u8> {
+    after.map(|after| store::after(&bytes_of::<S>(after))).unwrap_or_default()
 }
 
 pub(crate) fn key_of<S: Service>(bytes: &[u8]) -> Result<<S::Subject as Subject>::Key, ReadError> {
@@ -234,7 +248,7 @@ pub(crate) fn raw<S: Service>(
     service: u32,
     subject: &<S::Subject as Subject>::Key,
 ) -> Result<Option<Vec<u8>>, ReadError> {
-    let Some(value) = store.get(&key::of(service, key::SUBJECT, &bytes_of::<S>(subject)))? else { return Ok(None) };
+    let Some(value) = first_rounds::subject(store, service, &bytes_of::<S>(subject))? else { return Ok(None) };
     let value: SubjectValue<'_> = stored(record::decode("subject", &value))?;
     Ok(value.current.filter(|_| value.withdrawn == 0).map(|version| version.report.to_vec()))
 }

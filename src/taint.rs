@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::apply::{self, stored};
 use crate::error::{HubError, RetractError, StoreError};
+use crate::first_rounds;
 use crate::house::House;
 use crate::lane::lane_of;
 use crate::record::{
@@ -261,7 +262,7 @@ impl<'a, S: Service> Inquiry<'a, S> {
         &self,
         mut visit: impl FnMut(&[u8], &SubjectValue<'_>, &VersionValue<'_>) -> Result<(), RetractError>,
     ) -> Result<(), RetractError> {
-        for pair in apply::pairs(self.store, self.core.id, key::SUBJECT) {
+        for pair in first_rounds::subjects(self.store, self.core.id, &[], apply::PAGE) {
             let (name, bytes) = pair?;
             let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
             if let Some(version) = &value.current {
@@ -273,7 +274,7 @@ impl<'a, S: Service> Inquiry<'a, S> {
             let (name, bytes) = pair?;
             let Some((name, _)) = key::of_version(key::rest(&name)) else { continue };
             if last.as_ref().is_none_or(|(known, _)| known != name) {
-                last = self.get(key::SUBJECT, name)?.map(|bytes| (name.to_vec(), bytes));
+                last = self.subject(name)?.map(|bytes| (name.to_vec(), bytes));
             }
             let Some((_, subject)) = &last else { continue };
             let version = stored(record::decode("version", &bytes))?;
@@ -287,7 +288,7 @@ impl<'a, S: Service> Inquiry<'a, S> {
         name: &[u8],
         mut visit: impl FnMut(&SubjectValue<'_>, &VersionValue<'_>) -> Result<(), RetractError>,
     ) -> Result<(), RetractError> {
-        let Some(bytes) = self.get(key::SUBJECT, name)? else { return Ok(()) };
+        let Some(bytes) = self.subject(name)? else { return Ok(()) };
         let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
         if let Some(version) = &value.current {
             visit(&value, version)?;
@@ -297,6 +298,10 @@ impl<'a, S: Service> Inquiry<'a, S> {
             visit(&value, &stored(record::decode("version", &bytes))?)?;
         }
         Ok(())
+    }
+
+    fn subject(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        first_rounds::subject(self.store, self.core.id, name)
     }
 
     fn get(&self, tag: u8, rest: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

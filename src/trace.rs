@@ -7,6 +7,7 @@ use crate::apply::{At, stored};
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::events::each_record;
+use crate::first_rounds;
 use crate::house::House;
 use crate::id::ClientId;
 use crate::record::{self, DecodeError, Item, Record, SubjectValue, Tombstone, key};
@@ -64,7 +65,7 @@ struct Search<'a> {
 
 /// Traces the result of a subject; `None` if it has none.
 pub(crate) fn of_subject(house: &House, core: &ServiceCore, name: &[u8]) -> Result<Option<Trace>, ReadError> {
-    let Some(bytes) = house.store.get(&key::of(core.id, key::SUBJECT, name))? else { return Ok(None) };
+    let Some(bytes) = first_rounds::subject(house.store.as_ref(), core.id, name)? else { return Ok(None) };
     let value: SubjectValue<'_> = stored(record::decode("subject", &bytes))?;
     let Some(version) = value.current.filter(|_| value.withdrawn == 0) else { return Ok(None) };
     let found = Trace {

@@ -43,8 +43,10 @@ const BACKLOG_BYTES: usize = 16 << 20;
 const BACKLOG_MS: u64 = 50;
 /// Journal bytes between checkpoints of the store.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Changes applied in one batch, about.
-const BATCH_CHANGES: usize = 1_024;
+/// Changes applied in one batch, about. Larger batches write more neighbours at once.
+const BATCH_CHANGES: usize = 8_192;
+/// Journal bytes applied in one batch, about: what the store writes at once stays far below a segment of sled's file.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// A change taken from the queue. Whatever becomes of the writer, its ticket is answered: here at the latest.
 #[derive(Debug)]
@@ -202,8 +204,10 @@ impl Writer {
             return false;
         }
         let mut applied: Vec<(Journaled, Vec<Intake>)> = Vec::new();
-        while self.applier.changes() < BATCH_CHANGES {
+        let mut bytes = 0;
+        while self.applier.changes() < BATCH_CHANGES && bytes < BATCH_BYTES {
             let Some(journaled) = self.backlog.pop_front() else { break };
+            bytes += journaled.group.bytes();
             self.backlog_bytes -= journaled.group.bytes();
             match self.apply_group(&journaled) {
                 Ok(intakes) => applied.push((journaled, intakes)),

@@ -67,7 +67,7 @@ impl Applier {
         number: u32,
     ) -> Result<Fate, StoreError> {
         let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(Fate::Unchanged) };
+        let Some(bytes) = self.subject_of(service, name)? else { return Ok(Fate::Unchanged) };
         let mut value = subject(&bytes)?;
         self.changes += 1;
         let Some(version) = value.current.take_if(|current| current.number == number) else {
@@ -123,7 +123,7 @@ impl Applier {
 
     fn withdraw_subject(&mut self, service: u32, id: u64, name: &[u8]) -> Result<bool, StoreError> {
         let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(false) };
+        let Some(bytes) = self.subject_of(service, name)? else { return Ok(false) };
         let value = subject(&bytes)?;
         // Added by hand meanwhile: it needs nobody's report.
         let by_hand = value.depth == 0 || self.get(&key::of(service, key::BY_HAND, name))?.is_some();
@@ -200,7 +200,7 @@ impl Applier {
         let Some(version_bytes) = self.get(&version_key)? else { return Ok(()) };
         let version: VersionValue<'_> = stored(record::decode("version", &version_bytes))?;
         let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
+        let Some(bytes) = self.subject_of(service, name)? else { return Ok(()) };
         let mut value = subject(&bytes)?;
         if version.withdrawn != id {
             return Ok(());
@@ -231,7 +231,7 @@ impl Applier {
 
     fn restore_subject(&mut self, at: At, service: u32, id: u64, name: &[u8]) -> Result<(), StoreError> {
         let subject_key = key::of(service, key::SUBJECT, name);
-        let Some(bytes) = self.get(&subject_key)? else { return Ok(()) };
+        let Some(bytes) = self.subject_of(service, name)? else { return Ok(()) };
         let value = subject(&bytes)?;
         if value.withdrawn != id {
             return Ok(());

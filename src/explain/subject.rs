@@ -7,11 +7,12 @@ use crate::apply::{self, At, stored};
 use crate::clock::utc;
 use crate::error::ReadError;
 use crate::events::each_record;
+use crate::first_rounds;
 use crate::house::House;
 use crate::keys::EVERY_SERVICE;
 use crate::record::{
     self, DecodeError, FoundRecord, Item, KeyRecord, Keys, Record, Reported, Restored, SubjectRecord, SubjectValue,
-    VersionName, Withdrawn, key,
+    VersionName, Withdrawn,
 };
 use crate::registry::ServiceCore;
 use crate::service::ServiceState;
@@ -25,7 +26,7 @@ pub(crate) fn of_subject(
     name: &[u8],
     show: &dyn Fn(&[u8]) -> String,
 ) -> Result<Explanation, ReadError> {
-    let bytes = house.store.get(&key::of(core.id, key::SUBJECT, name))?;
+    let bytes = first_rounds::subject(house.store.as_ref(), core.id, name)?;
     let value = bytes.as_deref().map(|bytes| stored(record::decode("subject", bytes))).transpose()?;
     let mut ranks = Ranks { service: core.id, key: name, ..Ranks::default() };
     each_record(house, |_, record| ranks.record(&record))?;
