@@ -22,7 +22,7 @@ const REPORT_BYTES: usize = 64;
 /// Buckets a claim.
 const CLAIM: u32 = 256;
 /// Claims whose reports may be on their way to the store at once.
-const UNDER_WAY: usize = 4;
+const UNDER_WAY: usize = 16;
 /// Records of the engine alone: a key of 16 bytes and a value of 48, in batches of so many.
 const BATCH: u64 = 4_096;
 const VALUE: [u8; 48] = [0x5a; 48];

@@ -1,0 +1,211 @@
+//! What grows with the number of subjects, and what does not: 64-bit ids are added, half of them are worked on, and the hub is opened
+//! again. Each size runs in a process of its own, since a process remembers its peak.
+//!
+//! `COMMISSARY_BENCH_SUBJECTS` sets the largest size (a million without it; each is ten times the one before, from a hundred thousand on).
+//! With the feature `redb`, `COMMISSARY_BENCH_ENGINE=redb` takes that engine.
+#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use commissary::{
+    Ask, Capability, Engine, Hub, Limits, Policy, Registration, Reporter, Seat, Service, ServiceHandle, SubjectState,
+    Verdict,
+};
+
+const SMALLEST: u64 = 100_000;
+const BUCKET: usize = 16;
+/// Buckets whose reports may be on their way to the store at once.
+const UNDER_WAY: usize = 1_024;
+/// Claims whose times are kept: the last ones.
+const TIMES: usize = 3_000;
+/// Ids that are added again, from either end.
+const AGAIN: u64 = 1_000;
+/// The slowest claim in a hundred may take at most so many times what it takes with the fewest subjects.
+const LATENCY_BAR: f64 = 1.3;
+/// Peak resident memory at a hundred million subjects, MB.
+const MEMORY_BAR: f64 = 1_073.0;
+/// Tells the child how many.
+const SIZE: &str = "COMMISSARY_BENCH_SIZE";
+
+struct Plain;
+
+impl Service for Plain {
+    type Subject = u64;
+    type Report = u64;
+
+    fn id(&self) -> &'static str {
+        "plain"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { bucket_subjects: BUCKET, leases_in_flight: 1_000_000, linger: Duration::ZERO, ..Policy::default() }
+    }
+
+    fn judge(&self, _subject: &u64, _report: &u64, _reporter: Reporter) -> Verdict {
+        Verdict::Accept
+    }
+}
+
+fn engine() -> Engine {
+    match std::env::var("COMMISSARY_BENCH_ENGINE").as_deref() {
+        Err(_) | Ok("sled") => Engine::Sled,
+        #[cfg(feature = "redb")]
+        Ok("redb") => Engine::Redb,
+        Ok(other) => panic!("this build has no engine {other:?}"),
+    }
+}
+
+fn open(place: &Path) -> (Hub, ServiceHandle<Plain>) {
+    let limits = Limits { origin_burst: 1_000_000, ..Limits::default() };
+    let hub = Hub::builder().engine(engine()).limits(limits).open(place).expect("opens");
+    let service = hub.register(Plain).expect("registers");
+    (hub, service)
+}
+
+/// One bucket claimed and reported on: how long the claim took, in nanoseconds.
+fn turn(seat: &Seat<Plain>, under_way: &mut VecDeque<commissary::Ticket>) -> u64 {
+    loop {
+        let start = Instant::now();
+        let granted = seat.claim(Ask::buckets(1)).expect("nothing is refused").leased();
+        let took = start.elapsed();
+        let Some(leases) = granted else {
+            assert!(seat.wait_ready(Duration::from_secs(60)), "the steward forms buckets");
+            continue;
+        };
+        for lease in leases {
+            let reports: Vec<(u64, u64)> = lease.subjects().map(|subject| (subject, subject)).collect();
+            under_way.push_back(lease.submit(reports).expect("nothing is refused").ticket);
+        }
+        if under_way.len() > UNDER_WAY
+            && let Some(ticket) = under_way.pop_front()
+        {
+            ticket.wait_visible().expect("becomes visible");
+        }
+        return u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    }
+}
+
+/// Works on so many buckets; the median and the 99th percentile of the last claims, in nanoseconds.
+fn work(service: &ServiceHandle<Plain>, hub: &Hub, buckets: u64) -> (u64, u64) {
+    // A pool is sized for the seats, twenty buckets each.
+    let seats = (1..=64).map(|id| {
+        let client = hub.register_client(&Registration::new(id, format!("c{id}"))).expect("registers").client;
+        client.activate_with(service, Capability::default()).expect("activates")
+    });
+    let seat = seats.collect::<Vec<_>>().swap_remove(0);
+    let (mut under_way, mut times) = (VecDeque::new(), VecDeque::with_capacity(TIMES + 1));
+    for _ in 0..buckets {
+        times.push_back(turn(&seat, &mut under_way));
+        if times.len() > TIMES {
+            times.pop_front();
+        }
+    }
+    under_way.drain(..).for_each(|ticket| ticket.wait_visible().map(drop).expect("becomes visible"));
+    let mut times = Vec::from(times);
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+fn refuses_duplicates(service: &ServiceHandle<Plain>, subjects: u64) {
+    let again = (0..AGAIN).chain(subjects - AGAIN..subjects);
+    let intake = service.add_all(again).expect("taken in");
+    assert_eq!((intake.added, intake.duplicates), (0, 2 * AGAIN), "each is known");
+}
+
+/// Peak resident memory of this process in MB; 0 where the system does not tell.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(0, |kib| kib * 1_024 / 1_000_000)
+}
+
+fn bytes_in(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() { bytes_in(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}
+
+fn run(subjects: u64) {
+    // Beside the build, not in a directory that may be in memory.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let (hub, service) = open(place.path());
+    let start = Instant::now();
+    assert_eq!(service.add_all(0..subjects).expect("taken in").added, subjects);
+    let added = subjects as f64 / start.elapsed().as_secs_f64();
+    let buckets = subjects / 2 / BUCKET as u64;
+    let start = Instant::now();
+    let (median, slow) = work(&service, &hub, buckets);
+    let worked = (buckets * BUCKET as u64) as f64 / start.elapsed().as_secs_f64();
+    refuses_duplicates(&service, subjects);
+    let done = service.stats().subjects_done;
+    assert_eq!(done, buckets * BUCKET as u64, "each report counts once");
+    hub.close().expect("closes");
+    drop((service, hub));
+    let start = Instant::now();
+    let (hub, service) = open(place.path());
+    let opening = start.elapsed().as_secs_f64();
+    assert_eq!((service.stats().subjects_done, service.stats().subjects_pending()), (done, subjects - done));
+    refuses_duplicates(&service, subjects);
+    assert_ne!(service.subject_state(&0).expect("read"), SubjectState::Unknown);
+    hub.close().expect("closes");
+    let each = |name: &str| {
+        let path = place.path().join(name);
+        let found = if path.is_dir() { bytes_in(&path) } else { fs::metadata(&path).map(|file| file.len()) };
+        found.unwrap_or(0) as f64 / subjects as f64
+    };
+    let (journal, store) = (each("journal"), each("store"));
+    println!(
+        "{subjects:>12} {added:>10.0} {worked:>10.0} {median:>9} {slow:>9} {:>9} {journal:>10.1} {store:>10.1} {opening:>8.2}",
+        peak()
+    );
+}
+
+/// Runs one size in a process of its own, prints what it printed, and returns the slow claim's time and the peak.
+fn child(subjects: u64) -> (f64, f64) {
+    let program = std::env::current_exe().expect("this program has a path");
+    let output = Command::new(program).env(SIZE, subjects.to_string()).output().expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{subjects}: {}", String::from_utf8_lossy(&output.stderr));
+    print!("{said}");
+    let figures: Vec<f64> = said.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect();
+    (figures[4], figures[5])
+}
+
+fn main() {
+    let largest = std::env::var("COMMISSARY_BENCH_SUBJECTS").map_or(1_000_000, |text| text.parse().expect("a number"));
+    if let Ok(size) = std::env::var(SIZE) {
+        run(size.parse().expect("a number"));
+        return;
+    }
+    // Not when it is only tried out, as by `cargo test --all-targets`.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    println!("ascending 64-bit ids, half of them worked on, {BUCKET} a bucket, one thread, on {:?}", engine());
+    println!(
+        "{:>12} {:>10} {:>10} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8}",
+        "subjects", "added/s", "worked/s", "claim ns", "99% ns", "peak MB", "journal B", "store B", "open s"
+    );
+    let sizes = std::iter::successors(Some(SMALLEST), |size| size.checked_mul(10)).take_while(|size| *size <= largest);
+    let found: Vec<(u64, (f64, f64))> = sizes.map(|size| (size, child(size))).collect();
+    let verdict = |holds: bool| if holds { "reached" } else { "missed" };
+    if let [(_, (fewest, _)), .., (most, (slow, peak))] = found.as_slice() {
+        let ratio = slow / fewest;
+        println!(
+            "bar: 99% of claims, most by fewest subjects, {LATENCY_BAR}: {ratio:.2}, {}",
+            verdict(ratio <= LATENCY_BAR)
+        );
+        if *most == 100_000_000 {
+            println!("bar: peak under {MEMORY_BAR} MB: {peak}, {}", verdict(*peak < MEMORY_BAR));
+        }
+    }
+}
