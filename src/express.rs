@@ -60,8 +60,8 @@ impl Express {
 
     /// True if claims look at it at all.
     pub(crate) fn is_open(&self) -> bool {
-        // ordering: Relaxed; a hint.
-        self.open.load(Ordering::Relaxed)
+        // ordering: SeqCst; a hint, as in `take`.
+        self.open.load(Ordering::SeqCst)
     }
 
     /// True if it has a bucket for a claim of `seat` made now.

@@ -125,7 +125,8 @@ impl Link {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.check().is_ok()
+        // ordering: SeqCst; see `check`.
+        self.status.load(Ordering::SeqCst) == OPEN
     }
 
     /// Takes room in the queue before anything is changed.

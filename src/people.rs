@@ -281,10 +281,25 @@ impl SeatCore {
 
     /// What it is and how far it is trusted, by one look.
     pub(crate) fn standing(&self) -> (SeatState, Level) {
-        // ordering: SeqCst, both; as the client's word.
-        let word = self.word.load(Ordering::SeqCst);
+        self.standing_of(self.word())
+    }
+
+    /// Its state and level, as one word.
+    pub(crate) fn word(&self) -> u32 {
+        // ordering: SeqCst; as the client's word.
+        self.word.load(Ordering::SeqCst)
+    }
+
+    /// True if it was activated when the client's word was this.
+    pub(crate) fn is_granted_by(&self, client: u32) -> bool {
+        // ordering: SeqCst; as the client's word.
+        self.grant.load(Ordering::SeqCst) == client
+    }
+
+    /// What a word of its, read just now, says.
+    pub(crate) fn standing_of(&self, word: u32) -> (SeatState, Level) {
         let state = match word & STATE {
-            ACTIVE if self.grant.load(Ordering::SeqCst) == self.client.word() => SeatState::Active,
+            ACTIVE if self.is_granted_by(self.client.word()) => SeatState::Active,
             SUSPENDED => SeatState::Suspended,
             _ => SeatState::Inactive,
         };

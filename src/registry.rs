@@ -313,6 +313,10 @@ impl ServiceCore {
         turn: u64,
         mut took: impl FnMut(&Arc<Pool>, usize),
     ) -> usize {
+        if !self.offers_express() {
+            // Whatever the turn, the others have nothing.
+            return self.take_ordinary(current, n, owner, now, &mut took);
+        }
         // ordering: Relaxed; a preference.
         let class = self.ordinary_class.load(Ordering::Relaxed);
         let mut got = 0;

@@ -58,6 +58,9 @@ impl<S: Service> fmt::Debug for Seat<S> {
 struct Admitted {
     /// The client's word.
     word: u32,
+    /// The seat's.
+    seat: u32,
+    state: ServiceState,
     level: Level,
 }
 
@@ -140,7 +143,9 @@ impl<S: Service> Seat<S> {
         }
         seat.service.ledger.moved(Move::Assigned, print);
         seat.service.link.writer.raise();
-        self.still_admitted(admitted.word, &mut leases)?;
+        if !self.is_still(&admitted) {
+            self.still_admitted(admitted.word, &mut leases)?;
+        }
         let Allowance { asked, limit, .. } = allowance;
         Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
     }
@@ -153,7 +158,8 @@ impl<S: Service> Seat<S> {
         if word & 1 == 0 {
             return Err(ClaimError::NotRegistered);
         }
-        let level = match seat.standing() {
+        let standing = seat.word();
+        let level = match seat.standing_of(standing) {
             (SeatState::Active, Level::Quarantined) => {
                 return Err(ClaimError::Quarantined { why: seat.why().unwrap_or_default() });
             }
@@ -162,11 +168,26 @@ impl<S: Service> Seat<S> {
             (SeatState::Suspended, _) => return Err(ClaimError::Suspended),
         };
         let state = seat.service.state();
-        if state.is_ready() { Ok(Admitted { word, level }) } else { Err(ClaimError::NotReady { state }) }
+        if state.is_ready() {
+            Ok(Admitted { word, seat: standing, state, level })
+        } else {
+            Err(ClaimError::NotReady { state })
+        }
     }
 
-    /// Looks again after slots were taken: a deregistration, suspension, quarantine or revocation in between undoes the
+    /// True if every word that let the claim in says what it said: then so would the checks.
+    fn is_still(&self, admitted: &Admitted) -> bool {
+        let seat = &self.core;
+        seat.service.link.is_open()
+            && seat.client.word() == admitted.word
+            && seat.word() == admitted.seat
+            && seat.is_granted_by(admitted.word)
+            && seat.service.state() == admitted.state
+    }
+
+    /// Looks again, after slots were taken and a word was found changed: a deregistration, suspension, quarantine or revocation in between undoes the
     /// claim, so that it is wholly before them or never was.
+    #[cold]
     fn still_admitted(&self, word: u32, leases: &mut SmallVec<[Lease<S>; 2]>) -> Result<(), ClaimError> {
         let undone = match self.admit() {
             Ok(now) if now.word == word => return Ok(()),
