@@ -114,6 +114,7 @@ pub mod contract;
 mod cooldown;
 #[cfg(test)]
 mod cost_test;
+mod current;
 mod cursor;
 mod device;
 #[cfg(test)]

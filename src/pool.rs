@@ -275,6 +275,8 @@ impl Spot {
 /// One generation.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    /// Its own in this process; a younger one's is greater.
+    pub(crate) stamp: u64,
     pub(crate) service: u32,
     pub(crate) generation: u64,
     /// Hub time, ms: what the times in the slots' words count from.
@@ -427,6 +429,8 @@ impl Pool {
         assert!(subjects.bytes.len() < u32::MAX as usize, "a pool's subjects fit in 4 GiB");
         let logged = slots.iter().map(|_| AtomicU8::new(0)).collect();
         Self {
+            // ordering: Relaxed; a number that nobody else has.
+            stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
             service: birth.service,
             generation: birth.generation,
             born: birth.born,
@@ -780,6 +784,9 @@ impl Pool {
                 .all(|(index, slot)| slot.snapshot().is_final() && self.logged(index) & LOGGED_ENDED != 0)
     }
 }
+
+/// The next pool's stamp.
+static STAMPS: AtomicU64 = AtomicU64::new(1);
 
 /// Nothing, if there is none.
 fn some_runs(runs: Vec<Option<Box<Run>>>) -> Box<[Option<Box<Run>>]> {

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use event_listener::Event;
 
 use crate::apply::FinishedLease;
 use crate::audit::{Ledger, Move};
+use crate::current::Current;
 use crate::express::Express;
 use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
@@ -78,7 +79,7 @@ pub(crate) struct ServiceCore {
     state: AtomicU32,
     policy: ArcSwap<Policy>,
     /// What ordinary claims are served from.
-    current: ArcSwap<Pool>,
+    current: Current,
     /// What follows it, ready before it is needed.
     next: ArcSwapOption<Pool>,
     /// Urgent subjects.
@@ -224,7 +225,7 @@ impl ServiceCore {
             plugin,
             state: AtomicU32::new(state as u32),
             policy: ArcSwap::from_pointee(policy),
-            current: ArcSwap::from_pointee(Pool::empty(birth)),
+            current: Current::new(Pool::empty(birth)),
             next: ArcSwapOption::empty(),
             urgent: Express::new(),
             front: Express::new(),
@@ -298,8 +299,8 @@ impl ServiceCore {
     }
 
     /// The pool that ordinary claims are served from: one look a claim, for its terms and its buckets.
-    pub(crate) fn current(&self) -> Guard<Arc<Pool>> {
-        self.current.load()
+    pub(crate) fn current(&self) -> Arc<Pool> {
+        self.current.get()
     }
 
     /// Leases up to `n` buckets; the ordinary ones from `current`, so long as it has some. `turn` counts the seat's claims.
@@ -371,8 +372,7 @@ impl ServiceCore {
             return !Arc::ptr_eq(&self.current.load(), pool);
         };
         // Only from `pool`: a claimer that fell asleep here cannot bring an old pool back.
-        let before = self.current.compare_and_swap(pool, Arc::clone(following));
-        if Arc::ptr_eq(&before, pool) {
+        if self.current.replace(pool, following) {
             // Only who put it there: to a claimer that came too late, what is next may be the pool after.
             self.next.compare_and_swap(&*next, None);
             self.link.steward.raise();
@@ -442,7 +442,7 @@ impl ServiceCore {
         self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.next.store(Some(pool));
-        let current = self.current.load_full();
+        let current = self.current.get();
         if current.is_exhausted() {
             self.advance(&current);
         }
@@ -603,7 +603,7 @@ mod tests {
         service.publish_next(pool(&service, 1));
         assert_eq!(claim(), 1);
         // A claimer finds the first pool exhausted, and stops.
-        let first = service.current.load_full();
+        let first = service.current.get();
         // The second is swapped in; the third is there before the second is exhausted.
         service.publish_next(pool(&service, 2));
         service.publish_next(pool(&service, 3));

@@ -21,7 +21,7 @@ use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::pace::spread;
 use crate::people::SeatCore;
-use crate::pool::Terms;
+use crate::pool::{Pool, Terms};
 use crate::record::SeatState;
 use crate::registry::Found;
 use crate::service::{OverAsk, Service, ServiceState, Subject};
@@ -62,6 +62,21 @@ struct Admitted {
     seat: u32,
     state: ServiceState,
     level: Level,
+}
+
+/// What a claim took.
+struct Taken<S: Service> {
+    leases: SmallVec<[Lease<S>; 2]>,
+    subjects: u64,
+    print: Print,
+}
+
+impl<S: Service> Taken<S> {
+    fn put(&mut self, seat: &Arc<SeatCore>, pool: Arc<Pool>, index: usize) {
+        self.subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
+        self.print = self.print.plus(pool.bucket_print(index));
+        self.leases.push(Lease::new(Arc::clone(seat), pool, index));
+    }
 }
 
 /// What applies to one claim.
@@ -126,15 +141,8 @@ impl<S: Service> Seat<S> {
         if room == 0 {
             return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull, now)));
         }
-        let mut leases = SmallVec::new();
-        let (mut subjects, mut print) = (0, Print::default());
-        let got = seat.service.take(&current, room as usize, seat.index, now, turn, |pool, index| {
-            subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
-            print = print.plus(pool.bucket_print(index));
-            leases.push(Lease::new(Arc::clone(seat), Arc::clone(pool), index));
-        });
-        drop(current);
-        let got = u32::try_from(got).unwrap_or(u32::MAX);
+        let Taken { mut leases, subjects, print } = self.take(current, room as usize, now, turn);
+        let got = u32::try_from(leases.len()).unwrap_or(u32::MAX);
         seat.give_back(room - got, now);
         seat.counts.buckets_assigned.add(u64::from(got));
         seat.counts.subjects_assigned.add(subjects);
@@ -148,6 +156,23 @@ impl<S: Service> Seat<S> {
         }
         let Allowance { asked, limit, .. } = allowance;
         Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
+    }
+
+    /// Leases up to `n` buckets.
+    fn take(&self, current: Arc<Pool>, n: usize, now: u64, turn: u64) -> Taken<S> {
+        let seat = &self.core;
+        let mut taken = Taken { leases: SmallVec::new(), subjects: 0, print: Print::default() };
+        if n == 1 && !seat.service.offers_express() {
+            let mut found = None;
+            current.claim(1, seat.index, now, |index| found = Some(index));
+            if let Some(index) = found {
+                // What keeps the pool alive for the claim does so for the lease.
+                taken.put(seat, current, index);
+                return taken;
+            }
+        }
+        seat.service.take(&current, n, seat.index, now, turn, |pool, index| taken.put(seat, Arc::clone(pool), index));
+        taken
     }
 
     /// The checks before a claim.
@@ -421,11 +446,11 @@ impl<S: Service> Seat<S> {
 
     /// The slot a token names, if it is this client's; in the order of identity, service, then token, so that a refusal
     /// says nothing of what is further down. A refusal is counted.
-    fn find(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
+    fn find(&self, token: &LeaseToken) -> Result<(Arc<Pool>, usize), LeaseError> {
         self.find_uncounted(token).inspect_err(|error| self.core.count_call(error))
     }
 
-    fn find_uncounted(&self, token: &LeaseToken) -> Result<(Arc<crate::pool::Pool>, usize), LeaseError> {
+    fn find_uncounted(&self, token: &LeaseToken) -> Result<(Arc<Pool>, usize), LeaseError> {
         let seat = &self.core;
         self.identify()?;
         let state = seat.service.state();
