@@ -112,8 +112,7 @@ fn a_bucket_given_to_two_clients_is_seen_in_the_journal() {
     let (pool, index) = shop.place(&lease);
     // The other client is told that it has the same bucket.
     let core = &shop.seats[1].core;
-    core.counts.buckets_assigned.add(1);
-    core.counts.subjects_assigned.add(lease.len() as u64);
+    core.counts.claimed(1, lease.len() as u64, false);
     core.service.ledger.moved(Move::Assigned, pool.bucket_print(index));
     assert_eq!(shop.broken(), [(Identity::Leases, 4)]);
     let audit = shop.hub.audit().unwrap();

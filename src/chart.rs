@@ -165,7 +165,7 @@ impl Chart {
     /// Begins here, but for the disagreements: these are counted from an earlier number on.
     fn of(seat: &SeatCore, disagreements: u32, now: u64) -> Self {
         // What it held before this chart was begun, it may have worked on.
-        let worked = seat.counts.buckets_assigned.value() > 0;
+        let worked = seat.counts.buckets_assigned() > 0;
         let credit_ms = if worked { millis(seat.service.policy().lease) } else { 0 };
         let mut before = counters(seat, now);
         if let Some(count) = before.get_mut(DISAGREEMENTS) {
@@ -281,7 +281,7 @@ fn counters(seat: &SeatCore, now: u64) -> [u32; COUNTERS] {
         counts.buckets_processed.value(),
         counts.buckets_put_back.value(),
         counts.buckets_expired.value(),
-        counts.buckets_assigned.value(),
+        counts.buckets_assigned(),
         seat.busy_ms(now),
     ];
     #[expect(clippy::cast_possible_truncation, reason = "differences of the low halves are looked at")]

@@ -66,6 +66,10 @@ impl Cooldowns {
         Self { aside: (0..entries.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), entries: entries.into() }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn first_of(&self, slot: usize) -> usize {
         self.entries.partition_point(|entry| entry.slot < slot)
     }

@@ -299,7 +299,7 @@ fn seat_node(seat: &SeatCore, now: u64) -> SeatNode<'_> {
         level: seat.level(),
         leases: seat.leases_held(),
         idle_ms: crate::clock::millis(idle_for(seat, now)),
-        buckets_assigned: counts.buckets_assigned.value(),
+        buckets_assigned: counts.buckets_assigned(),
         buckets_processed: counts.buckets_processed.value(),
         buckets_put_back: counts.buckets_put_back.value(),
         subjects_assigned: counts.subjects_assigned.value(),

@@ -61,7 +61,7 @@ impl Hold {
 
     /// Moves the deadline to a full term from now, or to the cap on the whole lease.
     pub(crate) fn renew_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Result<Duration, LeaseError> {
-        let timing = seat.timing(&seat.counts.renewals);
+        let timing = seat.timing(seat.counts.renewals.value());
         let renewed = Self::renew_now(seat, pool, index);
         seat.timed(Call::Renew, &timing);
         seat.counts.renewals.add(u64::from(renewed.is_ok()));
@@ -106,7 +106,7 @@ impl Hold {
 
     /// Ends a lease at its holder's wish; `None` if it was over.
     pub(crate) fn release_slot(seat: &SeatCore, pool: &Pool, index: usize) -> Option<Ended> {
-        let timing = seat.timing(&seat.counts.releases);
+        let timing = seat.timing(seat.counts.releases.value());
         let ended = Self::end_slot(seat, pool, index, Some(seat.index), Cause::Client)?;
         seat.timed(Call::Release, &timing);
         seat.counts.releases.add(1);
@@ -559,7 +559,7 @@ impl<'a> Reporting<'a> {
         last: bool,
     ) -> Result<Submitted, LeaseError> {
         let seat = self.seat;
-        let timing = seat.timing(&seat.counts.submits);
+        let timing = seat.timing(seat.counts.submits.value());
         let submitted = self.run_now::<S>(reports, last);
         seat.timed(Call::Submit, &timing);
         seat.counts.submits.add(u64::from(submitted.is_ok()));

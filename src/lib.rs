@@ -182,6 +182,7 @@ mod results;
 mod retract;
 mod run;
 mod seat;
+mod serve;
 mod service;
 pub mod services;
 mod signal;

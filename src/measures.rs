@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::commit::Reports;
 use crate::histogram::{Coarse, Distribution, Fine};
 use crate::people::SeatCore;
-use crate::sync::{Arc, Counter};
+use crate::sync::Arc;
 
 /// Of how many calls of a seat one is timed.
 const SAMPLED: u64 = 64;
@@ -133,8 +133,8 @@ pub(crate) struct Timing(Option<u64>);
 impl SeatCore {
     /// Begins to time a call if it is its turn: by the count of such calls, which the caller raises; seats take different
     /// turns, so that those which call seldom are not timed more often.
-    pub(crate) fn timing(&self, calls: &Counter) -> Timing {
-        let turn = calls.value().wrapping_add(u64::from(self.index));
+    pub(crate) fn timing(&self, calls: u64) -> Timing {
+        let turn = calls.wrapping_add(u64::from(self.index));
         Timing(turn.is_multiple_of(SAMPLED).then(|| self.service.link.clock.nanos()))
     }
 

@@ -155,14 +155,17 @@ impl fmt::Debug for SeatCore {
 /// What a seat did and what was refused to it.
 #[derive(Debug, Default)]
 pub(crate) struct SeatCounts {
-    pub(crate) buckets_assigned: Counter,
+    /// Claims that took one bucket, without a turn.
+    single: Counter,
+    /// All other claims, and the buckets assigned by them or before the hub was opened.
+    other_claims: Counter,
+    other_buckets: Counter,
     pub(crate) buckets_processed: Counter,
     pub(crate) buckets_put_back: Counter,
     pub(crate) buckets_expired: Counter,
     pub(crate) subjects_assigned: Counter,
     pub(crate) subjects_reported: Counter,
     pub(crate) subjects_put_back: Counter,
-    pub(crate) claims: Counter,
     pub(crate) empty: Counter,
     /// Calls that were not refused; of releases, those that ended a lease.
     pub(crate) submits: Counter,
@@ -191,7 +194,7 @@ pub(crate) struct SeatCounts {
 impl SeatCounts {
     fn of(tally: SeatTally) -> Self {
         Self {
-            buckets_assigned: Counter::new(tally.buckets_assigned),
+            other_buckets: Counter::new(tally.buckets_assigned),
             buckets_processed: Counter::new(tally.buckets_processed),
             buckets_put_back: Counter::new(tally.buckets_put_back),
             buckets_expired: Counter::new(tally.buckets_expired),
@@ -202,6 +205,31 @@ impl SeatCounts {
             disagreements: Counter::new(tally.disagreements),
             ..Self::default()
         }
+    }
+
+    /// Claims that were not refused.
+    pub(crate) fn claims(&self) -> u64 {
+        self.single.value().wrapping_add(self.other_claims.value())
+    }
+
+    pub(crate) fn buckets_assigned(&self) -> u64 {
+        self.single.value().wrapping_add(self.other_buckets.value())
+    }
+
+    /// Counts a claim before it takes anything; returns how many came before it.
+    pub(crate) fn next_turn(&self) -> u64 {
+        self.single.value().wrapping_add(self.other_claims.next()).wrapping_sub(1)
+    }
+
+    /// Counts a claim, if it had no turn, and what it took.
+    pub(crate) fn claimed(&self, buckets: u32, subjects: u64, had_turn: bool) {
+        if buckets == 1 && !had_turn {
+            self.single.add(1);
+        } else {
+            self.other_claims.add(u64::from(!had_turn));
+            self.other_buckets.add(u64::from(buckets));
+        }
+        self.subjects_assigned.add(subjects);
     }
 }
 
@@ -294,6 +322,11 @@ impl SeatCore {
     pub(crate) fn is_granted_by(&self, client: u32) -> bool {
         // ordering: SeqCst; as the client's word.
         self.grant.load(Ordering::SeqCst) == client
+    }
+
+    /// True if it is active and healthy, as its own and its client's word say: what nearly every claim finds.
+    pub(crate) fn is_well(&self, word: u32, client: u32) -> bool {
+        word == ACTIVE | level_bits(Level::Healthy) && self.is_granted_by(client)
     }
 
     /// What a word of its, read just now, says.

@@ -574,6 +574,17 @@ impl Pool {
         (self.slots.len() - self.passed()) * self.subjects.places.len() / self.slots.len().max(1)
     }
 
+    /// As [`claim`](Self::claim) of one bucket, where that is simple; if it is not, nothing is claimed.
+    pub(crate) fn claim_one(&self, owner: u32, now: u64) -> Option<usize> {
+        if !self.cooldowns.is_empty() {
+            return None;
+        }
+        let at = now.saturating_sub(self.born);
+        let index = self.cursor.0.take(1, self.slots.len()).start;
+        let slot = self.slot(index)?;
+        slot.claim(owner, at, self.terms.deadline(slot.nonce(), at)).then_some(index)
+    }
+
     /// Leases up to `n` buckets to `owner` and calls `took` with the place of each. Lock-free, no allocation, never
     /// waits: one `fetch_add`, then one compare-and-swap a bucket. What `owner` gave back lately it sets aside for others.
     pub(crate) fn claim(&self, n: usize, owner: u32, now: u64, mut took: impl FnMut(usize)) -> usize {

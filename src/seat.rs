@@ -8,26 +8,22 @@ use event_listener::Listener;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use crate::audit::{Move, Print};
-use crate::claim::{Ask, Claim, Empty, EmptyReason, Grant};
+use crate::claim::{Ask, Claim, Grant};
 use crate::error::{ClaimError, LeaseError};
-use crate::fairness;
 use crate::handlers::is_inside;
 use crate::house::House;
 use crate::id::{ClientId, LeaseToken};
 use crate::lane::StateBytes;
 use crate::lease::{Hold, Lease, LeaseView, Reporting, Submitted};
-use crate::measures::Call;
 use crate::notices::NoticeKind;
-use crate::pace::spread;
 use crate::people::SeatCore;
-use crate::pool::{Pool, Terms};
+use crate::pool::Pool;
 use crate::record::SeatState;
 use crate::registry::Found;
-use crate::service::{OverAsk, Service, ServiceState, Subject};
+use crate::serve::Served;
+use crate::service::{Service, ServiceState, Subject};
 use crate::slot::{Cause, Phase};
-use crate::sync::{Arc, Ordering};
-use crate::watch::Level;
+use crate::sync::Arc;
 
 /// A client's activation for one service: what it claims from. Cloning clones the handle.
 ///
@@ -52,39 +48,6 @@ impl<S: Service> fmt::Debug for Seat<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.core.fmt(f)
     }
-}
-
-/// Who passed the checks before a claim.
-struct Admitted {
-    /// The client's word.
-    word: u32,
-    /// The seat's.
-    seat: u32,
-    state: ServiceState,
-    level: Level,
-}
-
-/// What a claim took.
-struct Taken<S: Service> {
-    leases: SmallVec<[Lease<S>; 2]>,
-    subjects: u64,
-    print: Print,
-}
-
-impl<S: Service> Taken<S> {
-    fn put(&mut self, seat: &Arc<SeatCore>, pool: Arc<Pool>, index: usize) {
-        self.subjects += pool.slot(index).map_or(0, |slot| slot.len() as u64);
-        self.print = self.print.plus(pool.bucket_print(index));
-        self.leases.push(Lease::new(Arc::clone(seat), pool, index));
-    }
-}
-
-/// What applies to one claim.
-struct Allowance {
-    asked: u32,
-    limit: u32,
-    granted: u32,
-    quota: u32,
 }
 
 impl<S: Service> Seat<S> {
@@ -121,148 +84,17 @@ impl<S: Service> Seat<S> {
     /// The lease takes effect at once and is journaled with the writer's next group. A crash before that puts the bucket
     /// back: its token is then answered [`LeaseError::Over`] and nothing of it is stored.
     pub fn claim(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
-        let seat = &self.core;
-        let timing = seat.timing(&seat.counts.claims);
-        let claimed = self.claim_now(ask);
-        seat.timed(Call::Claim, &timing);
-        claimed.inspect_err(|error| seat.count_claim(error))
-    }
-
-    fn claim_now(&self, ask: Ask) -> Result<Claim<S>, ClaimError> {
-        let seat = &self.core;
-        let admitted = self.admit()?;
-        seat.service.link.admit_claim()?;
-        let now = seat.service.link.clock.now();
-        let current = seat.service.current();
-        let allowance = allow(seat, ask, &current.terms, admitted.level, now)?;
-        seat.touch(now);
-        let turn = turn_of(seat, &current.terms);
-        let room = seat.reserve(allowance.granted, allowance.quota, now);
-        if room == 0 {
-            return Ok(Claim::Empty(self.empty(EmptyReason::QuotaFull, now)));
-        }
-        let Taken { mut leases, subjects, print } = self.take(current, room as usize, now, turn);
-        let got = u32::try_from(leases.len()).unwrap_or(u32::MAX);
-        seat.give_back(room - got, now);
-        seat.counts.buckets_assigned.add(u64::from(got));
-        seat.counts.subjects_assigned.add(subjects);
-        if got == 0 {
-            return Ok(Claim::Empty(self.empty(self.why_empty(now), now)));
-        }
-        seat.service.ledger.moved(Move::Assigned, print);
-        seat.service.link.writer.raise();
-        if !self.is_still(&admitted) {
-            self.still_admitted(admitted.word, &mut leases)?;
-        }
-        let Allowance { asked, limit, .. } = allowance;
-        Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
-    }
-
-    /// Leases up to `n` buckets.
-    fn take(&self, current: Arc<Pool>, n: usize, now: u64, turn: u64) -> Taken<S> {
-        let seat = &self.core;
-        let mut taken = Taken { leases: SmallVec::new(), subjects: 0, print: Print::default() };
-        if n == 1 && !seat.service.offers_express() {
-            let mut found = None;
-            current.claim(1, seat.index, now, |index| found = Some(index));
-            if let Some(index) = found {
-                // What keeps the pool alive for the claim does so for the lease.
-                taken.put(seat, current, index);
-                return taken;
+        let mut leases = SmallVec::new();
+        let took = &mut |pool, index| leases.push(Lease::new(Arc::clone(&self.core), pool, index));
+        match self.core.serve(ask, took) {
+            Ok(Served::Granted { asked, limit }) => {
+                Ok(Claim::Leased(Grant { leases, asked, limit, clamped: asked > limit }))
             }
-        }
-        seat.service.take(&current, n, seat.index, now, turn, |pool, index| taken.put(seat, Arc::clone(pool), index));
-        taken
-    }
-
-    /// The checks before a claim.
-    fn admit(&self) -> Result<Admitted, ClaimError> {
-        let seat = &self.core;
-        seat.service.link.check()?;
-        let word = seat.client.word();
-        if word & 1 == 0 {
-            return Err(ClaimError::NotRegistered);
-        }
-        let standing = seat.word();
-        let level = match seat.standing_of(standing) {
-            (SeatState::Active, Level::Quarantined) => {
-                return Err(ClaimError::Quarantined { why: seat.why().unwrap_or_default() });
+            Ok(Served::Empty(empty)) => Ok(Claim::Empty(empty)),
+            Err(error) => {
+                leases.into_iter().for_each(|lease| lease.end(Cause::Revoked));
+                Err(error)
             }
-            (SeatState::Active, level) => level,
-            (SeatState::Inactive, _) => return Err(ClaimError::Inactive),
-            (SeatState::Suspended, _) => return Err(ClaimError::Suspended),
-        };
-        let state = seat.service.state();
-        if state.is_ready() {
-            Ok(Admitted { word, seat: standing, state, level })
-        } else {
-            Err(ClaimError::NotReady { state })
-        }
-    }
-
-    /// True if every word that let the claim in says what it said: then so would the checks.
-    fn is_still(&self, admitted: &Admitted) -> bool {
-        let seat = &self.core;
-        seat.service.link.is_open()
-            && seat.client.word() == admitted.word
-            && seat.word() == admitted.seat
-            && seat.is_granted_by(admitted.word)
-            && seat.service.state() == admitted.state
-    }
-
-    /// Looks again, after slots were taken and a word was found changed: a deregistration, suspension, quarantine or revocation in between undoes the
-    /// claim, so that it is wholly before them or never was.
-    #[cold]
-    fn still_admitted(&self, word: u32, leases: &mut SmallVec<[Lease<S>; 2]>) -> Result<(), ClaimError> {
-        let undone = match self.admit() {
-            Ok(now) if now.word == word => return Ok(()),
-            Ok(_) => ClaimError::Inactive,
-            // A poisoned or closed hub keeps the lease: it is taken back, or goes on, when it is reopened.
-            Err(ClaimError::Hub(_)) => return Ok(()),
-            Err(error) => error,
-        };
-        for lease in leases.drain(..) {
-            lease.end(Cause::Revoked);
-        }
-        Err(undone)
-    }
-
-    fn empty(&self, reason: EmptyReason, now: u64) -> Empty {
-        self.core.counts.empty.add(1);
-        self.core.service.counts.starved.add(1);
-        let base = match reason {
-            EmptyReason::NotYetFormed => self.core.service.counts.forming.time(Duration::from_millis(20)),
-            EmptyReason::AllLeased { earliest_free } => {
-                earliest_free.clamp(Duration::from_millis(100), Duration::from_secs(60))
-            }
-            EmptyReason::Cooldown => {
-                Duration::from_millis(self.core.service.cooldown_left(self.core.index, now).unwrap_or_default())
-            }
-            _ => Duration::from_secs(1),
-        };
-        let turn = (self.core.counts.empty.value() << 32) | u64::from(self.core.index);
-        let random = self.core.service.link.secret.scramble(&turn.to_be_bytes());
-        // A cooldown is the client's own: it need not be spread widely.
-        let window = if reason == EmptyReason::Cooldown { base.min(Duration::from_secs(1)) } else { base };
-        Empty { reason, retry_after: spread(base, window / 2, random) }
-    }
-
-    fn why_empty(&self, now: u64) -> EmptyReason {
-        let service = &self.core.service;
-        let counts = &service.counts;
-        if counts.waiting.value() > 0 || service.has_ready(self.core.index, now) {
-            if service.state() == ServiceState::Paused {
-                return EmptyReason::Paused;
-            }
-            counts.forming.wait(now);
-            return EmptyReason::NotYetFormed;
-        }
-        if service.cooldown_left(self.core.index, now).is_some() {
-            return EmptyReason::Cooldown;
-        }
-        match counts.earliest_free.value() {
-            0 => EmptyReason::NothingPending,
-            at => EmptyReason::AllLeased { earliest_free: Duration::from_millis(at.saturating_sub(now)) },
         }
     }
 
@@ -483,45 +315,4 @@ impl<S: Service> Seat<S> {
             }
         }
     }
-}
-
-/// The turn of a claim, which says in what order it looks at the queues: at a place in its round that the client cannot know.
-fn turn_of(seat: &SeatCore, terms: &Terms) -> u64 {
-    let turn = seat.counts.claims.next() - 1;
-    if !seat.service.offers_express() {
-        return turn;
-    }
-    let round = u128::from(fairness::round(turn, terms.ordinary_share));
-    let random = seat.service.link.secret.scramble(&((round << 32) | u128::from(seat.index)).to_be_bytes());
-    fairness::hidden(turn, terms.ordinary_share, random)
-}
-
-/// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.
-fn allow(seat: &SeatCore, ask: Ask, terms: &Terms, level: Level, now: u64) -> Result<Allowance, ClaimError> {
-    if ask.buckets == 0 || ask.subjects == Some(0) {
-        return Err(ClaimError::Nothing);
-    }
-    // ordering: Relaxed, both; caps, read as they are.
-    let declared = seat.declared_claim.load(Ordering::Relaxed).max(1);
-    let quota = seat.declared_leases.load(Ordering::Relaxed).max(1).min(terms.leases_in_flight);
-    let limit = terms.buckets_per_claim.min(declared);
-    if ask.buckets > limit {
-        seat.counts.over_ask.add(1);
-        if terms.over_ask == OverAsk::Reject {
-            return Err(ClaimError::TooMany { asked: ask.buckets, limit });
-        }
-    }
-    // Not counted as asking for too much: the client cannot know.
-    let limit = if level == Level::Suspect && terms.suspect_one_bucket { 1 } else { limit };
-    let most = ask.buckets.min(limit);
-    if most == 1 {
-        // Neither what it wants nor what its history lets expect is less than one bucket.
-        return Ok(Allowance { asked: ask.buckets, limit, granted: 1, quota });
-    }
-    let buckets_of = |subjects: u64| (subjects / terms.bucket_subjects.max(1) as u64).max(1);
-    let time = ask.time.unwrap_or(Duration::from_millis(terms.lease_ms));
-    let expected = seat.expected_subjects(time, now).map_or(u64::MAX, buckets_of);
-    let wanted = ask.subjects.map_or(u64::MAX, |n| buckets_of(n as u64));
-    let granted = u64::from(most).min(expected).min(wanted);
-    Ok(Allowance { asked: ask.buckets, limit, granted: u32::try_from(granted).unwrap_or(limit), quota })
 }

@@ -370,7 +370,7 @@ fn work(seat: &SeatCore, held: &HashMap<u32, Held>) -> Work {
     let counts = &seat.counts;
     let held = held.get(&seat.index).copied().unwrap_or_default();
     Work {
-        buckets_assigned: counts.buckets_assigned.value(),
+        buckets_assigned: counts.buckets_assigned(),
         buckets_processed: counts.buckets_processed.value(),
         buckets_put_back: counts.buckets_put_back.value(),
         buckets_expired: counts.buckets_expired.value(),
@@ -414,7 +414,7 @@ fn seat(seat: &SeatCore, held: &HashMap<u32, Held>) -> SeatStats {
         first_activated: first_activated.map(utc),
         last_activated: last_activated.map(utc),
         last_access: seat.last_access().map(utc),
-        claims: seat.counts.claims.value(),
+        claims: seat.counts.claims(),
         empty_claims: seat.counts.empty.value(),
         submits: seat.counts.submits.value(),
         renewals: seat.counts.renewals.value(),
