@@ -14,23 +14,68 @@ pub trait Clock: Send + Sync + Debug + 'static {
     fn monotonic(&self) -> Duration;
     /// Milliseconds since 1970-01-01 UTC; may jump.
     fn wall_ms(&self) -> i64;
+    /// As [`monotonic`](Self::monotonic), but may be ahead of it by a few milliseconds: for the moment of a claim, whose lease
+    /// may last as much longer. Never goes back. The default is the exact reading.
+    fn coarse(&self) -> Duration {
+        self.monotonic()
+    }
 }
 
 /// The machine's clocks.
 #[derive(Debug, Clone)]
 pub struct SystemClock {
     start: Instant,
+    #[cfg(target_os = "linux")]
+    ticks: Ticks,
 }
 
 impl Default for SystemClock {
     fn default() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+            #[cfg(target_os = "linux")]
+            ticks: Ticks::new(),
+        }
     }
+}
+
+/// The reading that the system renews with each of its ticks: no counter of the processor is read, which takes most of the
+/// time of an exact one.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone, Copy)]
+struct Ticks {
+    /// A tick before the start: so the reading is not behind, and no lease ends early.
+    start: Duration,
+}
+
+#[cfg(target_os = "linux")]
+impl Ticks {
+    fn new() -> Self {
+        use rustix::time::{ClockId, clock_getres, clock_gettime};
+        let tick = since(clock_getres(ClockId::MonotonicCoarse));
+        Self { start: since(clock_gettime(ClockId::Monotonic)).saturating_sub(tick) }
+    }
+
+    fn elapsed(self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        since(now).saturating_sub(self.start)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn since(time: rustix::time::Timespec) -> Duration {
+    // A monotonic clock shows nothing below 0, and no second has more nanoseconds.
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn coarse(&self) -> Duration {
+        self.ticks.elapsed()
     }
 
     fn wall_ms(&self) -> i64 {
@@ -107,8 +152,17 @@ impl HubClock {
     }
 
     pub(crate) fn now(&self) -> u64 {
+        self.at(self.clock.monotonic())
+    }
+
+    /// The moment of a claim: as [`now`](Self::now), or a few milliseconds later. Not to be compared with what is exact.
+    pub(crate) fn about_now(&self) -> u64 {
+        self.at(self.clock.coarse())
+    }
+
+    fn at(&self, reading: Duration) -> u64 {
         // A clock that goes back, against its contract, stands still.
-        self.resume_at.saturating_add(millis(self.clock.monotonic()).saturating_sub(self.opened))
+        self.resume_at.saturating_add(millis(reading).saturating_sub(self.opened))
     }
 
     pub(crate) fn wall_ms(&self) -> i64 {
@@ -153,4 +207,33 @@ pub(crate) fn doubled(first: Duration, times: u32) -> Duration {
 /// Wall milliseconds as the surface shows them; the epoch if they are out of chrono's range.
 pub(crate) fn utc(wall_ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(wall_ms).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coarse_reading_is_not_behind_the_exact_one_and_near_it() {
+        let clock = SystemClock::default();
+        let mut last = Duration::ZERO;
+        // A machine that is busy elsewhere may stop us, or its own ticks: one of many readings is enough.
+        let near = (0..1_000).any(|_| {
+            std::thread::yield_now();
+            let (before, coarse, after) = (clock.monotonic(), clock.coarse(), clock.monotonic());
+            assert!(coarse >= last, "it never goes back");
+            assert!(coarse <= after + Duration::from_millis(20), "{coarse:?} is ahead of {after:?}");
+            last = coarse;
+            coarse >= before && coarse - before <= Duration::from_millis(11)
+        });
+        assert!(near);
+    }
+
+    #[test]
+    fn another_clock_is_read_exactly() {
+        let clock = ManualClock::default();
+        let hub = HubClock::new(Arc::new(clock.clone()), 70);
+        clock.advance(Duration::from_millis(7));
+        assert_eq!((hub.now(), hub.about_now()), (77, 77));
+    }
 }

@@ -40,8 +40,8 @@ pub(crate) struct Measures {
 /// Times of one service since the hub was opened.
 ///
 /// Times in ms are hub time as the journal has it: a report counts from when its group was written, and time during which
-/// the hub was closed does not count. Times of calls are the injected clock's, of one call in 64 of each seat, refused ones
-/// included.
+/// the hub was closed does not count; the moment of a claim is known to two ticks of the system's clock (some ms). Times of
+/// calls are the injected clock's, of one call in 64 of each seat, refused ones included.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Times {

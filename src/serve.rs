@@ -50,6 +50,9 @@ struct Sum {
     print: Print,
 }
 
+/// A lease of so many ms does not feel a few more.
+const COARSE_LEASE_MS: u64 = 1_000;
+
 impl Sum {
     fn add(&mut self, pool: &Pool, index: usize) {
         let print = pool.bucket_print(index);
@@ -76,11 +79,14 @@ impl SeatCore {
         let (service, link) = (&*self.service, &*self.service.link);
         let admitted = self.admit()?;
         link.admit_claim()?;
-        let now = link.clock.now();
         let current = service.current();
+        let express = service.offers_express();
+        // A cooldown would feel some ms too many, and a short lease some too few, if the machine's own ticks were late.
+        let exact = express || current.terms.lease_ms < COARSE_LEASE_MS;
+        let now = if exact { link.clock.now() } else { link.clock.about_now() };
         let Allowance { asked, limit, granted, quota } = self.allow(ask, &current.terms, admitted.level, now)?;
         self.touch(now);
-        let turn = service.offers_express().then(|| self.turn(&current.terms));
+        let turn = express.then(|| self.turn(&current.terms));
         let room = self.reserve(granted, quota, now);
         if room == 0 {
             self.counts.claimed(0, 0, turn.is_some());
