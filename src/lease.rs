@@ -19,6 +19,7 @@ use crate::notices::NoticeKind;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Renewal, Spot, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
+use crate::scratch::{Lent, Ready};
 use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
 use crate::stack::Node;
@@ -482,18 +483,6 @@ impl Submitted {
     }
 }
 
-/// A report ready to take effect: where it stands among the outcomes, and its fingerprint.
-struct Ready {
-    outcome: usize,
-    place: usize,
-    print: u32,
-    /// The plugin's category of it.
-    category: Option<u8>,
-    /// Its bytes in the list of items.
-    start: usize,
-    end: usize,
-}
-
 /// What an encoded `Item` takes beside key, report and discoveries, about: place, rank, depth, three lengths, a count.
 const ITEM_OVERHEAD: usize = 16;
 /// Bytes reserved for the items of one submit, at most; more come as they are needed.
@@ -506,10 +495,8 @@ pub(crate) struct Reporting<'a> {
     index: usize,
     outcomes: Vec<Outcome>,
     items: Vec<u8>,
-    ready: Vec<Ready>,
+    scratch: Lent,
     wanted: Mask,
-    /// One report's bytes, its memory used again for the next.
-    encoded: Vec<u8>,
     /// The lane that the lease runs.
     lane: Option<&'a Run>,
     /// The lane's state after these reports.
@@ -526,9 +513,8 @@ impl<'a> Reporting<'a> {
             index,
             outcomes: Vec::new(),
             items: Vec::new(),
-            ready: Vec::new(),
+            scratch: Lent::take(),
             wanted: Mask::default(),
-            encoded: Vec::new(),
             lane: pool.run(index),
             state: None,
             due: pool.run(index).map(|run| run.due(seat.service.link.clock.wall_ms())).unwrap_or_default(),
@@ -636,12 +622,12 @@ impl<'a> Reporting<'a> {
             return Err(LeaseError::TooLarge { bytes, limit });
         }
         self.pass_over();
-        let in_order = self.ready.windows(2).all(|two| matches!(two, [one, next] if one.place < next.place));
+        let in_order = self.scratch.ready.windows(2).all(|two| matches!(two, [one, next] if one.place < next.place));
         let wanted = self.wanted.first_word();
         let in_one_piece = wanted.leading_zeros() + wanted.count_ones() + wanted.trailing_zeros() == u64::BITS;
         let refused = |outcome: &Outcome| !matches!(outcome, Outcome::Accepted | Outcome::AlreadyDone);
         if self.outcomes.iter().any(refused) || !in_order || !in_one_piece {
-            for ready in self.ready.drain(..) {
+            for ready in self.scratch.ready.drain(..) {
                 if let Some(outcome) = self.outcomes.get_mut(ready.outcome) {
                     *outcome = Outcome::OutOfOrder;
                 }
@@ -704,10 +690,10 @@ impl<'a> Reporting<'a> {
         // As many as are announced, but no more than the bucket can take: what is foreign pays for itself.
         let expected = reports.size_hint().1.map_or(most, |announced| announced.min(most));
         self.outcomes.reserve_exact(expected);
-        self.ready.reserve_exact(expected);
+        self.scratch.ready.reserve(expected);
         // What is owed now; a race is decided when the reports take effect.
         let open = self.pool.slot(self.index).map(Slot::open).unwrap_or_default();
-        let mut key = Vec::new();
+        let mut key = std::mem::take(&mut self.scratch.key);
         let mut hint = 0;
         for (name, report) in reports {
             key.clear();
@@ -715,9 +701,9 @@ impl<'a> Reporting<'a> {
             let prepared = contain(|| {
                 name.write(&mut key);
                 match self.place_of(&key, hint) {
-                    Ok(place) => {
+                    Ok((place, stored)) => {
                         hint = place + 1;
-                        self.prepare_one(plugin, place, &report, open.has(place))
+                        self.prepare_one(plugin, (place, stored), &report, open.has(place))
                     }
                     Err(outcome) => outcome,
                 }
@@ -734,19 +720,20 @@ impl<'a> Reporting<'a> {
                 return Err(LeaseError::TooLarge { bytes: self.items.len(), limit });
             }
         }
+        self.scratch.key = key;
         Ok(())
     }
 
     /// Where a key stands in the bucket, or the answer if it does not. Reports usually come in the bucket's order: `hint` is
     /// looked at first.
-    fn place_of(&self, key: &[u8], hint: usize) -> Result<usize, Outcome> {
-        if self.pool.subject(self.index, hint).is_some_and(|subject| subject.key == key) {
-            return Ok(hint);
+    fn place_of(&self, key: &[u8], hint: usize) -> Result<(usize, SubjectRef<'a>), Outcome> {
+        if let Some(subject) = self.pool.subject(self.index, hint).filter(|subject| subject.key == key) {
+            return Ok((hint, subject));
         }
         let mut nameless = false;
         for (place, subject) in self.pool.bucket(self.index).enumerate() {
             if subject.key == key || subject.was(key) {
-                return Ok(place);
+                return Ok((place, subject));
             }
             nameless |= subject.is_nameless();
         }
@@ -755,9 +742,14 @@ impl<'a> Reporting<'a> {
         Err(if nameless { Outcome::AlreadyDone } else { Outcome::NotInBucket })
     }
 
-    fn prepare_one<S: Service>(&mut self, plugin: &S, place: usize, report: &S::Report, owed: bool) -> Outcome {
+    fn prepare_one<S: Service>(
+        &mut self,
+        plugin: &S,
+        (place, stored): (usize, SubjectRef<'_>),
+        report: &S::Report,
+        owed: bool,
+    ) -> Outcome {
         let link = &self.seat.service.link;
-        let Some(stored) = self.pool.subject(self.index, place) else { return Outcome::NotInBucket };
         if owed && self.due.has(place) {
             return Outcome::Expired;
         }
@@ -765,24 +757,24 @@ impl<'a> Reporting<'a> {
         if owed && self.lane.is_some() && stored.is_nameless() {
             return Outcome::OutOfOrder;
         }
-        let mut scratch = std::mem::take(&mut self.encoded);
-        scratch.clear();
-        // On an error or a panic the scratch is gone; the next report gets a new one.
-        self.encoded = match postcard::to_extend(report, scratch) {
+        let mut memory = std::mem::take(&mut self.scratch.encoded);
+        memory.clear();
+        // On an error or a panic the memory is gone; the next report gets new one.
+        self.scratch.encoded = match postcard::to_extend(report, memory) {
             Ok(encoded) => encoded,
             Err(error) => return Outcome::Rejected { reason: format!("not encodable: {error}") },
         };
-        let bytes = self.encoded.len();
+        let bytes = self.scratch.encoded.len();
         let limit = link.limits.report_bytes;
         if bytes > limit {
             return Outcome::TooLarge { bytes, limit };
         }
         // Never 0, which stands for "not known".
-        let print = crc32fast::hash(&self.encoded) | 1;
-        let done_or_twice = !owed || self.wanted.has(place);
+        let print = crc32fast::hash(&self.scratch.encoded) | 1;
+        let twice = self.wanted.has(place);
         let mut discovered = Discovered::default();
         let mut category = None;
-        if !done_or_twice {
+        if owed && !twice {
             let encoded = self
                 .judge_named(plugin, stored, report)
                 .and_then(|found| self.encode_found(plugin, stored.depth, &found));
@@ -791,7 +783,7 @@ impl<'a> Reporting<'a> {
                 Err(reason) => return Outcome::Rejected { reason },
             }
             category = plugin.category(report);
-        } else if self.wanted.has(place) {
+        } else if twice {
             return Outcome::AlreadyDone;
         }
         let item = Item {
@@ -800,7 +792,7 @@ impl<'a> Reporting<'a> {
             depth: stored.depth,
             round: stored.round,
             key: stored.key,
-            report: &self.encoded,
+            report: &self.scratch.encoded,
             found: &discovered.found,
             beyond: &discovered.beyond,
             too_deep: discovered.too_deep,
@@ -810,12 +802,13 @@ impl<'a> Reporting<'a> {
             // Reports on one bucket are of a size, mostly.
             let found = discovered.found.len() + discovered.beyond.len();
             let one = stored.key.len() + bytes + found + ITEM_OVERHEAD;
-            self.items.reserve_exact(one.saturating_mul(self.ready.capacity()).min(ITEMS_RESERVED));
+            self.items.reserve_exact(one.saturating_mul(self.outcomes.capacity()).min(ITEMS_RESERVED));
         }
         let start = self.items.len();
         item.append_to(&mut self.items);
         self.wanted.insert(place);
-        self.ready.push(Ready { outcome: self.outcomes.len(), place, print, category, start, end: self.items.len() });
+        let (outcome, end) = (self.outcomes.len(), self.items.len());
+        self.scratch.ready.push(Ready { outcome, place, print, category, start, end });
         Outcome::Accepted
     }
 
@@ -827,7 +820,7 @@ impl<'a> Reporting<'a> {
         report: &S::Report,
     ) -> Result<Vec<S::Subject>, String> {
         if stored.is_nameless() {
-            self.encoded.clear();
+            self.scratch.encoded.clear();
             return Ok(Vec::new());
         }
         self.judge(plugin, stored, report)
@@ -901,7 +894,8 @@ impl<'a> Reporting<'a> {
         let Contest { lost, won, freed } = self.contend(taken.accepted);
         taken.accepted = taken.accepted.without(lost);
         taken.done = taken.done.with(lost);
-        let print_of = |place| self.ready.iter().find(|ready| ready.place == place).map_or(0, |ready| ready.print);
+        let print_of =
+            |place| self.scratch.ready.iter().find(|ready| ready.place == place).map_or(0, |ready| ready.print);
         let late = late::take(&mut open_elsewhere, print_of);
         let took_effect = !taken.accepted.is_empty() || !late.is_empty();
         if took_effect {
@@ -986,7 +980,7 @@ impl<'a> Reporting<'a> {
         let now = self.seat.service.link.clock.now();
         self.seat.touch(now);
         let mut evidence = Mask::default();
-        for ready in &self.ready {
+        for ready in &self.scratch.ready {
             let origin = self.pool.origin(self.index, ready.place);
             let outcome = if taken.accepted.has(ready.place) {
                 self.pool.note_print(self.index, ready.place, ready.print);
@@ -1026,7 +1020,7 @@ impl<'a> Reporting<'a> {
     fn keep(&self, node: &Node<Pending>, evidence: Mask) {
         let Change::Reported(reports) = &node.value.change else { return };
         let mut items = Vec::new();
-        for ready in self.ready.iter().filter(|ready| evidence.has(ready.place)) {
+        for ready in self.scratch.ready.iter().filter(|ready| evidence.has(ready.place)) {
             items.extend_from_slice(reports.items.get(ready.start..ready.end).unwrap_or_default());
         }
         let bytes = items.len();

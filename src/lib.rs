@@ -181,6 +181,7 @@ mod rests;
 mod results;
 mod retract;
 mod run;
+mod scratch;
 mod seat;
 mod serve;
 mod service;
