@@ -302,7 +302,7 @@ fn seat_node(seat: &SeatCore, now: u64) -> SeatNode<'_> {
         buckets_assigned: counts.buckets_assigned(),
         buckets_processed: counts.buckets_processed.value(),
         buckets_put_back: counts.buckets_put_back.value(),
-        subjects_assigned: counts.subjects_assigned.value(),
+        subjects_assigned: counts.subjects_assigned(),
         subjects_reported: counts.subjects_reported.value(),
         subjects_put_back: counts.subjects_put_back.value(),
     }

@@ -905,7 +905,7 @@ impl<'a> Reporting<'a> {
                 run.advance(step);
             }
         }
-        self.seat.counts.subjects_assigned.add(u64::from(late.count()));
+        self.seat.counts.assigned_late(late.count());
         taken.accepted = taken.accepted.with(late);
         taken.stale = taken.stale.without(late);
         let ledger = &self.seat.service.ledger;

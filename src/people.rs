@@ -131,8 +131,8 @@ pub(crate) struct SeatCore {
     /// What it was activated at, by the wall clock, ms; `NEVER`.
     first_activated: AtomicI64,
     last_activated: AtomicI64,
-    /// The last access before the hub was opened, by the wall clock, ms.
-    accessed_before: Option<i64>,
+    /// The last access before the hub was opened, by the wall clock, ms; `NEVER`.
+    accessed_before: i64,
     /// Hub time, ms, since when it holds leases without a break; 0: it holds none.
     busy_since: AtomicU64,
     /// Buckets processed and subjects reported before the hub was opened: the time they took is not known.
@@ -155,15 +155,17 @@ impl fmt::Debug for SeatCore {
 /// What a seat did and what was refused to it.
 #[derive(Debug, Default)]
 pub(crate) struct SeatCounts {
-    /// Claims that took one bucket, without a turn.
+    /// Subjects of a bucket by the policy that the seat was made under.
+    usual: u64,
+    /// Claims that took one bucket of so many subjects, without a turn.
     single: Counter,
-    /// All other claims, and the buckets assigned by them or before the hub was opened.
+    /// All other claims; and what was assigned by them, by late reports, or before the hub was opened.
     other_claims: Counter,
     other_buckets: Counter,
+    other_subjects: Counter,
     pub(crate) buckets_processed: Counter,
     pub(crate) buckets_put_back: Counter,
     pub(crate) buckets_expired: Counter,
-    pub(crate) subjects_assigned: Counter,
     pub(crate) subjects_reported: Counter,
     pub(crate) subjects_put_back: Counter,
     pub(crate) empty: Counter,
@@ -192,13 +194,14 @@ pub(crate) struct SeatCounts {
 }
 
 impl SeatCounts {
-    fn of(tally: SeatTally) -> Self {
+    fn of(tally: SeatTally, usual: usize) -> Self {
         Self {
+            usual: usual as u64,
             other_buckets: Counter::new(tally.buckets_assigned),
             buckets_processed: Counter::new(tally.buckets_processed),
             buckets_put_back: Counter::new(tally.buckets_put_back),
             buckets_expired: Counter::new(tally.buckets_expired),
-            subjects_assigned: Counter::new(tally.subjects_assigned),
+            other_subjects: Counter::new(tally.subjects_assigned),
             subjects_reported: Counter::new(tally.subjects_reported),
             subjects_put_back: Counter::new(tally.subjects_put_back),
             conflicts: Counter::new(tally.conflicts),
@@ -216,6 +219,10 @@ impl SeatCounts {
         self.single.value().wrapping_add(self.other_buckets.value())
     }
 
+    pub(crate) fn subjects_assigned(&self) -> u64 {
+        self.single.value().wrapping_mul(self.usual).wrapping_add(self.other_subjects.value())
+    }
+
     /// Counts a claim before it takes anything; returns how many came before it.
     pub(crate) fn next_turn(&self) -> u64 {
         self.single.value().wrapping_add(self.other_claims.next()).wrapping_sub(1)
@@ -223,13 +230,18 @@ impl SeatCounts {
 
     /// Counts a claim, if it had no turn, and what it took.
     pub(crate) fn claimed(&self, buckets: u32, subjects: u64, had_turn: bool) {
-        if buckets == 1 && !had_turn {
+        if buckets == 1 && subjects == self.usual && !had_turn {
             self.single.add(1);
-        } else {
-            self.other_claims.add(u64::from(!had_turn));
-            self.other_buckets.add(u64::from(buckets));
+            return;
         }
-        self.subjects_assigned.add(subjects);
+        self.other_claims.add(u64::from(!had_turn));
+        self.other_buckets.add(u64::from(buckets));
+        self.other_subjects.add(subjects);
+    }
+
+    /// Counts subjects of buckets that others hold, or nobody: reported late.
+    pub(crate) fn assigned_late(&self, subjects: u32) {
+        self.other_subjects.add(u64::from(subjects));
     }
 }
 
@@ -286,11 +298,11 @@ impl SeatCore {
             last_used: AtomicU64::new(0),
             first_activated: AtomicI64::new(value.times.first_activated.unwrap_or(NEVER)),
             last_activated: AtomicI64::new(value.times.last_activated.unwrap_or(NEVER)),
-            accessed_before: value.times.last_access,
+            accessed_before: value.times.last_access.unwrap_or(NEVER),
             busy_since: AtomicU64::new(0),
             before: (value.tally.buckets_processed, value.tally.subjects_reported),
             people,
-            counts: SeatCounts::of(value.tally),
+            counts: SeatCounts::of(value.tally, service.policy().bucket_subjects),
             categories: Categories::default(),
             refused: RefusedCounts::default(),
             turnaround: Turnaround::default(),
@@ -390,7 +402,7 @@ impl SeatCore {
         let clock = &self.service.link.clock;
         // ordering: Relaxed; see `touch`.
         match self.last_used.load(Ordering::Relaxed) {
-            0 => self.accessed_before,
+            0 => Some(self.accessed_before).filter(|at| *at != NEVER),
             used => Some(clock.wall_ms().saturating_sub_unsigned(clock.now().saturating_sub(used - 1))),
         }
     }

@@ -376,7 +376,7 @@ fn work(seat: &SeatCore, held: &HashMap<u32, Held>) -> Work {
         buckets_expired: counts.buckets_expired.value(),
         buckets_held: held.buckets,
         buckets_dead: held.dead,
-        subjects_assigned: counts.subjects_assigned.value(),
+        subjects_assigned: counts.subjects_assigned(),
         subjects_reported: counts.subjects_reported.value(),
         subjects_put_back: counts.subjects_put_back.value(),
         subjects_held: held.subjects,

@@ -67,8 +67,11 @@ impl Counter {
     }
 
     pub(crate) fn add(&self, n: u64) {
-        // ordering: Relaxed; a statistic, nobody acts on it.
-        self.0.fetch_add(n, Ordering::Relaxed);
+        // Most of what a call may count did not happen.
+        if n > 0 {
+            // ordering: Relaxed; a statistic, nobody acts on it.
+            self.0.fetch_add(n, Ordering::Relaxed);
+        }
     }
 
     /// Counts one more; returns the new value.
