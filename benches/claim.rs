@@ -3,8 +3,11 @@
 //!
 //! Criterion measures each contender alone; the table at the end comes from rounds in which all of them take turns, so
 //! that a noisy machine disturbs all alike. Figures are wall time of a round by the calls of all its threads together.
+#![expect(unsafe_code, reason = "only an allocator can count allocations, and the trait of one is unsafe")]
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +24,40 @@ use crossbeam_queue::ArrayQueue;
 
 use audit::print::Print;
 use audit::stripes::{Move, Stripes};
+
+/// The system's allocator, counting the calls of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn allocated() {
+    ALLOCATIONS.with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: every call is handed on as it came; the counter allocates nothing and needs no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        allocated();
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        allocated();
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const THREADS: [usize; 3] = [1, 2, 4];
 /// Calls of one round, all threads together: about a millisecond, so that most rounds fit between two interruptions.
@@ -327,6 +364,62 @@ impl Contender for ClaimSubmit {
     }
 }
 
+// ---- submit -----------------------------------------------------------------------------------------------------
+
+/// `Lease::submit` of whole buckets, claimed before the clock starts. The caretakers rest.
+struct Submits {
+    bucket: usize,
+    shop: Option<Shop>,
+    /// Allocations of the last round's calls, by its calls.
+    allocations: f64,
+}
+
+impl Submits {
+    fn new(bucket: usize) -> Self {
+        Self { bucket, shop: None, allocations: 0.0 }
+    }
+}
+
+impl Contender for Submits {
+    fn name(&self) -> &'static str {
+        "submit"
+    }
+
+    fn round(&mut self, threads: usize, calls: usize) -> Duration {
+        let each = share(calls, threads);
+        if self.shop.as_ref().is_none_or(|shop| shop.left < each * threads) {
+            self.shop = None;
+            let mut shop = Shop::open(true, self.bucket, STOCK / 2);
+            shop.stock(STOCK);
+            self.shop = Some(shop);
+        }
+        let shop = self.shop.as_mut().expect("just made");
+        let before = shop.service.stats().subjects_done;
+        let claim = |seat: &Seat<Plain>| loop {
+            if let Some(mut grant) = seat.claim(Ask::one()).expect("nothing is refused").leased() {
+                break grant.pop().expect("a grant holds a lease");
+            }
+        };
+        let seats = shop.seats.iter().take(threads);
+        let leases: Vec<Vec<_>> = seats.map(|seat| (0..each).map(|_| claim(seat)).collect()).collect();
+        let (took, done) = race(threads, |place| {
+            let (mut accepted, allocated) = (0, ALLOCATIONS.with(Cell::get));
+            for lease in &leases[place] {
+                let submitted = lease.submit(lease.subjects().map(|subject| (subject, report_on(subject))));
+                accepted += submitted.expect("nothing is refused").accepted();
+            }
+            (accepted, ALLOCATIONS.with(Cell::get) - allocated)
+        });
+        shop.left -= each * threads;
+        shop.hub.tick();
+        let reported = each * threads * self.bucket;
+        assert_eq!(done.iter().map(|done| done.0).sum::<usize>(), reported);
+        assert_eq!(shop.service.stats().subjects_done - before, reported as u64);
+        self.allocations = done.iter().map(|done| done.1).sum::<usize>() as f64 / (each * threads) as f64;
+        took
+    }
+}
+
 /// The obvious design: one lock around a queue of buckets, the leases, and the results.
 struct Obvious {
     bucket: usize,
@@ -542,6 +635,43 @@ fn table(title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
     }
 }
 
+/// Subjects of a bucket whose submit has a bar.
+const SUBMIT_BUCKET: usize = 16;
+
+/// What is promised of the calls alone, and whether this machine keeps it now.
+fn bars() {
+    let (mut claims, mut submits) = (Claims { alive: false, shop: None }, Submits::new(SUBMIT_BUCKET));
+    let (mut by_floor, mut speedup, mut floors, mut submit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let figure = |took: Duration, calls: usize| took.as_secs_f64() * 1e9 / calls as f64;
+        let floor = figure(Floor.round(1, CLAIMS), CLAIMS);
+        let floor_of_two = figure(Floor.round(2, CLAIMS), CLAIMS);
+        let one = figure(claims.round(1, CLAIMS), CLAIMS);
+        let two = figure(claims.round(2, CLAIMS), CLAIMS);
+        let subject = figure(submits.round(1, SUBMITS), SUBMITS * SUBMIT_BUCKET);
+        // The first round warms up.
+        if round > 0 {
+            by_floor.push(one / floor);
+            speedup.push(one / two);
+            floors.push(floor / floor_of_two);
+            submit.push(subject);
+        }
+    }
+    println!("\nbars: median of {ROUNDS} interleaved rounds");
+    println!("{:<62}{:>10}{:>16}", "", "figure", "bar");
+    let bar = |what: &str, figure: f64, bar: String, is_reached: bool| {
+        println!("{what:<62}{figure:>10.2}{bar:>16}  {}", if is_reached { "reached" } else { "missed" });
+    };
+    let (by_floor, speedup, submit) = (median(by_floor), median(speedup), median(submit));
+    bar("claim of one bucket, one thread, to the floor", by_floor, "at most 2.00".into(), by_floor <= 2.0);
+    bar("throughput of two threads claiming, to that of one", speedup, "at least 1.60".into(), speedup >= 1.6);
+    println!("{:<62}{:>10.2}", "  the same of the floor", median(floors));
+    bar("submit of 16 subjects, one thread, ns a subject", submit, "below 120".into(), submit < 120.0);
+    let allocations = submits.allocations;
+    let told = "allocations a submit: the answer, the record, the ticket";
+    bar(told, allocations, "at most 3".into(), allocations <= 3.01);
+}
+
 fn claims() -> Vec<Box<dyn Contender>> {
     vec![
         Box::new(Floor),
@@ -590,11 +720,16 @@ fn main() {
     if std::env::args().skip(1).any(|argument| argument == "audit") {
         return audit_share();
     }
+    // `cargo bench --bench claim -- bars`: the same.
+    if std::env::args().skip(1).any(|argument| argument == "bars") {
+        return bars();
+    }
     let mut criterion = Criterion::default().configure_from_args();
     measure(&mut criterion, "claim", claims(), CLAIMS);
     for bucket in [4, 16] {
         measure(&mut criterion, &format!("claim+submit/{bucket}"), claim_submits(bucket), SUBMITS);
     }
+    measure(&mut criterion, "submit/16", vec![Box::new(Submits::new(SUBMIT_BUCKET))], SUBMITS);
     criterion.final_summary();
     // Not when it is only tried out, as by `cargo test --all-targets`.
     if std::env::args().any(|argument| argument == "--bench") {
@@ -604,5 +739,6 @@ fn main() {
             let title = format!("claim one bucket of {bucket} and submit it");
             table(&title, &mut claim_submits(bucket), SUBMITS);
         }
+        bars();
     }
 }
