@@ -385,68 +385,27 @@ pub(crate) struct Item<'a> {
 impl Item<'_> {
     /// The same bytes as [`append`], written by hand: this is done for every report on its client's thread.
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
-        let mut head = Varints::default();
-        let numbers = [u64::from(self.place), self.rank, u64::from(self.depth), u64::from(self.round)];
-        numbers.into_iter().for_each(|number| head.push(number));
-        head.put(out, self.key);
-        Varints::default().put(out, self.report);
-        let mut tail = Varints::default();
-        if self.found.is_empty() && self.beyond.is_empty() {
-            // Mostly: two lengths of nothing.
-            tail.push(0);
-            tail.push(0);
-        } else {
-            Varints::default().put(out, self.found);
-            Varints::default().put(out, self.beyond);
+        varint(out, u64::from(self.place));
+        varint(out, self.rank);
+        varint(out, u64::from(self.depth));
+        varint(out, u64::from(self.round));
+        for bytes in [self.key, self.report, self.found, self.beyond] {
+            varint(out, bytes.len() as u64);
+            out.extend_from_slice(bytes);
         }
-        tail.push(u64::from(self.too_deep));
-        tail.push(u64::from(self.expired));
-        out.extend_from_slice(tail.bytes());
+        varint(out, u64::from(self.too_deep));
+        out.push(u8::from(self.expired));
     }
 }
 
-/// Bytes of the longest number.
-const VARINT_MAX: usize = 10;
-
-/// Up to five unsigned LEB128 numbers, as postcard writes them; gathered here, since each write to a growing list asks for room.
-struct Varints {
-    bytes: [u8; 5 * VARINT_MAX],
-    len: usize,
-}
-
-impl Default for Varints {
-    fn default() -> Self {
-        Self { bytes: [0; 5 * VARINT_MAX], len: 0 }
+/// An unsigned LEB128 number, as postcard writes it.
+#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
+fn varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
     }
-}
-
-impl Varints {
-    #[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
-    fn push(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.byte(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.byte(number as u8);
-    }
-
-    fn byte(&mut self, byte: u8) {
-        if let Some(place) = self.bytes.get_mut(self.len) {
-            *place = byte;
-            self.len += 1;
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    /// Appends the numbers, and the bytes after their length.
-    fn put(mut self, out: &mut Vec<u8>, bytes: &[u8]) {
-        self.push(bytes.len() as u64);
-        out.extend_from_slice(self.bytes());
-        out.extend_from_slice(bytes);
-    }
+    out.push(number as u8);
 }
 
 /// A subject waiting in a block.
