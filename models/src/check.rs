@@ -8,6 +8,13 @@ pub(crate) const EXCHANGE_FAILED: &str = "exchange failed";
 /// The caretaker went to sleep.
 pub(crate) const PARKED: &str = "parked";
 
+/// Whether a seeded bug is in force: `bug!("bug_place_blind")`. Constantly not, without the feature of its name.
+macro_rules! bug {
+    ($name:literal) => {
+        cfg!(feature = $name) && $crate::check::is_in_force($name)
+    };
+}
+
 /// One model.
 #[derive(Debug)]
 pub struct Model {
@@ -34,10 +41,16 @@ pub struct Seen {
     pub times: u64,
 }
 
-// Plain atomics, which no checker sees.
+// Plain atomics and cells, which no checker sees.
+static BUG: OnceLock<String> = OnceLock::new();
 static RUNNING: OnceLock<&'static Model> = OnceLock::new();
 static EXECUTIONS: AtomicU64 = AtomicU64::new(0);
 static TIMES: [AtomicU64; 12] = [const { AtomicU64::new(0) }; 12];
+
+/// Whether `MODELS_BUG` names this bug. Of all the bugs that are built in, one process has one in force, or none.
+pub(crate) fn is_in_force(bug: &str) -> bool {
+    BUG.get_or_init(|| std::env::var("MODELS_BUG").unwrap_or_default()) == bug
+}
 
 /// Notes that the running model reached one of its states.
 ///

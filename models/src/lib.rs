@@ -11,6 +11,9 @@
 //! before a notification is woken by it), a `park` with a
 //! timeout (a lost wake-up is a deadlock here, in the hub it is a delay), and exchanges that fail without cause.
 
+#[macro_use]
+mod check;
+
 #[path = "../../src/cursor.rs"]
 mod cursor;
 #[path = "../../src/news.rs"]
@@ -47,7 +50,6 @@ mod clock {
     }
 }
 
-mod check;
 mod counts;
 mod messages;
 mod pools;

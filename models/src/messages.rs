@@ -84,7 +84,7 @@ impl Log {
 
     /// As `Shared::answer`; whether it was the first answer.
     fn answer(&self, node: &Receipt, answer: u32) -> bool {
-        let first = !node.value.claimed.swap(true, Ordering::Relaxed) || cfg!(feature = "bug_queue_no_claim");
+        let first = !node.value.claimed.swap(true, Ordering::Relaxed) || bug!("bug_queue_no_claim");
         if first {
             self.queue.give_back(COST);
             assert_eq!(node.value.answer.swap(answer, Ordering::Release), 0, "answered twice");
@@ -111,7 +111,7 @@ impl Log {
         }
         let node = Arc::new(Node::new(Pending { claimed: AtomicBool::new(false), answer: AtomicU32::new(0) }));
         let handed_over = self.queue.push(Arc::clone(&node));
-        if !handed_over && !cfg!(feature = "bug_queue_push_blind") {
+        if !handed_over && !bug!("bug_queue_push_blind") {
             seen_when_claimed(self.answer(&node, NACK), BY_SENDER);
         }
         Some(node)
@@ -129,7 +129,7 @@ impl Log {
 
     /// As `Writer::run`.
     fn run(&self, mut turn: impl FnMut() -> bool) {
-        if cfg!(feature = "bug_queue_close_first") {
+        if bug!("bug_queue_close_first") {
             self.queue.signal.adopt();
             while matches!(self.queue.standing(), Standing::Open | Standing::Failed) {
                 self.queue.signal.lower();
@@ -145,13 +145,13 @@ impl Log {
     /// As `Writer::finish` and `Shared::end`.
     fn finish(&self, answer: u32) {
         while self.turn(answer) {}
-        if !cfg!(feature = "bug_queue_end_first") {
+        if !bug!("bug_queue_end_first") {
             self.queue.end();
         }
         for node in self.queue.take_all() {
             seen_when_claimed(self.answer(&node, NACK), BY_END);
         }
-        if cfg!(feature = "bug_queue_end_first") {
+        if bug!("bug_queue_end_first") {
             self.queue.end();
         }
     }

@@ -143,14 +143,14 @@ impl Service {
             seen_if_named(if moved { ANOTHER_SWAPPED } else { NOTHING_FOLLOWED });
             return moved;
         }
-        if self.swap_current(pool, next) || cfg!(feature = "bug_swap_drops_next") {
+        if self.swap_current(pool, next) || bug!("bug_swap_drops_next") {
             let _ = self.next.compare_exchange(next, NONE, Ordering::SeqCst, Ordering::SeqCst);
         }
         true
     }
 
     fn swap_current(&self, pool: u32, next: u32) -> bool {
-        if cfg!(feature = "bug_swap_blind") {
+        if bug!("bug_swap_blind") {
             self.current.swap(next, Ordering::SeqCst);
             return true;
         }
@@ -347,7 +347,7 @@ impl Express {
     /// As `Express::close`.
     fn close(&self, spent: u32) {
         self.open.store(false, Ordering::SeqCst);
-        if cfg!(feature = "bug_close_blind") {
+        if bug!("bug_close_blind") {
             return;
         }
         let place = self.place.load(Ordering::SeqCst);

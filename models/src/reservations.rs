@@ -65,7 +65,7 @@ impl Desk for Counter {
 
     fn replace(&self, from: &Arc<Shelf<()>>, to: Arc<Shelf<()>>) -> bool {
         let mut place = self.0.lock().expect("a thread of the model panicked");
-        let is_there = Arc::ptr_eq(&place, from) || cfg!(feature = "bug_shelf_blind");
+        let is_there = Arc::ptr_eq(&place, from) || bug!("bug_shelf_blind");
         if is_there {
             *place = to;
         }

@@ -68,14 +68,14 @@ impl Lane {
     /// As `Reporting::take`; whether it took effect.
     fn submit(&self, from: u32, to: u32) -> bool {
         let step = Step { from, to, state: state_at(to) };
-        if cfg!(feature = "bug_run_note_first") {
+        if bug!("bug_run_note_first") {
             self.queue.push(Arc::new(Node::new(step.clone())));
             self.run.advance(&step);
         }
         let owed = self.run.owed_from(from);
         let wanted = owed & !self.run.owed_from(to);
         let took_effect = !self.slot.report_front(owed, wanted).accepted.is_empty();
-        if took_effect && !cfg!(feature = "bug_run_note_first") {
+        if took_effect && !bug!("bug_run_note_first") {
             self.queue.push(Arc::new(Node::new(step.clone())));
             self.run.advance(&step);
         }
@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
                 self.journaled = node.value.to;
             };
             let taken = Taken(self.lane, node);
-            if cfg!(feature = "bug_run_as_it_comes") {
+            if bug!("bug_run_as_it_comes") {
                 journal(taken);
             } else {
                 self.held_back.pass(taken, |Taken(lane, node)| Some((&lane.run, &node.value)), journal);

@@ -77,7 +77,7 @@ impl<T> Place<T> {
             let before = self.load();
             let after = Arc::new(make(&before));
             let mut place = self.0.lock().expect(PANICKED);
-            if Arc::ptr_eq(&place, &before) || cfg!(feature = "bug_place_blind") {
+            if Arc::ptr_eq(&place, &before) || bug!("bug_place_blind") {
                 *place = after;
                 return;
             }
@@ -131,7 +131,7 @@ pub(crate) mod event_listener {
 
         pub(crate) fn listen(&self) -> EventListener {
             let listener = EventListener { ears: Arc::clone(&self.0), ear: Arc::default() };
-            if !cfg!(feature = "bug_listen_late") {
+            if !bug!("bug_listen_late") {
                 listener.begin();
             }
             listener
@@ -152,7 +152,7 @@ pub(crate) mod event_listener {
         }
 
         fn hear(&self) {
-            if cfg!(feature = "bug_listen_late") {
+            if bug!("bug_listen_late") {
                 self.begin();
             }
             let mut is_told = self.ear.is_told.lock().expect(PANICKED);
@@ -189,7 +189,7 @@ pub(crate) fn set_one_order() {
 /// Called before and after each access.
 fn fence(order: Ordering) {
     let wanted = order == Ordering::SeqCst && ONE_ORDER.load(Ordering::Relaxed);
-    if cfg!(loom) && wanted && !cfg!(feature = "bug_signal_acqrel") {
+    if cfg!(loom) && wanted && !bug!("bug_signal_acqrel") {
         real::fence(Ordering::SeqCst);
     }
 }
@@ -203,7 +203,7 @@ fn fenced<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
 
 /// The ordering of a successful exchange.
 fn publishing(order: Ordering) -> Ordering {
-    if cfg!(feature = "bug_relaxed_publication") { Ordering::Relaxed } else { order }
+    if bug!("bug_relaxed_publication") { Ordering::Relaxed } else { order }
 }
 
 fn counted<T>(result: Result<T, T>) -> Result<T, T> {
@@ -232,7 +232,7 @@ macro_rules! atomic {
             }
 
             pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                if cfg!(feature = "bug_take_load_store") {
+                if bug!("bug_take_load_store") {
                     let before = self.0.load(Ordering::Acquire);
                     self.0.store(value, Ordering::Release);
                     return before;
@@ -247,7 +247,7 @@ macro_rules! atomic {
                 order: Ordering,
                 failed: Ordering,
             ) -> Result<$value, $value> {
-                if cfg!(feature = $exchange_bug) {
+                if bug!($exchange_bug) {
                     let now = self.0.load(Ordering::Acquire);
                     if now == from {
                         self.0.store(to, Ordering::Release);
@@ -279,7 +279,7 @@ atomic!(AtomicPtr<T>, *mut T, "bug_push_load_store");
 impl AtomicU64 {
     /// Adds `n` modulo 2^64.
     fn count(&self, n: u64, order: Ordering) -> u64 {
-        if cfg!(feature = "bug_count_load_store") {
+        if bug!("bug_count_load_store") {
             let before = self.0.load(Ordering::Acquire);
             self.0.store(before.wrapping_add(n), Ordering::Release);
             return before;
@@ -296,10 +296,10 @@ impl AtomicU64 {
     }
 
     pub(crate) fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
-        if bits == 0 && cfg!(feature = "bug_finish_plain_load") {
+        if bits == 0 && bug!("bug_finish_plain_load") {
             return self.0.load(Ordering::Acquire);
         }
-        let bits = if cfg!(feature = "bug_close_without_bit") { 0 } else { bits };
+        let bits = if bug!("bug_close_without_bit") { 0 } else { bits };
         fenced(order, || self.0.fetch_or(bits, order))
     }
 }

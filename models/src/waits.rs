@@ -56,11 +56,11 @@ struct Published {
 impl Published {
     /// As `Published::written` in `journal/tail.rs`, and the writer after it.
     fn publish(&self, end: u64) {
-        if cfg!(feature = "bug_tell_first") {
+        if bug!("bug_tell_first") {
             self.news.tell();
         }
         self.end.store(end, Ordering::Release);
-        if !cfg!(feature = "bug_tell_first") {
+        if !bug!("bug_tell_first") {
             self.news.tell();
         }
     }
@@ -68,11 +68,11 @@ impl Published {
     /// As a writer that publishes twice, and is closed.
     fn write(&self) {
         self.publish(1);
-        if cfg!(feature = "bug_end_first") {
+        if bug!("bug_end_first") {
             self.news.end();
         }
         self.publish(2);
-        if !cfg!(feature = "bug_end_first") {
+        if !bug!("bug_end_first") {
             self.news.end();
         }
     }
@@ -137,22 +137,22 @@ struct Service {
 impl Service {
     /// As a pool that is published.
     fn publish(&self) {
-        if cfg!(feature = "bug_tell_first") {
+        if bug!("bug_tell_first") {
             self.news.notify(usize::MAX);
         }
         self.published.fetch_add(1, Ordering::AcqRel);
-        if !cfg!(feature = "bug_tell_first") {
+        if !bug!("bug_tell_first") {
             self.news.notify(usize::MAX);
         }
     }
 
     /// As `Office::stop`.
     fn stop(&self) {
-        if cfg!(feature = "bug_tell_first") {
+        if bug!("bug_tell_first") {
             self.news.notify(usize::MAX);
         }
         self.stopping.store(true, Ordering::Release);
-        if !cfg!(feature = "bug_tell_first") {
+        if !bug!("bug_tell_first") {
             self.news.notify(usize::MAX);
         }
     }
