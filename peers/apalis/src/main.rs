@@ -1,4 +1,4 @@
-//! One cell of the bench `queues`: `apalis` on SQLite. Fills a database, lets workers complete all of it, opens it again.
+//! One cell of the bench `queues`: `apalis` on `SQLite`. Fills a database, lets workers complete all of it, opens it again.
 //!
 //! Called with a file, how many items, how many workers, how many items a claim. Prints a line with the nanoseconds that the
 //! work took and how many items were left, and one with each item that was worked on.
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 const QUEUE: &str = "items";
 /// Longer than a cell takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Default)]
 struct Noted {

@@ -7,7 +7,7 @@
 //! kept; otherwise the cell says `FAILED`, and so does the exit status.
 //!
 //! It works in a directory under the build's, or in `$BENCH_DIR`. Words choose among the rows and the spreads:
-//! `cargo bench --manifest-path peers/Cargo.toml -- one sync`. With `--quick` everything is run once, shortly: a smoke
+//! `cargo bench --manifest-path peers/Cargo.toml --bench lanes -- one sync`. With `--quick` everything is run once, shortly: a smoke
 //! test, its figures mean nothing.
 #![expect(
     clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! `apalis` on SQLite, in a program of its own: a cell is a run of it.
+//! `apalis` on `SQLite`, in a program of its own: a cell is a run of it.
 
 use std::process::Command;
 use std::time::Duration;

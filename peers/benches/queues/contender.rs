@@ -101,6 +101,8 @@ pub(crate) struct Kind {
 pub(crate) enum Side {
     Ours,
     Peer,
+    /// Does less than a user needs: told beside the bars, which are not set by it.
+    Bare,
 }
 
 /// Items a second; `Err` says what is not as it must be.

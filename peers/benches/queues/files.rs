@@ -37,7 +37,9 @@ impl Worker for YaqueWorker<'_> {
         let mut receiver = self.0.lock().expect("nobody panicked");
         let Ok(batch) = receiver.try_recv_batch_up_to(self.1) else { return };
         let items: Vec<u64> = batch.iter().map(|bytes| number(bytes)).collect();
-        items.iter().for_each(|item| _ = std::hint::black_box(report_on(*item)));
+        for item in &items {
+            std::hint::black_box(report_on(*item));
+        }
         batch.commit().expect("committed");
         receiver.save().expect("saved");
         done.extend(items);
@@ -66,10 +68,7 @@ struct Persistent<S> {
 type Ends<S> = (Producer<S>, Consumer<S>);
 
 fn ends<S: Store>(store: S, durability: Durability) -> Ends<S> {
-    match Builder::new(store).capacity(usize::MAX).durability(durability).open() {
-        Ok(ends) => ends,
-        Err(_) => panic!("does not open"),
-    }
+    Builder::new(store).capacity(usize::MAX).durability(durability).open().expect("opens")
 }
 
 fn persistent<S: Store + Send + Sync + 'static>(setup: &Setup<'_>, open: fn(&Setup<'_>) -> S) -> Box<dyn Contender> {
@@ -100,11 +99,8 @@ impl<S: Store + Send + Sync> Worker for PersistentWorker<'_, S> {
         let consumer = self.0.lock().expect("nobody panicked");
         let mut reserved = Vec::with_capacity(self.1);
         while reserved.len() < self.1 {
-            match consumer.reserve() {
-                Ok(Some(item)) => reserved.push(item),
-                Ok(None) => break,
-                Err(_) => panic!("cannot be read"),
-            }
+            let Some(item) = consumer.reserve().expect("can be read") else { break };
+            reserved.push(item);
         }
         for item in reserved {
             let known = number(&item);

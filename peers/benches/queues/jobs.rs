@@ -1,4 +1,4 @@
-//! `effectum`: jobs in SQLite, executed by tasks of a runtime with two threads. A worker takes as many at a time as the
+//! `effectum`: jobs in `SQLite`, executed by tasks of a runtime with two threads. A worker takes as many at a time as the
 //! others claim, and more when those are done.
 
 use std::sync::atomic::{AtomicU64, Ordering};

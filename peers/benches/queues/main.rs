@@ -20,6 +20,7 @@ mod apalis;
 mod beanstalk;
 mod contender;
 mod files;
+mod full;
 mod jobs;
 mod obvious;
 mod ours;
@@ -29,6 +30,7 @@ mod servers;
 mod table;
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -39,11 +41,13 @@ use table::{Cell, Row};
 
 const ROUNDS: usize = 3;
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 18] = [
     ours("memory", "ours, when the calls have returned", ours::called, [50_000, 200_000, 400_000]),
     ours("memory", "ours, when reads see the reports", ours::visible, [20_000, 50_000, 100_000]),
-    peer("memory", "mutex, queue and maps", None, obvious::one_lock, [50_000, 200_000, 400_000]),
-    peer("memory", "lock-free queue and dashmaps", None, obvious::sharded, [50_000, 200_000, 400_000]),
+    bare("mutex, queue and maps, bare", obvious::one_lock),
+    bare("lock-free queue and dashmaps, bare", obvious::sharded),
+    peer("memory", "mutex, queue and maps, full", None, full::one_lock, [50_000, 200_000, 400_000]),
+    peer("memory", "lock-free queue and dashmaps, full", None, full::sharded, [50_000, 200_000, 400_000]),
     ours("os", "ours, each claim waits for its ticket", ours::os, [5_000, 20_000, 50_000]),
     ours("os", "ours, 64 submits of a worker under way", ours::os_window, [10_000, 50_000, 100_000]),
     peer("os", "yaque", None, files::yaque, [500, 8_000, 40_000]),
@@ -62,6 +66,10 @@ type Open = fn(&Setup<'_>) -> Box<dyn contender::Contender>;
 
 const fn ours(class: &'static str, name: &'static str, open: Open, items: [u64; 3]) -> Kind {
     Kind { class, name, side: Side::Ours, needs: None, open, items }
+}
+
+const fn bare(name: &'static str, open: Open) -> Kind {
+    Kind { class: "memory", name, side: Side::Bare, needs: None, open, items: [50_000, 200_000, 400_000] }
 }
 
 const fn peer(
@@ -153,7 +161,8 @@ fn run(kinds: &[&Kind], claim: usize, workers: usize, place: &Path, programs: &P
             if let Ok(rounds) = cell {
                 let directory = tempfile::tempdir_in(place).expect("a directory");
                 let setup = Setup { directory: directory.path(), programs, items, workers, claim };
-                match contender::run(kind, &setup) {
+                let run = catch_unwind(AssertUnwindSafe(|| contender::run(kind, &setup)));
+                match run.unwrap_or_else(|_| Err("it panicked, see above".to_owned())) {
                     Ok(figure) => rounds.push(figure),
                     Err(what) => *cell = Err(what),
                 }

@@ -1,5 +1,6 @@
 //! What one would write first: the items in a queue, a map of who has what until when, a map of what came of them. One lock
-//! around all of it; or maps and a queue that have their own. Nothing is stored.
+//! around all of it; or maps and a queue that have their own. Nothing is stored. Here in its bare form, which refuses no
+//! duplicates and gives no lease back; see `full` for the other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,27 +12,28 @@ use dashmap::DashMap;
 
 use crate::contender::{Contender, Drained, LEASE, Setup, Worker, by_threads, report_on};
 
-type Bucket = Arc<[u64]>;
+pub(crate) type Bucket = Arc<[u64]>;
 
-struct Held {
-    items: Bucket,
-    owner: usize,
-    deadline: Duration,
+/// A lease.
+pub(crate) struct Held {
+    pub(crate) items: Bucket,
+    pub(crate) owner: usize,
+    pub(crate) deadline: Duration,
 }
 
 impl Held {
     /// Whether these items are that worker's to report on.
-    fn allows(&self, owner: usize, now: Duration, reports: &[(u64, u64)]) -> bool {
+    pub(crate) fn allows(&self, owner: usize, now: Duration, reports: &[(u64, u64)]) -> bool {
         self.owner == owner && self.deadline > now && reports.iter().all(|(item, _)| self.items.contains(item))
     }
 }
 
-fn buckets(setup: &Setup<'_>) -> impl Iterator<Item = Bucket> {
+pub(crate) fn buckets(setup: &Setup<'_>) -> impl Iterator<Item = Bucket> {
     let (items, size) = (setup.items, setup.claim as u64);
     (0..items.div_ceil(size)).map(move |bucket| (bucket * size..items.min((bucket + 1) * size)).collect())
 }
 
-fn reports(bucket: &[u64]) -> Vec<(u64, u64)> {
+pub(crate) fn reports(bucket: &[u64]) -> Vec<(u64, u64)> {
     bucket.iter().map(|item| (*item, report_on(*item))).collect()
 }
 

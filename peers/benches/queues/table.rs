@@ -52,15 +52,18 @@ pub(crate) fn bar(rows: &[Row], class: &str, claim: usize, least: f64) {
     };
     for ours in of(Side::Ours) {
         for workers in WORKERS {
-            let others = of(Side::Peer).filter_map(|row| Some((row.figure(workers)?, row.kind.name)));
-            let best = others.max_by(|one, other| one.0.total_cmp(&other.0));
-            if let (Some(figure), Some((best, name))) = (ours.figure(workers), best) {
+            let best = |side: Side| {
+                let others = of(side).filter_map(|row| Some((row.figure(workers)?, row.kind.name)));
+                others.max_by(|one, other| one.0.total_cmp(&other.0))
+            };
+            let Some(figure) = ours.figure(workers) else { continue };
+            let title = format!("{class}, {claim} a claim, {workers} workers: {}", ours.kind.name);
+            if let Some((best, name)) = best(Side::Peer) {
                 let (ratio, reached) = (figure / best, if figure >= least * best { "reached" } else { "missed" });
-                println!(
-                    "{class}, {claim} a claim, {workers} workers: {}: {ratio:.1} times the best of the others ({name}); \
-                     bar {least}: {reached}",
-                    ours.kind.name
-                );
+                println!("{title}: {ratio:.1} times the best of the others ({name}); bar {least}: {reached}");
+            }
+            if let Some((best, name)) = best(Side::Bare) {
+                println!("{title}: {:.1} times the best of the bare ones ({name}); no bar", figure / best);
             }
         }
     }
