@@ -1,44 +1,59 @@
-//! The two obvious designs with what the user of such a queue needs at least, and ours has: an item is added once; a lease has
-//! a token, which a submit must give; a lease that is overdue is given back by the next claims; what came of each item is kept,
-//! first come, and read by its id. In memory; nothing is stored.
+//! The two obvious designs with what the user of such a queue needs at least, and ours has: an item is added once; a claim takes
+//! as many as it asks for, and each is leased by itself, so that one can be completed or lost without the others; a lease has a
+//! token, which a submit must give; what is overdue is given back; what came of each item is kept, first come, and read by its
+//! id. In memory; nothing is stored.
 //!
-//! Before the clock starts, each item is added a second time, and one bucket is leased by somebody who does not come back in
-//! time: a design that forgets to look leaves items, or completes them twice.
+//! Before the clock starts, each item is added a second time, and some are leased by somebody who does not come back in time: a
+//! design that forgets to look leaves items, or completes them twice.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
 use dashmap::DashMap;
 
 use crate::contender::{Contender, Drained, LEASE, Setup, Worker, by_threads, report_on};
-use crate::obvious::{Bucket, Held, buckets, reports};
+use crate::obvious::reports;
 
-/// Who has the lease that is overdue from the start.
+/// Who has the leases that are overdue from the start.
 const LOST: usize = usize::MAX;
-/// How often somebody looks at all leases, where they are in no order.
+/// How often a claim looks for leases that are overdue.
 const SWEEP: Duration = Duration::from_millis(10);
 
 /// Who reported on an item, and what.
 type Done = (usize, u64);
-type Reports = Vec<(u64, u64)>;
 
-/// A queue of this kind, as its callers see it. `true` or a number: so much was new, or taken.
+/// The lease of an item.
+struct Held {
+    token: u64,
+    owner: usize,
+    deadline: Duration,
+}
+
+impl Held {
+    fn allows(&self, owner: usize, token: u64, now: Duration) -> bool {
+        self.token == token && self.owner == owner && self.deadline > now
+    }
+}
+
+/// A queue of this kind, as its callers see it.
 trait Queue: Send + Sync + 'static {
-    fn add(&self, bucket: &Bucket) -> usize;
-    fn claim(&self, owner: usize, lease: Duration) -> Option<(u64, Bucket)>;
-    /// The items that were taken; `None`: no such lease, another's, or overdue.
-    fn submit(&self, owner: usize, token: u64, reports: &Reports) -> Option<Vec<u64>>;
+    /// False if it was there before.
+    fn add(&self, item: u64) -> bool;
+    /// A token, and at most so many items.
+    fn claim(&self, owner: usize, most: usize, lease: Duration) -> (u64, Vec<u64>);
+    /// The items that were taken: not those of another lease, nor those that are overdue or reported on.
+    fn submit(&self, owner: usize, token: u64, reports: &[(u64, u64)]) -> Vec<u64>;
     fn result(&self, item: u64) -> Option<Done>;
     fn leases(&self) -> usize;
 }
 
 struct Full<Q> {
     queue: Q,
-    lost: (u64, Bucket),
+    lost: (u64, Vec<u64>),
 }
 
 pub(crate) fn one_lock(setup: &Setup<'_>) -> Box<dyn Contender> {
@@ -50,20 +65,23 @@ pub(crate) fn sharded(setup: &Setup<'_>) -> Box<dyn Contender> {
 }
 
 fn open(queue: impl Queue, setup: &Setup<'_>) -> Box<dyn Contender> {
-    let added: usize = buckets(setup).map(|bucket| queue.add(&bucket)).sum();
-    let again: usize = buckets(setup).map(|bucket| queue.add(&bucket)).sum();
-    assert_eq!((added as u64, again), (setup.items, 0), "each item is added once");
-    let lost = queue.claim(LOST, Duration::ZERO).expect("there is one");
+    assert!((0..setup.items).all(|item| queue.add(item)), "all are new");
+    assert!(!(0..setup.items).any(|item| queue.add(item)), "each is added once");
+    let lost = queue.claim(LOST, setup.claim, Duration::ZERO);
+    assert_eq!(lost.1.len(), setup.claim);
     Box::new(Full { queue, lost })
 }
 
-struct FullWorker<'a, Q>(&'a Q, usize);
+struct FullWorker<'a, Q> {
+    queue: &'a Q,
+    number: usize,
+    most: usize,
+}
 
 impl<Q: Queue> Worker for FullWorker<'_, Q> {
     fn turn(&mut self, done: &mut Vec<u64>) {
-        let Some((token, items)) = self.0.claim(self.1, LEASE) else { return };
-        let reports = reports(&items);
-        let taken = self.0.submit(self.1, token, &reports).expect("the lease is ours");
+        let (token, items) = self.queue.claim(self.number, self.most, LEASE);
+        let taken = self.queue.submit(self.number, token, &reports(&items));
         assert_eq!(taken.len(), items.len(), "nobody else reports on them");
         done.extend(taken);
     }
@@ -71,15 +89,15 @@ impl<Q: Queue> Worker for FullWorker<'_, Q> {
 
 impl<Q: Queue> Contender for Full<Q> {
     fn drain(&self, setup: &Setup<'_>) -> Drained {
-        by_threads(setup, |number| FullWorker(&self.queue, number))
+        by_threads(setup, |number| FullWorker { queue: &self.queue, number, most: setup.claim })
     }
 
     fn left(self: Box<Self>, setup: &Setup<'_>) -> u64 {
-        let (token, bucket) = &self.lost;
-        assert!(self.queue.submit(LOST, *token, &reports(bucket)).is_none(), "that lease was given back");
+        let (token, items) = &self.lost;
+        assert!(self.queue.submit(LOST, *token, &reports(items)).is_empty(), "these leases were given back");
         let done =
-            (0..setup.items).filter(|item| self.queue.result(*item).is_some_and(|done| done.1 == report_on(*item)));
-        setup.items - done.count() as u64 + self.queue.leases() as u64
+            |item: &u64| self.queue.result(*item).is_some_and(|(by, report)| by != LOST && report == report_on(*item));
+        setup.items - (0..setup.items).filter(done).count() as u64 + self.queue.leases() as u64
     }
 }
 
@@ -89,21 +107,26 @@ impl<Q: Queue> Contender for Full<Q> {
 struct Locked {
     /// Every item that was ever added, and what came of it.
     items: HashMap<u64, Option<Done>>,
-    ready: VecDeque<Bucket>,
+    ready: VecDeque<u64>,
     leases: HashMap<u64, Held>,
-    /// Deadlines and tokens of the leases, the next one first.
-    due: BTreeSet<(Duration, u64)>,
     next: u64,
+    sweep: Duration,
 }
 
 impl Locked {
     fn give_back(&mut self, now: Duration) {
-        while self.due.first().is_some_and(|(deadline, _)| *deadline <= now) {
-            let Some((_, token)) = self.due.pop_first() else { return };
-            if let Some(held) = self.leases.remove(&token) {
-                self.ready.push_front(held.items);
-            }
+        if now < self.sweep {
+            return;
         }
+        self.sweep = now + SWEEP;
+        let ready = &mut self.ready;
+        self.leases.retain(|item, held| {
+            let is_good = held.deadline > now;
+            if !is_good {
+                ready.push_front(*item);
+            }
+            is_good
+        });
     }
 }
 
@@ -113,45 +136,35 @@ struct OneLock {
 }
 
 impl Queue for OneLock {
-    fn add(&self, bucket: &Bucket) -> usize {
+    fn add(&self, item: u64) -> bool {
         let mut locked = self.locked.lock().expect("nobody panicked");
-        let is_new = |item: &&u64| match locked.items.entry(**item) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(place) => place.insert(None).is_none(),
-        };
-        let new: Bucket = bucket.iter().filter(is_new).copied().collect();
-        let count = new.len();
-        if count > 0 {
-            locked.ready.push_back(new);
-        }
-        count
+        let Entry::Vacant(place) = locked.items.entry(item) else { return false };
+        place.insert(None);
+        locked.ready.push_back(item);
+        true
     }
 
-    fn claim(&self, owner: usize, lease: Duration) -> Option<(u64, Bucket)> {
+    fn claim(&self, owner: usize, most: usize, lease: Duration) -> (u64, Vec<u64>) {
         let now = self.start.elapsed();
         let mut locked = self.locked.lock().expect("nobody panicked");
         locked.give_back(now);
-        let items = locked.ready.pop_front()?;
         locked.next += 1;
-        let (token, deadline) = (locked.next, now + lease);
-        locked.due.insert((deadline, token));
-        locked.leases.insert(token, Held { items: Arc::clone(&items), owner, deadline });
-        Some((token, items))
+        let (token, deadline, count) = (locked.next, now + lease, most.min(locked.ready.len()));
+        let items: Vec<u64> = locked.ready.drain(..count).collect();
+        locked.leases.extend(items.iter().map(|item| (*item, Held { token, owner, deadline })));
+        (token, items)
     }
 
-    fn submit(&self, owner: usize, token: u64, reports: &Reports) -> Option<Vec<u64>> {
+    fn submit(&self, owner: usize, token: u64, reports: &[(u64, u64)]) -> Vec<u64> {
         let now = self.start.elapsed();
         let mut locked = self.locked.lock().expect("nobody panicked");
-        if !locked.leases.get(&token)?.allows(owner, now, reports) {
-            return None;
-        }
-        let held = locked.leases.remove(&token)?;
-        locked.due.remove(&(held.deadline, token));
-        let mut note = |(item, report): &(u64, u64)| {
+        let mut take = |(item, report): &(u64, u64)| {
+            locked.leases.get(item).filter(|held| held.allows(owner, token, now))?;
+            locked.leases.remove(item);
             let done = locked.items.get_mut(item)?;
             done.is_none().then(|| *done = Some((owner, *report))).map(|()| *item)
         };
-        Some(reports.iter().filter_map(&mut note).collect())
+        reports.iter().filter_map(&mut take).collect()
     }
 
     fn result(&self, item: u64) -> Option<Done> {
@@ -168,10 +181,10 @@ impl Queue for OneLock {
 struct Sharded {
     /// Every item that was ever added, and what came of it.
     items: DashMap<u64, Option<Done>>,
-    ready: SegQueue<Bucket>,
+    ready: SegQueue<u64>,
     leases: DashMap<u64, Held>,
     next: AtomicU64,
-    /// When somebody looks for leases that are overdue, in nanoseconds after `start`.
+    /// Nanoseconds after `start`.
     sweep: AtomicU64,
     start: Instant,
 }
@@ -189,50 +202,43 @@ impl Sharded {
         if nanos(now) < at || !is_mine() {
             return;
         }
-        let overdue: Vec<u64> =
-            self.leases.iter().filter(|held| held.deadline <= now).map(|held| *held.key()).collect();
-        for token in overdue {
-            if let Some((_, held)) = self.leases.remove(&token) {
-                self.ready.push(held.items);
+        self.leases.retain(|item, held| {
+            let is_good = held.deadline > now;
+            if !is_good {
+                self.ready.push(*item);
             }
-        }
+            is_good
+        });
     }
 }
 
 impl Queue for Sharded {
-    fn add(&self, bucket: &Bucket) -> usize {
-        let is_new = |item: &&u64| match self.items.entry(**item) {
-            dashmap::Entry::Occupied(_) => false,
-            dashmap::Entry::Vacant(place) => {
-                drop(place.insert(None));
-                true
-            }
-        };
-        let new: Bucket = bucket.iter().filter(is_new).copied().collect();
-        let count = new.len();
-        if count > 0 {
-            self.ready.push(new);
-        }
-        count
+    fn add(&self, item: u64) -> bool {
+        let dashmap::Entry::Vacant(place) = self.items.entry(item) else { return false };
+        drop(place.insert(None));
+        self.ready.push(item);
+        true
     }
 
-    fn claim(&self, owner: usize, lease: Duration) -> Option<(u64, Bucket)> {
+    fn claim(&self, owner: usize, most: usize, lease: Duration) -> (u64, Vec<u64>) {
         let now = self.start.elapsed();
         self.give_back(now);
-        let items = self.ready.pop()?;
-        let token = self.next.fetch_add(1, Ordering::Relaxed);
-        self.leases.insert(token, Held { items: Arc::clone(&items), owner, deadline: now + lease });
-        Some((token, items))
+        let (token, deadline) = (self.next.fetch_add(1, Ordering::Relaxed), now + lease);
+        let items: Vec<u64> = (0..most).map_while(|_| self.ready.pop()).collect();
+        for item in &items {
+            self.leases.insert(*item, Held { token, owner, deadline });
+        }
+        (token, items)
     }
 
-    fn submit(&self, owner: usize, token: u64, reports: &Reports) -> Option<Vec<u64>> {
+    fn submit(&self, owner: usize, token: u64, reports: &[(u64, u64)]) -> Vec<u64> {
         let now = self.start.elapsed();
-        self.leases.remove_if(&token, |_, held| held.allows(owner, now, reports))?;
-        let note = |(item, report): &(u64, u64)| {
+        let take = |(item, report): &(u64, u64)| {
+            self.leases.remove_if(item, |_, held| held.allows(owner, token, now))?;
             let mut done = self.items.get_mut(item)?;
             done.is_none().then(|| *done = Some((owner, *report))).map(|()| *item)
         };
-        Some(reports.iter().filter_map(note).collect())
+        reports.iter().filter_map(take).collect()
     }
 
     fn result(&self, item: u64) -> Option<Done> {

@@ -1,6 +1,6 @@
 //! What one would write first: the items in a queue, a map of who has what until when, a map of what came of them. One lock
-//! around all of it; or maps and a queue that have their own. Nothing is stored. Here in its bare form, which refuses no
-//! duplicates and gives no lease back; see `full` for the other.
+//! around all of it; or maps and a queue that have their own. Nothing is stored. Here in its bare form: items go by fixed
+//! buckets, one lease for each; no duplicates are refused, and no lease is given back. See `full` for the other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,23 +12,22 @@ use dashmap::DashMap;
 
 use crate::contender::{Contender, Drained, LEASE, Setup, Worker, by_threads, report_on};
 
-pub(crate) type Bucket = Arc<[u64]>;
+type Bucket = Arc<[u64]>;
 
-/// A lease.
-pub(crate) struct Held {
-    pub(crate) items: Bucket,
-    pub(crate) owner: usize,
-    pub(crate) deadline: Duration,
+struct Held {
+    items: Bucket,
+    owner: usize,
+    deadline: Duration,
 }
 
 impl Held {
     /// Whether these items are that worker's to report on.
-    pub(crate) fn allows(&self, owner: usize, now: Duration, reports: &[(u64, u64)]) -> bool {
+    fn allows(&self, owner: usize, now: Duration, reports: &[(u64, u64)]) -> bool {
         self.owner == owner && self.deadline > now && reports.iter().all(|(item, _)| self.items.contains(item))
     }
 }
 
-pub(crate) fn buckets(setup: &Setup<'_>) -> impl Iterator<Item = Bucket> {
+fn buckets(setup: &Setup<'_>) -> impl Iterator<Item = Bucket> {
     let (items, size) = (setup.items, setup.claim as u64);
     (0..items.div_ceil(size)).map(move |bucket| (bucket * size..items.min((bucket + 1) * size)).collect())
 }
