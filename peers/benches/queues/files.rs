@@ -1,11 +1,15 @@
 //! `yaque` and `persistent-queue`: queues in files of this process, for one consumer. The workers share it.
 
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use persistent_queue::{Builder, Consumer, Durability, Producer, RedbStore, SledStore, Store};
 use yaque::{Receiver, ReceiverBuilder, Sender};
 
 use crate::contender::{Contender, Drained, Setup, Worker, by_threads, report_on};
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
@@ -88,7 +92,19 @@ pub(crate) fn persistent_redb(setup: &Setup<'_>) -> Box<dyn Contender> {
 }
 
 pub(crate) fn persistent_sled(setup: &Setup<'_>) -> Box<dyn Contender> {
-    persistent(setup, |setup| SledStore::open(setup.directory.join("sled")).expect("opens"))
+    persistent(setup, open_sled)
+}
+
+/// Tries for a while: a thread of sled's may hold the lock of its file for some time after the last handle is gone.
+fn open_sled(setup: &Setup<'_>) -> SledStore {
+    let began = Instant::now();
+    loop {
+        match SledStore::open(setup.directory.join("sled")) {
+            Ok(store) => return store,
+            Err(error) if began.elapsed() > PATIENCE => panic!("does not open: {error}"),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 struct PersistentWorker<'a, S>(&'a Mutex<Consumer<S>>, usize);
