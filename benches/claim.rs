@@ -6,6 +6,9 @@
 #![expect(unsafe_code, reason = "only an allocator can count allocations, and the trait of one is unsafe")]
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/rows.rs"]
+mod rows;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -609,6 +612,15 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A row of the table of all benches, but for the first contender.
+fn compared(title: &str, threads: usize, [name, first]: [&str; 2], ns: f64, ratio: f64) {
+    let bar = if (name, threads) == ("claim", 1) { rows::Bar::AtMost(2.0) } else { rows::Bar::None };
+    if name != first {
+        let what = format!("{title}, {threads} threads: {name}");
+        rows::row(&what, &format!("{ns:.0} ns"), &format!("{first}: {:.0} ns", ns / ratio), ratio, bar);
+    }
+}
+
 /// Rounds in which all contenders take turns. The first contender is what the others are compared with, round by round.
 fn table(title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
     println!("\n{title}: {calls} calls a round, median of {ROUNDS} interleaved rounds");
@@ -625,12 +637,13 @@ fn table(title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
             }
         }
         let best = |figures: &[f64]| figures.iter().copied().fold(f64::INFINITY, f64::min);
-        let first = rounds[0].clone();
+        let (first, first_name) = (rounds[0].clone(), contenders[0].name());
         for (contender, figures) in contenders.iter().zip(rounds) {
             let ratio = median(figures.iter().zip(&first).map(|(figure, first)| figure / first).collect());
             let (name, best, best_ratio) = (contender.name(), best(&figures), best(&figures) / best(&first));
             let median = median(figures);
             println!("{name:<36}{threads:>9}{median:>12.0}{ratio:>14.2}{best:>12.0}{best_ratio:>14.2}");
+            compared(title, threads, [name, first_name], median, ratio);
         }
     }
 }
@@ -733,6 +746,7 @@ fn main() {
     criterion.final_summary();
     // Not when it is only tried out, as by `cargo test --all-targets`.
     if std::env::args().any(|argument| argument == "--bench") {
+        rows::begin();
         table("claim one bucket", &mut claims(), CLAIMS);
         audit_share();
         for bucket in [4, 16] {

@@ -1,8 +1,11 @@
 //! What idle lanes cost: memory and bytes on disk of a hub with the defaults in which every lane was used once, beside the
 //! same subjects in no lane; and of the same hub opened anew. Each in a process of its own.
 //!
-//! `LANES` says how many the larger half has; by default a million.
+//! `LANES` says how many the larger half has; by default 100,000.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
+
+#[path = "support/rows.rs"]
+mod rows;
 
 use std::fs;
 use std::io;
@@ -129,6 +132,14 @@ fn child(task: &str) {
         bytes("journal"),
         bytes("store")
     );
+    let whose = if laned == "lanes" { "each of a lane" } else { "of no lane" };
+    rows::row(
+        &format!("{subjects} subjects, {whose}, {what}"),
+        &format!("{now:.0} MB, at the peak {peak:.0} MB"),
+        &format!("on disk: {:.0} MB", bytes("journal") + bytes("store")),
+        f64::NAN,
+        rows::Bar::None,
+    );
 }
 
 fn main() {
@@ -140,7 +151,8 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let most: u64 = std::env::var("LANES").map_or(1_000_000, |lanes| lanes.parse().expect("a number"));
+    let most: u64 = std::env::var("LANES").map_or(100_000, |lanes| lanes.parse().expect("a number"));
+    rows::begin();
     println!("hubs on disk with the defaults (a cache of 32 MiB)");
     println!(
         "{:>10} {:<9} {:<20} {:>9} {:>9} {:>11} {:>9} {:>9}",

@@ -9,6 +9,7 @@
 //!
 //! It works in a directory under the build's, or in `$BENCH_DIR`. Names choose among the cells, which are called
 //! `sync-SENDERSxBYTES`, `os-SENDERSxBYTES` and `open`, and among the designs: `cargo bench --bench journal -- sync-16x ours`.
+//! Without names it is the synced ones of some senders and sizes, which takes a minute; all of it with `COMMISSARY_BENCH_FULL=1`.
 //! With `--quick` everything is run once, shortly: a smoke test, its figures mean nothing.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
@@ -30,6 +31,8 @@ mod queue;
 mod raw;
 #[path = "journal/record.rs"]
 mod record;
+#[path = "support/rows.rs"]
+mod rows;
 #[path = "journal/table.rs"]
 mod table;
 
@@ -72,13 +75,18 @@ const OURS: &str = "ours";
 struct Wanted {
     names: Vec<String>,
     quick: bool,
+    full: bool,
 }
+
+/// Run without being asked for.
+const USUAL: [&str; 6] = ["sync-1x256", "sync-16x256", "sync-64x256", "sync-1x4096", "sync-16x4096", "sync-64x4096"];
 
 impl Wanted {
     fn parse() -> Wanted {
         let (options, names): (Vec<String>, Vec<String>) =
             std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
-        Wanted { names, quick: options.iter().any(|option| option == "--quick") }
+        let full = std::env::var_os("COMMISSARY_BENCH_FULL").is_some();
+        Wanted { names, quick: options.iter().any(|option| option == "--quick"), full }
     }
 
     fn has_kind(&self, kind: &Kind) -> bool {
@@ -88,7 +96,10 @@ impl Wanted {
 
     fn has_cell(&self, cell: &str) -> bool {
         let mut cells = self.names.iter().filter(|name| KINDS.iter().all(|kind| kind.name != **name)).peekable();
-        cells.peek().is_none() || cells.any(|name| cell.starts_with(name.as_str()))
+        match cells.peek() {
+            None => self.full || USUAL.contains(&cell),
+            Some(_) => cells.any(|name| cell.starts_with(name.as_str())),
+        }
     }
 }
 
@@ -97,6 +108,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    rows::begin();
     let wanted = Wanted::parse();
     let start = Instant::now();
     // Beside the build, not in a directory that may be in memory.

@@ -3,6 +3,9 @@
 //! Once with ascending ids and once with random ones, each in a process of its own, since a process remembers its peak.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/rows.rs"]
+mod rows;
+
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -85,6 +88,9 @@ fn run(kind: &str) {
         Some(peak) => (peak.to_string(), if peak < BAR { "reached" } else { "missed" }),
         None => ("?".to_owned(), "unknown here"),
     };
+    let compared = peak().map_or(f64::NAN, |peak| peak as f64 / BAR as f64);
+    let what = format!("peak memory with {SUBJECTS} pending subjects, {kind} ids");
+    rows::row(&what, &format!("{text} MB"), &format!("allowed: {BAR} MB"), compared, rows::Bar::AtMost(1.0));
     println!("{kind:<12}{text:>10}{took:>10.1}{rate:>14.0}{journal:>14.0}{store:>12.0}   {verdict}");
 }
 
@@ -97,6 +103,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    rows::begin();
     println!("{SUBJECTS} pending subjects on disk, the defaults; bar: under {BAR} MB at the peak");
     println!(
         "{:<12}{:>10}{:>10}{:>14}{:>14}{:>12}",

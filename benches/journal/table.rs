@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::drive::Figures;
+use crate::rows::{Bar, row};
 use crate::{KINDS, OURS};
 
 /// By class, message size, senders and design: the figures of each round.
@@ -85,12 +86,16 @@ fn print_bars(rows: &Rows) {
             continue;
         }
         for name in cell.keys().filter(|name| **name != "raw" && **name != OURS && *senders >= BAR_SENDERS) {
-            if let Some(ratio) = ahead(cell, name).filter(|ratio| *ratio <= 1.0) {
-                println!("missed: {senders} senders, {bytes} bytes: ours is {ratio:.2} of {name}");
+            if let Some(ratio) = ahead(cell, name) {
+                let rate = |name| format!("{}/s", text(cell, name, 0, |figures| figures.rate));
+                let what = format!("log: messages of {bytes} bytes, {senders} senders, synced");
+                row(&what, &rate(OURS), &format!("{name}: {}", rate(name)), ratio, Bar::AtLeast(1.0));
             }
         }
-        if let Some(ratio) = latency(cell).filter(|ratio| *ratio > BAR_RAW) {
-            println!("missed: {senders} sender, {bytes} bytes: the p50 of ours is {ratio:.2} of raw's");
+        if let Some(ratio) = latency(cell) {
+            let p50 = |name| format!("{} us", text(cell, name, 0, |figures| figures.p50));
+            let what = format!("log: call to answer of {bytes} bytes, {senders} sender, synced, p50");
+            row(&what, &p50(OURS), &format!("raw: {}", p50("raw")), ratio, Bar::AtMost(BAR_RAW));
         }
     }
     println!("bars, synced: ahead of every other from {BAR_SENDERS} senders on, p50 within {BAR_RAW} of raw with one");

@@ -16,6 +16,8 @@ mod flow;
 mod lanes;
 mod numbers;
 mod rig;
+#[path = "../support/rows.rs"]
+mod rows;
 mod sizes;
 mod table;
 mod threads;
@@ -25,6 +27,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    rows::begin();
     let start = std::time::Instant::now();
     table::run(&[("threads", threads::print)]);
     table::print_head();

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use crate::rows::{Bar, row};
+
 /// A round of one contender: what it did in a second.
 pub(crate) type Round = Box<dyn FnMut() -> f64>;
 
@@ -94,6 +96,10 @@ pub(crate) fn print(limit: &str, range: &str, beyond: &str, what: &str, found: &
         std::iter::once(short(empty)).chain(at).collect()
     };
     println!("| {limit} | {range} | {beyond} | {what} | {} |", cells.join(" | "));
+    if let Some(full) = found.last() {
+        let (figure, baseline) = (format!("{}/s", short(full.full)), format!("almost empty: {}/s", short(full.empty)));
+        row(&format!("{limit} at 100 %: {what}"), &figure, &baseline, full.ratio, Bar::None);
+    }
 }
 
 /// An error's text, as the table shows it.
