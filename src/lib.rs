@@ -209,7 +209,7 @@ mod writer;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The threads, the protocol, the file format and the names of metrics, as documents.
+/// The threads, the protocol, the file format, the names of metrics, and what calls cost, as documents.
 pub mod docs {
     #[doc = include_str!("docs/concurrency.md")]
     pub mod concurrency {}
@@ -218,6 +218,8 @@ pub mod docs {
     #[cfg_attr(feature = "metrics", doc = include_str!("docs/metrics.md"))]
     #[cfg_attr(not(feature = "metrics"), doc = "The names of metrics: documented with the feature `metrics`.")]
     pub mod metrics {}
+    #[doc = include_str!("docs/performance.md")]
+    pub mod performance {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
 }

@@ -1,12 +1,15 @@
-//! How often the hot calls ask the allocator for memory: claims and renewals never, a submit a fixed number of times.
+//! How often the hot calls ask the allocator for memory: claims and renewals never, a submit a fixed number of times. And
+//! what each call costs in all, as the page on performance has it.
 #![expect(unsafe_code, reason = "only an allocator can count allocations, and the trait of one is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
+use commissary::reservations::{Stock, Terms};
 use commissary::{
-    Ask, Hub, Lease, ManualClock, MemoryDisk, Policy, Registration, Reporter, Seat, Service, ServiceHandle, Verdict,
+    Ask, Hub, LaneKey, Lease, ManualClock, MemoryDisk, Policy, Registration, Reporter, Seat, Service, ServiceHandle,
+    Verdict,
 };
 
 /// The system's allocator, counting the calls of each thread.
@@ -68,6 +71,11 @@ impl Service for Plain {
 
     fn judge(&self, _subject: &u64, _report: &u32, _reporter: Reporter) -> Verdict {
         Verdict::Accept
+    }
+
+    /// From a million on the tens are the lane.
+    fn lane(&self, subject: &u64) -> Option<LaneKey> {
+        (*subject >= 1_000_000).then(|| LaneKey::from(subject / 10))
     }
 }
 
@@ -145,5 +153,124 @@ fn submitting_allocates_a_fixed_number_of_times() {
         assert!(calls <= MOST, "{calls} allocations for {bucket} reports, {MOST} are known");
         hub.tick();
         assert_eq!(service.stats().subjects_done, 2 * bucket as u64);
+    }
+}
+
+/// What a call costs: allocations of its thread; then, by the caretakers, records and their bytes in the journal, reads of
+/// the store by the caller and for applying, pairs written to it, and their bytes.
+type Cost = [u64; 6];
+
+/// Bytes of the frame before a group's records.
+const GROUP_FRAME: u64 = 43;
+
+fn cost<R>(hub: &Hub, call: impl FnOnce() -> R) -> (R, Cost) {
+    (0..3).for_each(|_| hub.tick());
+    let before = hub.stats().storage;
+    let (result, allocations) = counted(call);
+    hub.tick();
+    let storage = hub.stats().storage.since(&before);
+    let (journal, applier) = (storage.journal, storage.applier);
+    let cost = [
+        allocations as u64,
+        journal.records,
+        journal.bytes - journal.groups * GROUP_FRAME,
+        storage.results.reads() + applier.reads(),
+        applier.pairs_written,
+        applier.bytes_written,
+    ];
+    (result, cost)
+}
+
+fn client(hub: &Hub, id: u64) -> commissary::Client {
+    hub.register_client(&Registration::new(id, "two")).unwrap().client
+}
+
+fn owed(lease: &Lease<Plain>) -> Vec<(u64, u32)> {
+    lease.owed().map(|subject| (subject, 7)).collect()
+}
+
+/// Of one service and its clients, each call by itself.
+fn costs(bucket: usize) -> Vec<(String, Cost)> {
+    let (hub, service, seat) = open(bucket);
+    let mut costs = Vec::new();
+    let mut note = |call: &str, cost: Cost| costs.push((call.to_owned(), cost));
+    let (lease, claimed) = cost(&hub, || claim(&seat));
+    note(&format!("claim of one bucket of {bucket}"), claimed);
+    let reports = owed(&lease);
+    note(&format!("submit of a whole bucket of {bucket}"), cost(&hub, || lease.submit(reports).unwrap()).1);
+    if bucket > 4 {
+        return costs;
+    }
+    note("claim of 10 buckets", cost(&hub, || seat.claim(Ask::buckets(10)).unwrap().leased().unwrap()).1);
+    let lease = claim(&seat);
+    let first = owed(&lease)[..1].to_vec();
+    note("report on one of 4", cost(&hub, || lease.report(first).unwrap()).1);
+    note("renew", cost(&hub, || lease.renew().unwrap()).1);
+    note("release of the other 3", cost(&hub, || lease.release()).1);
+    note("add of one subject", cost(&hub, || service.add(&1_000).unwrap()).1);
+    note("add of one that is known", cost(&hub, || service.add(&1_000).unwrap()).1);
+    note("prioritize of one subject", cost(&hub, || service.prioritize(&[1_000]).unwrap()).1);
+    note("delete of one subject", cost(&hub, || service.delete(&[1_000]).unwrap()).1);
+    let done = (0..160).find(|subject| service.result(subject).unwrap().is_some()).unwrap();
+    note("result of one subject", cost(&hub, || service.result(&done).unwrap()).1);
+    note("rerun of one subject", cost(&hub, || service.rerun(&[done]).unwrap()).1);
+    let (two, cost_of) = cost(&hub, || client(&hub, 2));
+    note("`register_client`", cost_of);
+    note("activate", cost(&hub, || two.activate(&service).unwrap()).1);
+    note("deregister", cost(&hub, || two.deregister().unwrap()).1);
+    costs
+}
+
+fn costs_of_lanes() -> (String, Cost) {
+    let (hub, service, seat) = open(4);
+    while let Some(grant) = seat.claim(Ask::buckets(10)).unwrap().leased() {
+        grant.into_iter().for_each(|lease| submit(&lease));
+    }
+    service.add_all(1_000_000..1_000_040).unwrap();
+    (0..3).for_each(|_| hub.tick());
+    let (first, second) = (claim(&seat), claim(&seat));
+    let (reports, later) = (owed(&first), owed(&second));
+    assert_eq!(first.submit_lane(reports, &1_u64).unwrap().accepted(), 4);
+    let cost = cost(&hub, || assert_eq!(second.submit_lane(later, &1_u64).unwrap().accepted(), 4)).1;
+    ("`submit_lane` of a whole bucket of 4".to_owned(), cost)
+}
+
+fn costs_of_stock() -> Vec<(String, Cost)> {
+    let stock = Stock::new(Terms::default());
+    let _ = stock.add(100, 1, 1).unwrap();
+    (1..=2).for_each(|id| _ = stock.reserve(id, 1, 60_000).unwrap());
+    let alone = |call: &str, allocations: usize| (call.to_owned(), [allocations as u64, 0, 0, 0, 0, 0]);
+    vec![
+        alone("reserve", counted(|| stock.reserve(3, 1, 60_000).unwrap()).1),
+        alone("confirm", counted(|| stock.confirm(2).unwrap()).1),
+        alone("cancel", counted(|| stock.cancel(1).unwrap()).1),
+    ]
+}
+
+/// What the page says of a call.
+fn told(call: &str) -> Cost {
+    let page = include_str!("../src/docs/performance.md");
+    let row = page.lines().find(|line| line.starts_with(&format!("| {call} |")));
+    let row = row.unwrap_or_else(|| panic!("{call} is not on the page"));
+    let cells: Vec<u64> = row.split('|').skip(2).filter_map(|cell| cell.trim().parse().ok()).collect();
+    cells.try_into().unwrap()
+}
+
+/// What the page on performance says that a call costs is what it costs.
+#[test]
+fn calls_cost_what_the_page_says() {
+    let mut found = costs(4);
+    found.extend(costs(16));
+    found.push(costs_of_lanes());
+    found.extend(costs_of_stock());
+    for (call, cost) in &found {
+        let cells = cost.map(|figure| figure.to_string()).join(" | ");
+        eprintln!("| {call} | {cells} |");
+    }
+    for (call, cost) in found {
+        let (told, [allocations, disk @ ..]) = (told(&call), cost);
+        assert_eq!(told[1..], disk, "{call}");
+        // Maps grow when they do: at most so many, and not many fewer.
+        assert!((allocations..=allocations + 3).contains(&told[0]), "{call}: {allocations} allocations");
     }
 }
