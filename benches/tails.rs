@@ -6,7 +6,8 @@
 //! than a thousand pairs: several such shots are put together). Disturbed is compared with the idle shot before it; a figure
 //! is the median of the rounds. What disturbs is counted, and must have happened.
 //!
-//! With two processors the calling thread has one and the hub's writer the other, so that whatever else computes takes its
+//! The same thread also times computing that calls nothing and takes about as long as a claim ("nothing"): what is as slow as
+//! that is the machine. With two processors the calling thread has one and the hub's writer the other, so that whatever else computes takes its
 //! share of one of them: the row "a thread computes" shows how much of the rest is that.
 //!
 //! `COMMISSARY_BENCH_ROUNDS` says how many rounds (5 without it); names choose among the disturbances:
@@ -106,12 +107,15 @@ impl Clock for Ahead {
 struct Took {
     claims: Vec<u64>,
     submits: Vec<u64>,
+    /// Computing that takes about as long as a claim, and calls nothing: what the machine does to whoever it is.
+    nothing: Vec<u64>,
 }
 
 impl Took {
     fn append(&mut self, other: &mut Self) {
         self.claims.append(&mut other.claims);
         self.submits.append(&mut other.submits);
+        self.nothing.append(&mut other.nothing);
     }
 }
 
@@ -222,12 +226,14 @@ impl Shop {
         let mut took = Took::default();
         took.claims.reserve(pairs);
         took.submits.reserve(pairs);
+        took.nothing.reserve(pairs);
         let mut pace = Pace::new();
         for pair in 0..pairs {
             if pair % LOOK == 0 && !goes_on() {
                 // It ended during the last of them.
                 took.claims.truncate(pair.saturating_sub(LOOK));
                 took.submits.truncate(pair.saturating_sub(LOOK));
+                took.nothing.truncate(pair.saturating_sub(LOOK));
                 break;
             }
             pace.wait();
@@ -241,6 +247,9 @@ impl Shop {
             assert_eq!(submitted.expect("nothing is refused").accepted(), BUCKET);
             took.claims.push(nanos(claimed - start));
             took.submits.push(nanos(end - reported));
+            let start = Instant::now();
+            black_box((0..200_u64).fold(pair as u64, |mixed, turn| black_box(mixed.wrapping_mul(31) ^ turn)));
+            took.nothing.push(nanos(start.elapsed()));
         }
         took
     }
@@ -380,6 +389,8 @@ fn figures(took: &mut [u64]) -> [f64; 4] {
     [0.5, 0.99, 0.999, 1.0].map(|part| quantile(took, part))
 }
 
+const NOTHING: &str = "nothing";
+
 /// The rounds of one disturbance, of one call.
 struct Rounds {
     what: &'static str,
@@ -425,6 +436,7 @@ impl Results {
     fn pair(&mut self, what: &'static str, bar: Bar, idle: &mut Took, disturbed: &mut Took) {
         self.note(what, "claim", bar, &mut idle.claims, &mut disturbed.claims);
         self.note(what, "submit", bar, &mut idle.submits, &mut disturbed.submits);
+        self.note(what, NOTHING, Bar::None, &mut idle.nothing, &mut disturbed.nothing);
     }
 
     fn print(&mut self) {
@@ -450,7 +462,7 @@ impl Results {
             let ratio = median(found.each.iter().map(|round| round.disturbed[2] / round.idle[2]));
             println!("{:<36}{:>8}{:>9}{pairs}{ratio:>8.2}", found.what, found.call, found.timed);
         }
-        for found in &self.rounds {
+        for found in self.rounds.iter().filter(|found| found.call != NOTHING) {
             let of = |figure: fn(&Round) -> f64| median(found.each.iter().map(figure));
             row(
                 &format!("p99.9 of {} while {}", found.call, found.what),
