@@ -27,6 +27,7 @@ use crossbeam_queue::ArrayQueue;
 
 use audit::print::Print;
 use audit::stripes::{Move, Stripes};
+use rows::Bar;
 
 /// The system's allocator, counting the calls of each thread.
 struct Counting;
@@ -614,10 +615,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// A row of the table of all benches, but for the first contender.
 fn compared(title: &str, threads: usize, [name, first]: [&str; 2], ns: f64, ratio: f64) {
-    let bar = if (name, threads) == ("claim", 1) { rows::Bar::AtMost(2.0) } else { rows::Bar::None };
     if name != first {
         let what = format!("{title}, {threads} threads: {name}");
-        rows::row(&what, &format!("{ns:.0} ns"), &format!("{first}: {:.0} ns", ns / ratio), ratio, bar);
+        rows::row(&what, &format!("{ns:.0} ns"), &format!("{first}: {:.0} ns", ns / ratio), ratio, Bar::None);
     }
 }
 
@@ -671,18 +671,15 @@ fn bars() {
         }
     }
     println!("\nbars: median of {ROUNDS} interleaved rounds");
-    println!("{:<62}{:>10}{:>16}", "", "figure", "bar");
-    let bar = |what: &str, figure: f64, bar: String, is_reached: bool| {
-        println!("{what:<62}{figure:>10.2}{bar:>16}  {}", if is_reached { "reached" } else { "missed" });
-    };
     let (by_floor, speedup, submit) = (median(by_floor), median(speedup), median(submit));
-    bar("claim of one bucket, one thread, to the floor", by_floor, "at most 2.00".into(), by_floor <= 2.0);
-    bar("throughput of two threads claiming, to that of one", speedup, "at least 1.60".into(), speedup >= 1.6);
-    println!("{:<62}{:>10.2}", "  the same of the floor", median(floors));
-    bar("submit of 16 subjects, one thread, ns a subject", submit, "below 120".into(), submit < 120.0);
+    rows::row("claim of one bucket, one thread", "-", "the work that cannot be left out", by_floor, Bar::AtMost(2.0));
+    let beside = format!("one thread; that work itself: {:.2}", median(floors));
+    rows::row("throughput of two threads claiming", "-", &beside, speedup, Bar::AtLeast(1.6));
+    let figure = format!("{submit:.0} ns");
+    rows::row("submit of 16 subjects, one thread, a subject", &figure, "120 ns", submit / 120.0, Bar::AtMost(1.0));
     let allocations = submits.allocations;
-    let told = "allocations a submit: the answer, the record, the ticket";
-    bar(told, allocations, "at most 3".into(), allocations <= 3.01);
+    let (what, figure) = ("allocations a submit: the answer, the record, the ticket", format!("{allocations:.2}"));
+    rows::row(what, &figure, "one for the record", allocations, Bar::AtMost(3.01));
 }
 
 fn claims() -> Vec<Box<dyn Contender>> {
@@ -735,6 +732,7 @@ fn main() {
     }
     // `cargo bench --bench claim -- bars`: the same.
     if std::env::args().skip(1).any(|argument| argument == "bars") {
+        rows::begin();
         return bars();
     }
     let mut criterion = Criterion::default().configure_from_args();

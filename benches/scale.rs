@@ -5,12 +5,17 @@
 //! With the feature `redb`, `COMMISSARY_BENCH_ENGINE=redb` takes that engine.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/rows.rs"]
+mod rows;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use rows::Bar;
 
 use commissary::{
     Ask, Capability, Engine, Hub, Limits, Policy, Registration, Reporter, Seat, Service, ServiceHandle, SubjectState,
@@ -190,6 +195,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    rows::begin();
     println!("ascending 64-bit ids, half of them worked on, {BUCKET} a bucket, one thread, on {:?}", engine());
     println!(
         "{:>12} {:>10} {:>10} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8}",
@@ -197,15 +203,12 @@ fn main() {
     );
     let sizes = std::iter::successors(Some(SMALLEST), |size| size.checked_mul(10)).take_while(|size| *size <= largest);
     let found: Vec<(u64, (f64, f64))> = sizes.map(|size| (size, child(size))).collect();
-    let verdict = |holds: bool| if holds { "reached" } else { "missed" };
     if let [(_, (fewest, _)), .., (most, (slow, peak))] = found.as_slice() {
-        let ratio = slow / fewest;
-        println!(
-            "bar: 99% of claims, most by fewest subjects, {LATENCY_BAR}: {ratio:.2}, {}",
-            verdict(ratio <= LATENCY_BAR)
-        );
-        if *most == 100_000_000 {
-            println!("bar: peak under {MEMORY_BAR} MB: {peak}, {}", verdict(*peak < MEMORY_BAR));
-        }
+        let (what, figure) = (format!("99% of claims with {most} subjects within"), format!("{slow:.0} ns"));
+        let beside = format!("with {SMALLEST}: {fewest:.0} ns");
+        rows::row(&what, &figure, &beside, slow / fewest, Bar::AtMost(LATENCY_BAR));
+        let bar = if *most == 100_000_000 { Bar::AtMost(1.0) } else { Bar::None };
+        let what = format!("peak memory with {most} subjects, half of them done");
+        rows::row(&what, &format!("{peak:.0} MB"), &format!("{MEMORY_BAR:.0} MB"), peak / MEMORY_BAR, bar);
     }
 }

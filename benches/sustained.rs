@@ -7,11 +7,16 @@
 //! `COMMISSARY_BENCH_SUBJECTS` sets how many (a million without it), `COMMISSARY_BENCH_ONLY` names one row.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/rows.rs"]
+mod rows;
+
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use rows::Bar;
 
 use commissary::{
     Ask, Capability, Engine, Hub, Limits, Policy, Registration, Reporter, Seat, Service, ServiceHandle, Ticket, Verdict,
@@ -284,6 +289,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    rows::begin();
     println!(
         "{subjects} subjects, {BUCKET} a bucket, {REPORT_BYTES} bytes a report, one thread, Durability::Sync, store applied"
     );
@@ -295,13 +301,20 @@ fn main() {
     let wanted = ROWS.iter().filter(|row| only.as_deref().is_none_or(|only| only == **row));
     let rates: Vec<(&str, (f64, f64))> = wanted.map(|row| (*row, child(row))).collect();
     let of = |row: &str| rates.iter().find(|(name, _)| *name == row).map(|(_, figures)| *figures);
-    let verdict = |holds: bool| if holds { "reached" } else { "missed" };
-    if let (Some((alone, _)), Some((ours, steady))) = (of("sled alone"), of("hub on sled")) {
-        println!("bar: hub on sled by sled alone, 1.0: {:.2}, {}", ours / alone, verdict(ours >= alone));
-        println!("bar: hub on sled, last tenth by first, {STEADY}: {steady:.2}, {}", verdict(steady >= STEADY));
+    let steady = |what: &str, of: Option<(f64, f64)>| {
+        if let Some((_, steady)) = of {
+            rows::row(&format!("{what}, the last tenth"), "-", "the first tenth", steady, Bar::AtLeast(STEADY));
+        }
+    };
+    let figure = |rate: f64| format!("{rate:.0}/s");
+    let what = |engine: &str| format!("{subjects} subjects worked on, {engine} applied");
+    if let (Some((alone, _)), Some((ours, _))) = (of("sled alone"), of("hub on sled")) {
+        let beside = format!("sled alone: {}", figure(alone));
+        rows::row(&what("sled"), &figure(ours), &beside, ours / alone, Bar::AtLeast(1.0));
     }
-    if let Some((ours, steady)) = of("hub on redb") {
-        println!("bar: hub on redb, {REDB_BAR} subjects/s: {ours:.0}, {}", verdict(ours >= REDB_BAR));
-        println!("bar: hub on redb, last tenth by first, {STEADY}: {steady:.2}, {}", verdict(steady >= STEADY));
+    steady(&what("sled"), of("hub on sled"));
+    if let Some((ours, _)) = of("hub on redb") {
+        rows::row(&what("redb"), &figure(ours), &figure(REDB_BAR), ours / REDB_BAR, Bar::AtLeast(1.0));
     }
+    steady(&what("redb"), of("hub on redb"));
 }
