@@ -68,7 +68,7 @@ const THREADS: [usize; 3] = [1, 2, 4];
 const CLAIMS: usize = 8_000;
 const SUBMITS: usize = 2_000;
 /// Rounds behind each figure of the table.
-const ROUNDS: usize = 41;
+const ROUNDS: usize = 15;
 const LEASE: Duration = Duration::from_secs(7_200);
 
 /// A service whose subjects are numbers and whose reports are small: what is measured is the hub.
