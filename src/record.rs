@@ -845,15 +845,21 @@ pub(crate) struct FirstRoundsValue<'a> {
 }
 
 impl<'a> FirstRoundsValue<'a> {
-    /// A record of these ends, ascending by place.
+    /// A record of these ends, ascending by place: written by hand, since it may be long.
     pub(crate) fn encode(ends: &[(u8, &[u8])]) -> Vec<u8> {
-        let (mut places, mut stops, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, end) in ends {
-            places.push(*place);
-            bodies.extend_from_slice(end);
-            stops.extend_from_slice(&u32::try_from(bodies.len()).unwrap_or(u32::MAX).to_be_bytes());
+        let bytes: usize = ends.iter().map(|(_, end)| end.len()).sum();
+        let mut out = Vec::with_capacity(bytes + 5 * ends.len() + 12);
+        varint(&mut out, ends.len() as u64);
+        out.extend(ends.iter().map(|(place, _)| place));
+        varint(&mut out, 4 * ends.len() as u64);
+        let mut stop = 0;
+        for (_, end) in ends {
+            stop += u32::try_from(end.len()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&stop.to_be_bytes());
         }
-        encode(&FirstRoundsValue { places: &places, stops: &stops, bodies: &bodies })
+        varint(&mut out, bytes as u64);
+        ends.iter().for_each(|(_, end)| out.extend_from_slice(end));
+        out
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -1090,6 +1096,19 @@ pub(crate) mod key {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn first_rounds_by_hand_are_as_postcard_writes_them() {
+        for n in [0, 1, 2, 100, 256] {
+            let bodies: Vec<Vec<u8>> = (0..n).map(|place| vec![7; place % 150]).collect();
+            let ends: Vec<(u8, &[u8])> = (0..=255).zip(bodies.iter().map(Vec::as_slice)).collect();
+            let bytes = FirstRoundsValue::encode(&ends);
+            let value: FirstRoundsValue<'_> = decode("first rounds", &bytes).unwrap();
+            assert_eq!(encode(&value), bytes);
+            assert_eq!(value.iter().collect::<Vec<_>>(), ends);
+            assert!(ends.iter().all(|(place, end)| value.find(*place) == Some(end)));
+        }
+    }
 
     #[test]
     fn every_record_decodes_to_itself() {
