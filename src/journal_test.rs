@@ -178,7 +178,7 @@ fn journal_without_groups_is_empty() {
 #[test]
 fn layout_is_the_documented_one() {
     let bytes = sample(0x0102, &[&[2]], true).bytes;
-    let mut expected = b"CMSRYJNL\0\x03\0\0\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x4d".to_vec();
+    let mut expected = b"CMSRYJNL\0\x04\0\0\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x4d".to_vec();
     let header_crc = crc32fast::hash(&expected).to_be_bytes();
     expected.extend_from_slice(&header_crc);
     let mut payload = b"\x01\x00\0\0\0\0".to_vec();
