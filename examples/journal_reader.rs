@@ -37,7 +37,7 @@ fn number(bytes: &[u8]) -> u128 {
 pub(crate) fn read(file: &[u8], mut each: impl FnMut(u64, u8, u128, u64, i64, &[u8]) -> Done) -> Done {
     let (header, mut rest) = file.split_at_checked(32).ok_or("no header")?;
     let crc = u128::from(crc32fast::hash(&header[..28]));
-    if header[..10] != *b"CMSRYJNL\0\x03" || number(&header[10..12]) & !1 != 2 || crc != number(&header[28..]) {
+    if header[..10] != *b"CMSRYJNL\0\x04" || number(&header[10..12]) & !1 != 2 || crc != number(&header[28..]) {
         return Err("not the header of a message log, or a damaged one".into());
     }
     let (mut position, mut previous) = (number(&header[12..20]) as u64, &header[28..]);
