@@ -61,7 +61,7 @@ pub(crate) struct Charts {
 impl Charts {
     /// Samples the seats of every service whose interval is over; true if a level changed.
     pub(crate) fn round(&mut self, link: &Link, people: &People, services: &[Arc<ServiceCore>], now: u64) -> bool {
-        self.open(people, now);
+        self.open(people);
         let due: HashMap<u32, (Arc<Policy>, u64)> =
             services.iter().filter_map(|service| Some((service.id, self.due(service, now)?))).collect();
         if due.is_empty() {
@@ -72,7 +72,7 @@ impl Charts {
         for (_, seat) in &people.seats {
             let Some((policy, since)) = due.get(&seat.service.id) else { continue };
             changed |= lift(link, people, seat, policy, now);
-            if let Some(found) = self.examine(seat, policy, *since, now) {
+            if let Some(found) = self.examine(seat, policy, *since) {
                 examined.entry(seat.service.id).or_default().push(found);
             }
         }
@@ -85,11 +85,11 @@ impl Charts {
     }
 
     /// Begins the charts of seats that are new since the last round.
-    fn open(&mut self, people: &People, now: u64) {
+    fn open(&mut self, people: &People) {
         while let Some(seat) = people.seats.get(self.seats.len()) {
             let in_use = seat.state() == SeatState::Active;
             let disagreements = disagreements(seat);
-            let chart = in_use.then(|| Box::new(Chart::of(seat, disagreements, now)));
+            let chart = in_use.then(|| Box::new(Chart::of(seat, disagreements)));
             self.seats.push(Place { chart, disagreements });
         }
     }
@@ -110,17 +110,17 @@ impl Charts {
     }
 
     /// Takes a seat's sample, and begins the next interval.
-    fn examine(&mut self, seat: &Arc<SeatCore>, policy: &Policy, since: u64, now: u64) -> Option<Examined> {
+    fn examine(&mut self, seat: &Arc<SeatCore>, policy: &Policy, since: u64) -> Option<Examined> {
         let place = self.seats.get_mut(seat.index as usize)?;
         let in_use = seat.state() == SeatState::Active;
         let Some(chart) = &mut place.chart else {
             if in_use || seat.last_used() >= since || disagreements(seat) != place.disagreements {
                 // What others found meanwhile counts in the first sample.
-                place.chart = Some(Box::new(Chart::of(seat, place.disagreements, now)));
+                place.chart = Some(Box::new(Chart::of(seat, place.disagreements)));
             }
             return None;
         };
-        let (sample, spread) = chart.sample(seat, policy, now);
+        let (sample, spread) = chart.sample(seat, policy);
         // A row of bad intervals is not shed by leaving.
         if sample.is_silent() && !in_use && seat.last_used() < since && chart.health.bad == 0 {
             *place = Place { chart: None, disagreements: chart.disagreements() };
@@ -163,11 +163,11 @@ impl Charts {
 
 impl Chart {
     /// Begins here, but for the disagreements: these are counted from an earlier number on.
-    fn of(seat: &SeatCore, disagreements: u32, now: u64) -> Self {
+    fn of(seat: &SeatCore, disagreements: u32) -> Self {
         // What it held before this chart was begun, it may have worked on.
         let worked = seat.counts.buckets_assigned() > 0;
         let credit_ms = if worked { millis(seat.service.policy().lease) } else { 0 };
-        let mut before = counters(seat, now);
+        let mut before = counters(seat);
         if let Some(count) = before.get_mut(DISAGREEMENTS) {
             *count = disagreements;
         }
@@ -188,8 +188,8 @@ impl Chart {
     }
 
     /// What happened since the last sample, but for the comparison with the peers.
-    fn sample(&mut self, seat: &SeatCore, policy: &Policy, now: u64) -> (Sample, Tally) {
-        let counters = counters(seat, now);
+    fn sample(&mut self, seat: &SeatCore, policy: &Policy) -> (Sample, Tally) {
+        let counters = counters(seat);
         let delta: [u32; COUNTERS] = since(&counters, &self.before);
         self.before = counters;
         let categories = seat.categories.tally();
@@ -264,7 +264,7 @@ fn disagreements(seat: &SeatCore) -> u32 {
 }
 
 /// A seat's counters now; the order is that of `Chart::sample`.
-fn counters(seat: &SeatCore, now: u64) -> [u32; COUNTERS] {
+fn counters(seat: &SeatCore) -> [u32; COUNTERS] {
     let counts = &seat.counts;
     let values = [
         counts.not_owner.value(),
@@ -282,7 +282,7 @@ fn counters(seat: &SeatCore, now: u64) -> [u32; COUNTERS] {
         counts.buckets_put_back.value(),
         counts.buckets_expired.value(),
         counts.buckets_assigned(),
-        seat.busy_ms(now),
+        seat.busy_ms(),
     ];
     #[expect(clippy::cast_possible_truncation, reason = "differences of the low halves are looked at")]
     values.map(|value| value as u32)
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn time_without_reports_is_saved_up_to_a_lease() {
         let link = link();
-        let mut chart = Chart::of(&seat(&link), 0, 0);
+        let mut chart = Chart::of(&seat(&link), 0);
         let mut policy = Policy::clone(&seat(&link).service.policy());
         (policy.watch.min_subject_time, policy.watch.least_reports) = (std::time::Duration::from_millis(10), 1);
         let mut hasty = |accepted, busy_ms| chart.hasty(accepted, busy_ms, &policy);
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn older_reports_fade_and_no_reports_are_compared_with_nothing() {
-        let mut chart = Chart::of(&seat(&link()), 0, 0);
+        let mut chart = Chart::of(&seat(&link()), 0);
         let first = |count| Tally::from(std::array::from_fn(|i| if i == 0 { count } else { 0 }));
         let mut spread = |new| chart.spread(&first(new))[0];
         assert_eq!((spread(40), spread(1), spread(0), spread(10)), (40, 31, 0, 33));

@@ -15,7 +15,8 @@ pub trait Clock: Send + Sync + Debug + 'static {
     /// Milliseconds since 1970-01-01 UTC; may jump.
     fn wall_ms(&self) -> i64;
     /// As [`monotonic`](Self::monotonic), but may be ahead of it by a few milliseconds: for the moment of a claim, whose lease
-    /// may last as much longer. Never goes back. The default is the exact reading.
+    /// of a second or more may last as much longer; and for the time that clients take, of which both ends are read so. Never goes
+    /// back. The default is the exact reading.
     fn coarse(&self) -> Duration {
         self.monotonic()
     }
@@ -31,10 +32,13 @@ pub struct SystemClock {
 
 impl Default for SystemClock {
     fn default() -> Self {
+        // The ticks' start first: a thread that stops in between makes the coarse reading run ahead for ever, not behind.
+        #[cfg(target_os = "linux")]
+        let ticks = Ticks::new();
         Self {
             start: Instant::now(),
             #[cfg(target_os = "linux")]
-            ticks: Ticks::new(),
+            ticks,
         }
     }
 }
@@ -44,7 +48,8 @@ impl Default for SystemClock {
 #[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy)]
 struct Ticks {
-    /// A tick before the start: so the reading is not behind, and no lease ends early.
+    /// A tick before the start: so the reading is not behind, and no lease ends early, but by as much as the machine's ticks
+    /// are late.
     start: Duration,
 }
 
@@ -155,7 +160,8 @@ impl HubClock {
         self.at(self.clock.monotonic())
     }
 
-    /// The moment of a claim: as [`now`](Self::now), or a few milliseconds later. Not to be compared with what is exact.
+    /// The moment of a claim: as [`now`](Self::now), or a few milliseconds later. A time of some ms must not be told by one
+    /// of each.
     pub(crate) fn about_now(&self) -> u64 {
         self.at(self.clock.coarse())
     }

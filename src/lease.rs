@@ -131,7 +131,8 @@ impl Hold {
     }
 
     fn ended(seat: &SeatCore, pool: &Pool, index: usize, ended: &Ended, cause: Cause) {
-        let now = seat.service.link.clock.now();
+        // The reading by which it was claimed: of two by the same clock, the difference is right on average.
+        let now = seat.service.link.clock.about_now();
         seat.account(ended, cause, now);
         if !ended.left.is_empty() {
             seat.service.ledger.moved(Move::PutBack, pool.print(index, ended.left));

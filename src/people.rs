@@ -478,7 +478,8 @@ impl SeatCore {
         }
     }
 
-    /// Takes room for up to `n` leases below `quota`. Lock-free.
+    /// Takes room for up to `n` leases below `quota`; `now` is the clock's coarse reading, as it is of all that measure the
+    /// time at work. Lock-free.
     pub(crate) fn reserve(&self, n: u32, quota: u32, now: u64) -> u32 {
         // ordering: Relaxed; a quota, it publishes nothing.
         let mut held = self.held.load(Ordering::Relaxed);
@@ -525,20 +526,20 @@ impl SeatCore {
 
     /// Subjects that it can be expected to finish within `time`, from what it has done since the hub was opened; `None`
     /// without a history.
-    pub(crate) fn expected_subjects(&self, time: Duration, now: u64) -> Option<u64> {
+    pub(crate) fn expected_subjects(&self, time: Duration) -> Option<u64> {
         let (buckets_before, subjects_before) = self.before;
         let buckets = self.counts.buckets_processed.value().saturating_sub(buckets_before);
         let done = self.counts.subjects_reported.value().saturating_sub(subjects_before);
-        let busy = self.busy_ms(now);
+        let busy = self.busy_ms();
         let enough = buckets >= HISTORY_BUCKETS && busy > 0;
         enough.then(|| (u128::from(done) * time.as_millis() / u128::from(busy)).try_into().unwrap_or(u64::MAX))
     }
 
     /// Milliseconds during which it has held at least one lease, since the hub was opened.
-    pub(crate) fn busy_ms(&self, now: u64) -> u64 {
+    pub(crate) fn busy_ms(&self) -> u64 {
         // ordering: Relaxed; an estimate.
         let since = self.busy_since.load(Ordering::Relaxed);
-        let running = if since == 0 { 0 } else { now.saturating_sub(since) };
+        let running = if since == 0 { 0 } else { self.service.link.clock.about_now().saturating_sub(since) };
         self.counts.busy_ms.value() + running
     }
 

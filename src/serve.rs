@@ -81,19 +81,20 @@ impl SeatCore {
         link.admit_claim()?;
         let current = service.current();
         let express = service.offers_express();
+        let about_now = link.clock.about_now();
         // A cooldown would feel some ms too many, and a short lease some too few, if the machine's own ticks were late.
         let exact = express || current.terms.lease_ms < COARSE_LEASE_MS;
-        let now = if exact { link.clock.now() } else { link.clock.about_now() };
-        let Allowance { asked, limit, granted, quota } = self.allow(ask, &current.terms, admitted.level, now)?;
+        let now = if exact { link.clock.now() } else { about_now };
+        let Allowance { asked, limit, granted, quota } = self.allow(ask, &current.terms, admitted.level)?;
         self.touch(now);
         let turn = express.then(|| self.turn(&current.terms));
-        let room = self.reserve(granted, quota, now);
+        let room = self.reserve(granted, quota, about_now);
         if room == 0 {
             self.counts.claimed(0, 0, turn.is_some());
             return Ok(Served::Empty(self.empty(EmptyReason::QuotaFull, now)));
         }
         let sum = self.take(current, room, now, turn, took);
-        self.give_back(room - sum.buckets, now);
+        self.give_back(room - sum.buckets, about_now);
         self.counts.claimed(sum.buckets, sum.subjects, turn.is_some());
         if sum.buckets == 0 {
             return Ok(Served::Empty(self.empty(self.why_empty(now), now)));
@@ -125,6 +126,8 @@ impl SeatCore {
             took(current, index);
             return sum;
         }
+        // These may be of other pools than the one that was looked at, with shorter leases, or with cooldowns.
+        let now = self.service.link.clock.now();
         let turn = turn.unwrap_or_else(|| self.counts.claims());
         self.service.take(&current, n as usize, self.index, now, turn, |pool, index| {
             sum.add(pool, index);
@@ -231,7 +234,7 @@ impl SeatCore {
     }
 
     /// The least of: the ask, the seat's declaration, the policy's cap, and what the seat's history lets expect.
-    fn allow(&self, ask: Ask, terms: &Terms, level: Level, now: u64) -> Result<Allowance, ClaimError> {
+    fn allow(&self, ask: Ask, terms: &Terms, level: Level) -> Result<Allowance, ClaimError> {
         if ask.buckets == 0 || ask.subjects == Some(0) {
             return Err(ClaimError::Nothing);
         }
@@ -254,7 +257,7 @@ impl SeatCore {
         }
         let buckets_of = |subjects: u64| (subjects / terms.bucket_subjects.max(1) as u64).max(1);
         let time = ask.time.unwrap_or(Duration::from_millis(terms.lease_ms));
-        let expected = self.expected_subjects(time, now).map_or(u64::MAX, buckets_of);
+        let expected = self.expected_subjects(time).map_or(u64::MAX, buckets_of);
         let wanted = ask.subjects.map_or(u64::MAX, |n| buckets_of(n as u64));
         let granted = u64::from(most).min(expected).min(wanted);
         Ok(Allowance { asked: ask.buckets, limit, granted: u32::try_from(granted).unwrap_or(limit), quota })
