@@ -74,6 +74,12 @@ impl Current {
         replaced
     }
 
+    /// As [`replace`](Self::replace) by a thread that stops in the middle.
+    #[cfg(test)]
+    pub(crate) fn replace_and_stop(&self, next: &Arc<Pool>) {
+        self.pool.store(Arc::clone(next));
+    }
+
     fn note(&self, pool: &Pool, known: u64) {
         if known < pool.stamp {
             // ordering: Release; see `get`. The greatest: of two that replaced pools the slower one takes nothing back.
@@ -109,7 +115,7 @@ mod tests {
         let current = Current::new(empty(1));
         let (first, second) = (current.get(), Arc::new(empty(1)));
         // It stops before it says so: others find the old one, until one that is new there looks.
-        current.pool.store(Arc::clone(&second));
+        current.replace_and_stop(&second);
         assert!(Arc::ptr_eq(&first, &current.get()));
         std::thread::scope(|scope| assert!(Arc::ptr_eq(&second, &scope.spawn(|| current.get()).join().unwrap())));
         assert!(Arc::ptr_eq(&second, &current.get()));

@@ -442,7 +442,8 @@ impl ServiceCore {
         self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
         self.next.store(Some(pool));
-        let current = self.current.get();
+        // Not what this thread remembers: if that is exhausted, it says nothing of the one in its place.
+        let current = self.current.load();
         if current.is_exhausted() {
             self.advance(&current);
         }
@@ -611,5 +612,21 @@ mod tests {
         assert!(service.advance(&first));
         assert_eq!((claim(), claim()), (1, 1));
         assert_eq!(took, [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_steward_replaces_what_is_exhausted_though_a_claimer_stopped_before_it_said_what_is_there() {
+        let service = service();
+        let claim = |from: &Arc<Pool>| service.take(from, 1, 1, 0, 1, |_, _| ());
+        service.publish_next(pool(&service, 1));
+        let first = service.current();
+        assert_eq!(claim(&first), 1);
+        let second = pool(&service, 2);
+        service.current.replace_and_stop(&second);
+        assert!(Arc::ptr_eq(&first, &service.current()), "nobody told this thread");
+        assert_eq!(claim(&second), 1);
+        service.publish_next(pool(&service, 3));
+        assert_eq!(service.current.load().generation, 3);
+        assert_eq!(service.current().generation, 3);
     }
 }
