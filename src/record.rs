@@ -858,7 +858,9 @@ impl<'a> FirstRoundsValue<'a> {
             out.extend_from_slice(&stop.to_be_bytes());
         }
         varint(&mut out, bytes as u64);
-        ends.iter().for_each(|(_, end)| out.extend_from_slice(end));
+        for (_, end) in ends {
+            out.extend_from_slice(end);
+        }
         out
     }
 
