@@ -134,6 +134,8 @@ mod fairness;
 mod faults_test;
 mod first_rounds;
 #[cfg(test)]
+mod first_rounds_random_test;
+#[cfg(test)]
 mod first_rounds_test;
 mod follow;
 mod handle;
