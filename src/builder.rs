@@ -33,7 +33,7 @@ use crate::store::counted::Role;
 use crate::store::{Engine, MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::Arc;
 use crate::ticket::{CLASS_SYNC, Durability};
-use crate::writer::Writer;
+use crate::writer::{BATCH_BYTES, Writer};
 
 /// Records applied in one batch while replaying.
 const REPLAY_BATCH: usize = 4_096;
@@ -411,7 +411,8 @@ impl Builder {
         device.sync().map_err(JournalError::Io)?;
         // Only a sync proves that what the store reflects is on the device.
         let proven = if standing.class == CLASS_SYNC { standing.position } else { 0 };
-        let mut replayed = Replayed { applier: &mut applier, last: None, class: standing.class, records: 0 };
+        let mut replayed =
+            Replayed { applier: &mut applier, last: None, class: standing.class, records: 0, unwritten: 0 };
         let opened =
             JournalFile::open(device, Purpose::Hub, standing.position, proven, &mut |entry| replayed.entry(&entry));
         let (journal, scan) = match opened {
@@ -696,6 +697,8 @@ struct Replayed<'a> {
     last: Option<(u64, GroupTime)>,
     class: u8,
     records: u64,
+    /// Bytes of the records that are applied and not yet in the store.
+    unwritten: usize,
 }
 
 impl Replayed<'_> {
@@ -705,11 +708,13 @@ impl Replayed<'_> {
         self.records += 1;
         self.class = entry.class;
         self.last = Some((entry.next, entry.time));
-        if self.applier.changes() >= REPLAY_BATCH {
+        self.unwritten += entry.body.len();
+        if self.applier.changes() >= REPLAY_BATCH || self.unwritten >= BATCH_BYTES {
             self.applier.flush(entry.next, entry.time, entry.class)?;
             // Nobody keeps anything in memory yet.
             drop(self.applier.take_effects());
             self.last = None;
+            self.unwritten = 0;
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Changes applied in one batch, about. Larger batches write more neighbours at once.
 const BATCH_CHANGES: usize = 8_192;
 /// Journal bytes applied in one batch, about: what the store writes at once stays far below a segment of sled's file.
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// A change taken from the queue. Whatever becomes of the writer, its ticket is answered: here at the latest.
 #[derive(Debug)]
@@ -667,8 +667,12 @@ impl Writer {
             return;
         }
         self.checkpoint = applied;
-        if let Err(error) = self.applier.checkpoint() {
-            self.link.poison(format!("store checkpoint: {error}"));
+        // The journal first, whatever the durability: else power that is lost could leave a store that says more than its journal.
+        let synced = self.sync_rest().map_err(|error| format!("journal sync: {error}"));
+        let done =
+            synced.and_then(|()| self.applier.checkpoint().map_err(|error| format!("store checkpoint: {error}")));
+        if let Err(cause) = done {
+            self.link.poison(cause);
         }
     }
 }
