@@ -191,7 +191,6 @@ impl Script {
     }
 
     /// The next record, as its kind and body.
-    #[expect(clippy::too_many_lines, reason = "one arm a kind of record")]
     fn next(&mut self) -> Option<(u8, Vec<u8>)> {
         let service = SERVICES[self.rng.random_range(0..2)];
         let client = self.rng.random_range(1..4);
