@@ -78,8 +78,9 @@ pub(crate) fn open_or_set_aside(
 /// A batch that was applied survives the end of the process only by chance, and a power cut only after `checkpoint`.
 /// After either, the store holds what a whole number of batches left, in the order they were applied, and never less than the last
 /// checkpoint.
-/// On disk this holds for batches of up to a few hundred kilobytes: the engine's promise weakens when one batch fills more than a
-/// segment of its file, so groups stay well below that. Bits that rot on the disk are found when they can be, not always.
+/// After a power cut sled alone promises this only for batches that fit into a segment of its file. The writer ends a batch after 1 MiB of
+/// journal, which is mostly less, but one group may be more; so a store of sled that was not closed is not believed then (see its marker).
+/// Bits that rot on the disk are found when they can be, not always.
 pub(crate) trait Store: Send + Sync + Debug {
     /// The value of `key`, if it has one.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;

@@ -45,7 +45,8 @@ const BACKLOG_MS: u64 = 50;
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Changes applied in one batch, about. Larger batches write more neighbours at once.
 const BATCH_CHANGES: usize = 8_192;
-/// Journal bytes applied in one batch, about: what the store writes at once stays far below a segment of sled's file.
+/// Journal bytes applied in one batch, and a group more at most: what the store writes at once stays below a segment of sled's file, unless
+/// a single record is long, or erases from many blocks.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// A change taken from the queue. Whatever becomes of the writer, its ticket is answered: here at the latest.
