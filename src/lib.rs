@@ -186,6 +186,8 @@ mod run;
 mod scratch;
 mod seat;
 mod serve;
+#[cfg(test)]
+mod serve_test;
 mod service;
 pub mod services;
 mod signal;

@@ -1,0 +1,78 @@
+//! What comes between a claim's first look and its second undoes it, or leaves it as it was.
+
+use std::time::Duration;
+
+use crate::claim::Ask;
+use crate::error::ClaimError;
+use crate::pool::Pool;
+use crate::serve::Served;
+use crate::service::{Policy, Reporter, ServiceState, Verdict};
+use crate::sync::Arc;
+use crate::watch::Level;
+use crate::{Hub, ManualClock, MemoryDisk, Registration, Seat, Service};
+
+struct Numbers;
+
+impl Service for Numbers {
+    type Subject = u64;
+    type Report = u64;
+
+    fn id(&self) -> &'static str {
+        "numbers"
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { linger: Duration::ZERO, ..Policy::default() }
+    }
+
+    fn judge(&self, _: &u64, _: &u64, _: Reporter) -> Verdict {
+        Verdict::Accept
+    }
+}
+
+/// A claim in the middle of which, with a bucket taken, something happens to its seat.
+fn claim_while(happens: impl Fn(&Seat<Numbers>)) -> (Result<Served, ClaimError>, usize) {
+    let hub = Hub::builder().manual().clock(ManualClock::default()).seed(1).open_in_memory(&MemoryDisk::new()).unwrap();
+    let service = hub.register(Numbers).unwrap();
+    let seat = hub.register_client(&Registration::new(1, "one")).unwrap().client.activate(&service).unwrap();
+    hub.tick();
+    service.add_all(0..40).unwrap();
+    hub.tick();
+    let mut taken = 0;
+    let took = &mut |_: Arc<Pool>, _| {
+        taken += 1;
+        happens(&seat);
+    };
+    let served = seat.core.serve(Ask::one(), took);
+    (served, taken)
+}
+
+#[test]
+fn what_comes_between_the_two_looks_of_a_claim_undoes_it() {
+    let undone = |happens: fn(&Seat<Numbers>)| {
+        let (served, taken) = claim_while(happens);
+        assert_eq!(taken, 1, "it happens after the bucket is taken");
+        served.expect_err("the claim is undone")
+    };
+    assert!(matches!(undone(|seat| seat.core.set_suspended(true)), ClaimError::Suspended));
+    assert!(matches!(undone(|seat| assert!(seat.core.retire())), ClaimError::Inactive));
+    assert!(matches!(undone(|seat| assert!(seat.core.client.set_registered(false))), ClaimError::NotRegistered));
+    // Registered and activated anew: the lease is of the life before.
+    let anew = undone(|seat| {
+        assert!(seat.core.client.set_registered(false) && seat.core.client.set_registered(true));
+        assert!(seat.core.activate().is_ok_and(|activated| activated));
+    });
+    assert!(matches!(anew, ClaimError::Inactive));
+    let revoked = undone(|seat| {
+        seat.core.service.set_state(ServiceState::Revoked);
+    });
+    assert!(matches!(revoked, ClaimError::NotReady { state: ServiceState::Revoked }));
+    let level = |seat: &Seat<Numbers>, to| seat.core.set_level(Level::Healthy, to, &Arc::default(), 0);
+    let (served, _) = claim_while(|seat| assert!(level(seat, Level::Quarantined)));
+    assert!(matches!(served, Err(ClaimError::Quarantined { .. })));
+    let (served, _) = claim_while(|seat| assert!(level(seat, Level::Suspect)));
+    assert!(matches!(served, Ok(Served::Granted { .. })));
+    // A suspect may claim, and a hub that ends keeps its leases.
+    let (served, _) = claim_while(|seat| seat.core.service.link.close());
+    assert!(matches!(served, Ok(Served::Granted { .. })));
+}
