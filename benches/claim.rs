@@ -679,7 +679,7 @@ fn bars() {
     rows::row("submit of 16 subjects, one thread, a subject", &figure, "120 ns", submit / 120.0, Bar::AtMost(1.0));
     let allocations = submits.allocations;
     let (what, figure) = ("allocations a submit: the answer, the record, the ticket", format!("{allocations:.2}"));
-    rows::row(what, &figure, "one for the record", allocations, Bar::AtMost(3.01));
+    rows::row(what, &figure, "three, one of them the record", allocations / 3.0, Bar::AtMost(1.01));
 }
 
 fn claims() -> Vec<Box<dyn Contender>> {

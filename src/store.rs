@@ -43,7 +43,7 @@ pub enum Engine {
     /// was not closed before the machine stopped is rebuilt from the journal.
     #[default]
     Sled,
-    /// redb 4: several times as fast, with less memory and a smaller file. Batches stay in memory until a checkpoint, every 64 MiB of
+    /// redb 4: two to three times as fast, with less memory and a smaller file. Batches stay in memory until a checkpoint, every 64 MiB of
     /// journal: a killed process or a stopped machine costs the replay of what came after it, never a rebuild. Behind the feature `redb`.
     #[cfg(feature = "redb")]
     Redb,
