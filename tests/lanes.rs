@@ -11,8 +11,8 @@ use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use commissary::{
-    AddError, Ask, Claim, Crash, EmptyReason, FORMAT_VERSION, Hub, LaneKey, Lease, LeaseError, Limits, ManualClock,
-    Marked, MemoryDisk, Outcome, Policy, Registration, Seat, ServiceHandle, SubjectState,
+    AddError, Ask, Claim, Crash, EmptyReason, Hub, LaneKey, Lease, LeaseError, Limits, ManualClock, Marked, MemoryDisk,
+    Outcome, Policy, Registration, Seat, ServiceHandle, SubjectState,
 };
 use common::{Shop, assert_adds_up, claim, claim_nothing, claim_one};
 use kitchen::{
@@ -892,12 +892,6 @@ fn what_expires_while_it_waits_is_not_handed_out() {
     assert_eq!(drain(&shop, &seats_now[0]).len(), 2, "the one that has not expired, and the one without a deadline");
     assert_eq!((service.stats().expired, service.stats().subjects_pending()), (6, 0));
     assert_eq!(service.stats().discarded, 0);
-}
-
-/// A directory of an earlier format is refused by its number.
-#[test]
-fn the_format_is_the_third() {
-    assert_eq!(FORMAT_VERSION, 3);
 }
 
 /// What is done to a hub in the comparison with a plain model.
