@@ -80,11 +80,12 @@ fn circumstances(found: &[Found]) -> String {
     let compiler = Command::new("rustc").arg("-V").output().map(|output| output.stdout).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let mut text = format!(
-        "{cores} cores, {}; {} {}; {}. Command: `cargo bench`.\n",
+        "{cores} cores, {}; {} {}; {}. Command: `cargo bench{}`.\n",
         model.trim_start_matches([' ', '\t', ':']),
         std::env::consts::OS,
-        kernel.trim(),
+        kernel.split(['-', '\n']).next().unwrap_or_default(),
         String::from_utf8_lossy(&compiler).trim(),
+        if cfg!(feature = "redb") { " --features redb" } else { "" },
     );
     let each = found.iter().map(|found| {
         let Found { bench, began, took, load, .. } = found;
