@@ -4,17 +4,20 @@
 //! `LANES` says how many the larger half has; by default 100,000.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/footprint.rs"]
+mod footprint;
 #[path = "support/rows.rs"]
 mod rows;
 
 use std::fs;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use footprint::bytes_in;
+
 use commissary::{Hub, LaneHandler, LaneKey, Policy, Reporter, Service, ServiceHandle, Verdict};
 
 /// Tells the child what to do: how many subjects, whether of lanes, whether to open only, where.
@@ -74,17 +77,6 @@ fn memory() -> (f64, f64) {
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0) * 1_024.0 / 1e6
     };
     (read("VmRSS:"), read("VmHWM:"))
-}
-
-fn bytes_in(path: &Path) -> io::Result<u64> {
-    if !path.is_dir() {
-        return Ok(fs::metadata(path)?.len());
-    }
-    let mut bytes = 0;
-    for entry in fs::read_dir(path)? {
-        bytes += bytes_in(&entry?.path())?;
-    }
-    Ok(bytes)
 }
 
 /// Takes subjects in, a part at a time, and works on each part until no lane runs: what waits is not what is measured.

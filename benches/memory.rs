@@ -4,14 +4,15 @@
 //! `COMMISSARY_BENCH_SUBJECTS` sets how many (a million without it); the bar is for five million.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/footprint.rs"]
+mod footprint;
 #[path = "support/rows.rs"]
 mod rows;
 
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
+
+use footprint::{bytes_in, peak};
 
 use commissary::{Hub, Policy, Reporter, Service, Verdict};
 
@@ -49,23 +50,6 @@ fn scatter(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Peak resident memory of this process in MB; `None` where the system does not tell.
-fn peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1_024 / 1_000_000)
-}
-
-fn bytes_in(directory: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { bytes_in(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(bytes)
-}
-
 /// How many are added.
 fn subjects() -> u64 {
     std::env::var("COMMISSARY_BENCH_SUBJECTS").map_or(1_000_000, |text| text.parse().expect("a number"))
@@ -84,11 +68,7 @@ fn run(kind: &str) {
     let took = start.elapsed().as_secs_f64();
     assert_eq!(intake.expect("taken in").added, subjects);
     assert_eq!(service.stats().subjects_pending(), subjects);
-    let bytes = |name: &str| {
-        let path = place.path().join(name);
-        let found = if path.is_dir() { bytes_in(&path) } else { fs::metadata(&path).map(|file| file.len()) };
-        found.unwrap_or(0) as f64 / 1e6
-    };
+    let bytes = |name: &str| bytes_in(&place.path().join(name)).unwrap_or(0) as f64 / 1e6;
     let (journal, store) = (bytes("journal"), bytes("store"));
     hub.close().expect("closes");
     let rate = subjects as f64 / took;

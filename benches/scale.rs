@@ -5,16 +5,17 @@
 //! With the feature `redb`, `COMMISSARY_BENCH_ENGINE=redb` takes that engine.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/footprint.rs"]
+mod footprint;
 #[path = "support/rows.rs"]
 mod rows;
 
 use std::collections::VecDeque;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use footprint::{bytes_in, peak};
 use rows::Bar;
 
 use commissary::{
@@ -122,23 +123,6 @@ fn refuses_duplicates(service: &ServiceHandle<Plain>, subjects: u64) {
     assert_eq!((intake.added, intake.duplicates), (0, 2 * AGAIN), "each is known");
 }
 
-/// Peak resident memory of this process in MB; 0 where the system does not tell.
-fn peak() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(0, |kib| kib * 1_024 / 1_000_000)
-}
-
-fn bytes_in(directory: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { bytes_in(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(bytes)
-}
-
 fn run(subjects: u64) {
     // Beside the build, not in a directory that may be in memory.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
@@ -162,15 +146,11 @@ fn run(subjects: u64) {
     refuses_duplicates(&service, subjects);
     assert_ne!(service.subject_state(&0).expect("read"), SubjectState::Unknown);
     hub.close().expect("closes");
-    let each = |name: &str| {
-        let path = place.path().join(name);
-        let found = if path.is_dir() { bytes_in(&path) } else { fs::metadata(&path).map(|file| file.len()) };
-        found.unwrap_or(0) as f64 / subjects as f64
-    };
+    let each = |name: &str| bytes_in(&place.path().join(name)).unwrap_or(0) as f64 / subjects as f64;
     let (journal, store) = (each("journal"), each("store"));
     println!(
         "{subjects:>12} {added:>10.0} {worked:>10.0} {median:>9} {slow:>9} {:>9} {journal:>10.1} {store:>10.1} {opening:>8.2}",
-        peak()
+        peak().unwrap_or(0)
     );
 }
 

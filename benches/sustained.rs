@@ -7,15 +7,17 @@
 //! `COMMISSARY_BENCH_SUBJECTS` sets how many (a million without it), `COMMISSARY_BENCH_ONLY` names one row.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
+#[path = "support/footprint.rs"]
+mod footprint;
 #[path = "support/rows.rs"]
 mod rows;
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use footprint::{bytes_in, peak};
 use rows::Bar;
 
 use commissary::{
@@ -223,23 +225,6 @@ fn redb_alone(place: &Path, subjects: u64) -> [f64; 3] {
     tenths.rates()
 }
 
-/// Peak resident memory of this process in MB; 0 where the system does not tell.
-fn peak() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(0, |kib| kib * 1_024 / 1_000_000)
-}
-
-fn bytes_in(directory: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { bytes_in(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(bytes)
-}
-
 fn run(row: &str, subjects: u64) {
     // Beside the build, not in a directory that may be in memory.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
@@ -260,7 +245,7 @@ fn run(row: &str, subjects: u64) {
     println!(
         "{row:<12} {added:>10} {rate:>12.0} {first:>13.0} {last:>12.0} {:>8.2} {:>9} {disk:>9.0} {store:>9.0}",
         last / first,
-        peak()
+        peak().unwrap_or(0)
     );
     if !asked.is_empty() {
         println!("{:<12} a subject's work, applied: {asked}", "");
