@@ -8,7 +8,7 @@
 mod ledger;
 mod print;
 mod recount;
-mod stripes;
+pub(crate) mod stripes;
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,17 +1,87 @@
 //! The pool that ordinary claims are served from, and how a thread that was there before finds it again.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::sync::Weak;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::audit::stripes;
 use crate::pool::Pool;
 use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// One of a pool's counts of owners: claims of different threads count on different cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Share {
+    pool: Arc<Pool>,
+}
+
+/// Counts of owners a pool.
+const SHARES: usize = 8;
+
+/// A pool that is, or will be, the current one.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pool: Arc<Pool>,
+    shares: [Arc<Share>; SHARES],
+}
+
+impl Front {
+    pub(crate) fn new(pool: Arc<Pool>) -> Self {
+        let share = || Arc::new(Share { pool: Arc::clone(&pool) });
+        Self { shares: std::array::from_fn(|_| share()), pool }
+    }
+
+    /// The share of this thread.
+    fn share(&self) -> &Arc<Share> {
+        let [first, ..] = &self.shares;
+        self.shares.get(stripes::own() % SHARES).unwrap_or(first)
+    }
+
+    pub(crate) fn is(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
+    }
+}
+
+impl Deref for Front {
+    type Target = Arc<Pool>;
+
+    fn deref(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+}
+
+/// Keeps a pool alive.
+#[derive(Debug, Clone)]
+pub(crate) enum Held {
+    /// One that is, or was, a current one.
+    Share(Arc<Share>),
+    Pool(Arc<Pool>),
+}
+
+impl Held {
+    /// As this one, if it is of `pool`.
+    pub(crate) fn again(&self, pool: &Arc<Pool>) -> Self {
+        if Arc::ptr_eq(self, pool) { self.clone() } else { Self::Pool(Arc::clone(pool)) }
+    }
+}
+
+impl Deref for Held {
+    type Target = Arc<Pool>;
+
+    fn deref(&self) -> &Arc<Pool> {
+        match self {
+            Self::Share(share) => &share.pool,
+            Self::Pool(pool) => pool,
+        }
+    }
+}
 
 /// What ordinary claims are served from.
 #[derive(Debug)]
 pub(crate) struct Current {
-    pool: ArcSwap<Pool>,
+    front: ArcSwap<Front>,
     /// The pool's stamp; may lag behind it for a moment.
     stamp: AtomicU64,
     /// The place that threads remember it at.
@@ -21,11 +91,11 @@ pub(crate) struct Current {
 /// Services that a thread remembers the pools of. More of them push each other out.
 const PLACES: usize = 4;
 
-/// A pool that a thread claimed from. Keeps nothing of it alive but the memory of its fixed part.
+/// A pool that a thread claimed from. Keeps nothing of it alive.
 #[derive(Default)]
 struct Seen {
     stamp: u64,
-    pool: Weak<Pool>,
+    share: Weak<Share>,
 }
 
 thread_local! {
@@ -35,39 +105,43 @@ thread_local! {
 impl Current {
     pub(crate) fn new(pool: Pool) -> Self {
         let (stamp, place) = (AtomicU64::new(pool.stamp), pool.service as usize % PLACES);
-        Self { pool: ArcSwap::from_pointee(pool), stamp, place }
+        Self { front: ArcSwap::from_pointee(Front::new(Arc::new(pool))), stamp, place }
     }
 
-    pub(crate) fn load(&self) -> Guard<Arc<Pool>> {
-        self.pool.load()
+    pub(crate) fn load(&self) -> Guard<Arc<Front>> {
+        self.front.load()
     }
 
     /// The pool, or one that was current until just now: whoever finds that exhausted looks again. Lock-free, no allocation; to a
-    /// thread that was there before one read-modify-write, on the pool's own count.
-    pub(crate) fn get(&self) -> Arc<Pool> {
+    /// thread that was there before one read-modify-write, on a count that few other threads write.
+    pub(crate) fn get(&self) -> Held {
         // ordering: Acquire; pairs with the Release in `note`. It is a hint: a pool is what its own cursor says.
         let stamp = self.stamp.load(Ordering::Acquire);
         let seen = SEEN.try_with(|seen| {
             let mut seen = seen.get(self.place)?.try_borrow_mut().ok()?;
             if seen.stamp == stamp
-                && let Some(pool) = seen.pool.upgrade()
+                && let Some(share) = seen.share.upgrade()
             {
-                return Some(pool);
+                return Some(share);
             }
-            let pool = self.pool.load_full();
+            let front = self.front.load();
+            let share = Arc::clone(front.share());
             // Whoever replaced the pool may have stopped before it said so.
-            self.note(&pool, stamp);
-            *seen = Seen { stamp: pool.stamp, pool: Arc::downgrade(&pool) };
-            Some(pool)
+            self.note(&front, stamp);
+            *seen = Seen { stamp: front.stamp, share: Arc::downgrade(&share) };
+            Some(share)
         });
         // A thread that is being taken down remembers nothing.
-        seen.ok().flatten().unwrap_or_else(|| self.pool.load_full())
+        Held::Share(seen.ok().flatten().unwrap_or_else(|| Arc::clone(self.front.load().share())))
     }
 
     /// Replaces `before` by `next`, a younger pool. False if it was replaced already.
-    pub(crate) fn replace(&self, before: &Arc<Pool>, next: &Arc<Pool>) -> bool {
-        let was = self.pool.compare_and_swap(before, Arc::clone(next));
-        let replaced = Arc::ptr_eq(&was, before);
+    pub(crate) fn replace(&self, before: &Arc<Pool>, next: &Arc<Front>) -> bool {
+        let front = self.front.load();
+        let replaced = front.is(before) && {
+            let was = self.front.compare_and_swap(&*front, Arc::clone(next));
+            Arc::ptr_eq(&was, &front)
+        };
         if replaced {
             self.note(next, before.stamp);
         }
@@ -77,7 +151,7 @@ impl Current {
     /// As [`replace`](Self::replace) by a thread that stops in the middle.
     #[cfg(test)]
     pub(crate) fn replace_and_stop(&self, next: &Arc<Pool>) {
-        self.pool.store(Arc::clone(next));
+        self.front.store(Arc::new(Front::new(Arc::clone(next))));
     }
 
     fn note(&self, pool: &Pool, known: u64) {
@@ -98,16 +172,20 @@ mod tests {
         Pool::empty(Birth { service, generation: 0, born: 0, terms: Terms::of(&Policy::default()) })
     }
 
+    fn front() -> Front {
+        Front::new(Arc::new(empty(1)))
+    }
+
     #[test]
     fn a_thread_that_was_there_finds_what_replaced_it() {
         let current = Current::new(empty(1));
         let first = current.get();
         assert!(Arc::ptr_eq(&first, &current.get()));
-        let second = Arc::new(empty(1));
+        let second = Arc::new(front());
         assert!(current.replace(&first, &second));
-        assert!(Arc::ptr_eq(&second, &current.get()));
-        assert!(!current.replace(&first, &Arc::new(empty(1))), "it is not there any more");
-        assert!(Arc::ptr_eq(&second, &current.get()));
+        assert!(second.is(&current.get()));
+        assert!(!current.replace(&first, &Arc::new(front())), "it is not there any more");
+        assert!(second.is(&current.get()));
     }
 
     #[test]
@@ -120,10 +198,10 @@ mod tests {
         std::thread::scope(|scope| assert!(Arc::ptr_eq(&second, &scope.spawn(|| current.get()).join().unwrap())));
         assert!(Arc::ptr_eq(&second, &current.get()));
         // It goes on, after a third one came.
-        let third = Arc::new(empty(1));
+        let third = Arc::new(front());
         assert!(current.replace(&second, &third));
         current.note(&second, first.stamp);
-        assert!(Arc::ptr_eq(&third, &current.get()));
+        assert!(third.is(&current.get()));
     }
 
     #[test]

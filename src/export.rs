@@ -197,7 +197,7 @@ fn service(house: &House, core: &ServiceCore, sink: &mut dyn Sink) -> Result<(),
     sink.leases()?;
     let mut leased = 0;
     for pool in live.iter() {
-        for index in 0..pool.passed() {
+        for (index, _) in pool.passed() {
             if let Some(lease) = lease(house, pool, index) {
                 leased += lease.owed;
                 sink.lease(core.id, &lease)?;

@@ -668,7 +668,7 @@ impl<S: Service> ServiceHandle<S> {
         let now = self.core.link.clock.now();
         let mut slow = Vec::new();
         for pool in self.core.live().iter() {
-            for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
+            for (index, slot) in pool.passed() {
                 let seen = slot.snapshot();
                 let Some(seat) = self.house.people.seats.get(seen.owner() as usize) else { continue };
                 if !seen.is_held() {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::audit::Move;
 use crate::commit::{Change, Pending, Reports};
+use crate::current::Held;
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::lane::{LaneView, Run, StateBytes, Step, encode_state, lane_of};
@@ -51,7 +52,7 @@ impl<S: Service> fmt::Debug for Lease<S> {
 /// What a lease is made of.
 pub(crate) struct Hold {
     seat: Arc<SeatCore>,
-    pool: Arc<Pool>,
+    pool: Held,
     index: usize,
 }
 
@@ -154,7 +155,7 @@ impl Hold {
 }
 
 impl<S: Service> Lease<S> {
-    pub(crate) fn new(seat: Arc<SeatCore>, pool: Arc<Pool>, index: usize) -> Self {
+    pub(crate) fn new(seat: Arc<SeatCore>, pool: Held, index: usize) -> Self {
         Self { hold: Some(Hold { seat, pool, index }), service: PhantomData }
     }
 

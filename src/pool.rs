@@ -14,7 +14,7 @@ use crate::lane::Run;
 use crate::record::subject_hash;
 use crate::service::{Late, OverAsk, Policy};
 use crate::slot::{Cause, Mask, Phase, Slot, Snapshot, TIME_MAX, ToRenewed};
-use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Padded};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The policy as it was when the pool was formed: what holds for its buckets and leases.
 #[derive(Debug, Clone, Copy)]
@@ -282,7 +282,7 @@ pub(crate) struct Pool {
     /// Hub time, ms: what the times in the slots' words count from.
     pub(crate) born: u64,
     pub(crate) terms: Terms,
-    cursor: Padded<Cursor>,
+    cursor: Cursor,
     slots: Box<[Slot]>,
     cooldowns: Cooldowns,
     /// Slot numbers where they are not simply the places (recovered pools); ascending.
@@ -302,8 +302,8 @@ pub(crate) struct Pool {
     oldest: Option<u64>,
     /// One bit a slot: the writer must look at it.
     dirty: Box<[AtomicU64]>,
-    /// Slots below this are known to the writer; the writer's alone.
-    seen: AtomicU64,
+    /// Of each of the cursor's stripes: the slots below this are known to the writer; the writer's alone.
+    seen: Box<[AtomicU64]>,
     /// What the writer has put in the journal of each slot; the writer's alone.
     logged: Box<[AtomicU8]>,
 }
@@ -381,7 +381,8 @@ impl Pool {
             let nonce = secret.nonce(birth.service, birth.generation, number(slots.len()));
             slots.push(Slot::new(number(first), bucket.len(), nonce));
         }
-        let pool = Self::assemble(birth, slots, None, subjects, 0);
+        let cursor = Cursor::new(slots.len());
+        let pool = Self::assemble(birth, slots, None, subjects, cursor);
         let shared = AtomicBool::new(!origins.is_empty());
         let (cooldowns, runs) = (Cooldowns::new(cooldowns), some_runs(runs));
         Self { cooldowns, origins: origins.into(), shared, runs, ..pool }
@@ -414,7 +415,7 @@ impl Pool {
         let taken = slots.len();
         let origins = subjects.places.iter().enumerate();
         let origins = origins.filter_map(|(at, place)| Some((at, origin_of(place.rank)?))).collect();
-        let pool = Self::assemble(birth, slots, Some(numbers), subjects, taken);
+        let pool = Self::assemble(birth, slots, Some(numbers), subjects, Cursor::at_end(taken));
         (0..taken).for_each(|index| pool.note_logged(index, LOGGED_LEASED));
         // What was shared before the opening is not known: the ends of its leases are journaled as if all were.
         Self { origins, shared: AtomicBool::new(true), runs: some_runs(runs), ..pool }
@@ -422,10 +423,17 @@ impl Pool {
 
     /// A pool of nothing: what a service starts with.
     pub(crate) fn empty(birth: Birth) -> Self {
-        Self::assemble(birth, Vec::new(), None, Subjects::default(), 0)
+        Self::assemble(birth, Vec::new(), None, Subjects::default(), Cursor::new(0))
     }
 
-    fn assemble(birth: Birth, slots: Vec<Slot>, numbers: Option<Box<[u32]>>, subjects: Subjects, taken: usize) -> Self {
+    /// What `cursor` has handed out, the writer knows of.
+    fn assemble(
+        birth: Birth,
+        slots: Vec<Slot>,
+        numbers: Option<Box<[u32]>>,
+        subjects: Subjects,
+        cursor: Cursor,
+    ) -> Self {
         assert!(subjects.bytes.len() < u32::MAX as usize, "a pool's subjects fit in 4 GiB");
         let logged = slots.iter().map(|_| AtomicU8::new(0)).collect();
         Self {
@@ -435,7 +443,8 @@ impl Pool {
             generation: birth.generation,
             born: birth.born,
             terms: birth.terms,
-            cursor: Padded(Cursor::new(taken)),
+            seen: cursor.passed().map(|range| AtomicU64::new(range.end as u64)).collect(),
+            cursor,
             oldest: subjects.places.iter().map(|place| place.since).min(),
             prints: (0..subjects.places.len()).map(|_| AtomicU32::new(0)).collect(),
             dirty: (0..slots.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
@@ -447,7 +456,6 @@ impl Pool {
             origins: Box::default(),
             shared: AtomicBool::new(false),
             subjects,
-            seen: AtomicU64::new(taken as u64),
             logged,
         }
     }
@@ -571,7 +579,7 @@ impl Pool {
 
     /// Subjects that no claim has taken, about.
     pub(crate) fn ready_subjects(&self) -> usize {
-        (self.slots.len() - self.passed()) * self.subjects.places.len() / self.slots.len().max(1)
+        (self.slots.len() - self.cursor.count()) * self.subjects.places.len() / self.slots.len().max(1)
     }
 
     /// As [`claim`](Self::claim) of one bucket, where that is simple; if it is not, nothing is claimed.
@@ -580,7 +588,7 @@ impl Pool {
             return None;
         }
         let at = now.saturating_sub(self.born);
-        let index = self.cursor.0.take(1, self.slots.len()).start;
+        let index = self.cursor.take(owner as usize, 1).next()?;
         let slot = self.slot(index)?;
         slot.claim(owner, at, self.terms.deadline(slot.nonce(), at)).then_some(index)
     }
@@ -591,7 +599,7 @@ impl Pool {
         let at = now.saturating_sub(self.born);
         let (mut got, mut passed_by) = (0, 0);
         while got < n && passed_by < PASSED_BY_MAX {
-            let range = self.cursor.0.take(n - got, self.slots.len());
+            let range = self.cursor.take(owner as usize, n - got);
             if range.is_empty() {
                 got += self.claim_aside(n - got, owner, now, &mut took);
                 break;
@@ -723,12 +731,12 @@ impl Pool {
 
     /// True if the cursor has handed out every slot.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.passed() == self.slots.len()
+        self.cursor.is_at_end()
     }
 
-    /// Slots that the cursor has handed out.
-    pub(crate) fn passed(&self) -> usize {
-        self.cursor.0.passed(self.slots.len())
+    /// The slots that the cursor has handed out, and their places; ascending.
+    pub(crate) fn passed(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.cursor.passed().flatten().filter_map(|index| Some((index, self.slot(index)?)))
     }
 
     /// Asks the writer to look at a slot whose lease has ended. Wait-free.
@@ -741,14 +749,14 @@ impl Pool {
 
     /// Calls `visit` with each slot that was handed out since the last call, and each that was marked. The writer's alone.
     pub(crate) fn collect(&self, mut visit: impl FnMut(usize, &Slot)) {
-        // ordering: Relaxed; one thread reads and writes `seen`.
-        let seen = usize::try_from(self.seen.load(Ordering::Relaxed)).unwrap_or(0);
-        let passed = self.passed();
-        if passed > seen {
-            // ordering: Relaxed; as above.
-            self.seen.store(passed as u64, Ordering::Relaxed);
-            for (index, slot) in self.slots.iter().enumerate().take(passed).skip(seen) {
-                visit(index, slot);
+        for (seen, passed) in self.seen.iter().zip(self.cursor.passed()) {
+            // ordering: Relaxed, both; one thread reads and writes `seen`.
+            let from = usize::try_from(seen.load(Ordering::Relaxed)).unwrap_or(passed.end);
+            if passed.end > from {
+                seen.store(passed.end as u64, Ordering::Relaxed);
+                (from..passed.end)
+                    .filter_map(|index| Some((index, self.slot(index)?)))
+                    .for_each(|(index, slot)| visit(index, slot));
             }
         }
         for (word_at, word) in self.dirty.iter().enumerate() {

@@ -8,7 +8,7 @@ use event_listener::Event;
 
 use crate::apply::FinishedLease;
 use crate::audit::{Ledger, Move};
-use crate::current::Current;
+use crate::current::{Current, Front, Held};
 use crate::express::Express;
 use crate::fairness::{self, Queue};
 use crate::id::LeaseToken;
@@ -81,7 +81,7 @@ pub(crate) struct ServiceCore {
     /// What ordinary claims are served from.
     current: Current,
     /// What follows it, ready before it is needed.
-    next: ArcSwapOption<Pool>,
+    next: ArcSwapOption<Front>,
     /// Urgent subjects.
     pub(crate) urgent: Express,
     /// Subjects put back.
@@ -299,7 +299,7 @@ impl ServiceCore {
     }
 
     /// The pool that ordinary claims are served from: one look a claim, for its terms and its buckets.
-    pub(crate) fn current(&self) -> Arc<Pool> {
+    pub(crate) fn current(&self) -> Held {
         self.current.get()
     }
 
@@ -367,9 +367,9 @@ impl ServiceCore {
     /// Replaces an exhausted pool by the next one. False if there is none.
     fn advance(&self, pool: &Arc<Pool>) -> bool {
         let next = self.next.load();
-        let Some(following) = next.as_ref().filter(|next| !Arc::ptr_eq(next, pool)) else {
+        let Some(following) = next.as_ref().filter(|next| !next.is(pool)) else {
             // Nothing follows, unless another claimer has just been here.
-            return !Arc::ptr_eq(&self.current.load(), pool);
+            return !self.current.load().is(pool);
         };
         // Only from `pool`: a claimer that fell asleep here cannot bring an old pool back.
         if self.current.replace(pool, following) {
@@ -433,7 +433,7 @@ impl ServiceCore {
     /// True if the steward should form the next ordinary pool.
     pub(crate) fn wants_next(&self) -> bool {
         let current = self.current.load();
-        self.next.load().as_ref().is_none_or(|next| Arc::ptr_eq(next, &current))
+        self.next.load().as_ref().is_none_or(|next| next.is(&current))
     }
 
     /// Publishes the next ordinary pool. The steward's alone.
@@ -441,7 +441,7 @@ impl ServiceCore {
         self.counts.starved.set(0);
         self.counts.forming.formed(self.link.clock.now());
         self.add_live(Arc::clone(&pool));
-        self.next.store(Some(pool));
+        self.next.store(Some(Arc::new(Front::new(pool))));
         // Not what this thread remembers: if that is exhausted, it says nothing of the one in its place.
         let current = self.current.load();
         if current.is_exhausted() {
@@ -462,14 +462,14 @@ impl ServiceCore {
     /// When the oldest subject of the ordinary pools, as far as they are not exhausted, began to wait.
     pub(crate) fn oldest_ordinary(&self) -> Option<u64> {
         let since = |pool: &Arc<Pool>| (!pool.is_exhausted()).then(|| pool.oldest()).flatten();
-        since(&self.current.load()).or_else(|| self.next.load().as_ref().and_then(since))
+        since(&self.current.load()).or_else(|| self.next.load().as_ref().and_then(|next| since(next)))
     }
 
     /// Subjects in ordinary pools that no claim has taken, about.
     pub(crate) fn ready_subjects(&self) -> usize {
         let current = self.current.load();
         let next = self.next.load();
-        let next = next.as_ref().filter(|next| !Arc::ptr_eq(next, &current));
+        let next = next.as_ref().filter(|next| !next.is(&current));
         current.ready_subjects() + next.map_or(0, |next| next.ready_subjects())
     }
 
@@ -524,8 +524,8 @@ impl ServiceCore {
 
     /// The pools that claims are served from now: their ready slots are still to come.
     pub(crate) fn is_serving(&self, pool: &Arc<Pool>) -> bool {
-        let is = |other: &Option<Arc<Pool>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, pool));
-        Arc::ptr_eq(&self.current.load(), pool) || is(&self.next.load()) || self.is_express(pool)
+        let is_next = || self.next.load().as_ref().is_some_and(|next| next.is(pool));
+        self.current.load().is(pool) || is_next() || self.is_express(pool)
     }
 
     /// Finds the slot that a token names. Wait-free.
@@ -549,7 +549,7 @@ impl ServiceCore {
     /// Calls `visit` with every slot that `owner` holds.
     pub(crate) fn held_by(&self, owner: u32, mut visit: impl FnMut(&Arc<Pool>, usize)) {
         for pool in self.live.load().iter() {
-            for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
+            for (index, slot) in pool.passed() {
                 let seen = slot.snapshot();
                 if seen.is_held() && seen.owner() == owner {
                     visit(pool, index);

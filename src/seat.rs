@@ -9,6 +9,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use crate::claim::{Ask, Claim, Grant};
+use crate::current::Held;
 use crate::error::{ClaimError, LeaseError};
 use crate::handlers::is_inside;
 use crate::house::House;
@@ -169,7 +170,11 @@ impl<S: Service> Seat<S> {
     pub fn resume(&self, token: &LeaseToken) -> Result<Lease<S>, LeaseError> {
         let (pool, index) = self.find(token)?;
         let held = pool.slot(index).is_some_and(|slot| slot.snapshot().is_held());
-        if held { Ok(Lease::new(Arc::clone(&self.core), pool, index)) } else { Err(self.counted(LeaseError::Over)) }
+        if held {
+            Ok(Lease::new(Arc::clone(&self.core), Held::Pool(pool), index))
+        } else {
+            Err(self.counted(LeaseError::Over))
+        }
     }
 
     /// Reports on subjects of a lease and gives the rest back. As [`Lease::submit`], by token.

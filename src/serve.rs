@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::audit::{Move, Print};
 use crate::claim::{Ask, Empty, EmptyReason};
+use crate::current::Held;
 use crate::error::ClaimError;
 use crate::fairness;
 use crate::measures::Call;
@@ -12,7 +13,7 @@ use crate::people::SeatCore;
 use crate::pool::{Pool, Terms};
 use crate::record::SeatState;
 use crate::service::{OverAsk, ServiceState};
-use crate::sync::{Arc, Ordering};
+use crate::sync::Ordering;
 use crate::watch::Level;
 
 /// What became of a claim that was let in.
@@ -65,7 +66,7 @@ impl Sum {
 impl SeatCore {
     /// Leases buckets and calls `took` with each. If it refuses the claim after that, the caller ends those leases: the claim
     /// was undone. Lock-free, no allocation.
-    pub(crate) fn serve(&self, ask: Ask, took: &mut dyn FnMut(Arc<Pool>, usize)) -> Result<Served, ClaimError> {
+    pub(crate) fn serve(&self, ask: Ask, took: &mut dyn FnMut(Held, usize)) -> Result<Served, ClaimError> {
         let timing = self.timing(self.counts.claims());
         let served = self.serve_now(ask, took);
         self.timed(Call::Claim, &timing);
@@ -75,7 +76,7 @@ impl SeatCore {
         served
     }
 
-    fn serve_now(&self, ask: Ask, took: &mut dyn FnMut(Arc<Pool>, usize)) -> Result<Served, ClaimError> {
+    fn serve_now(&self, ask: Ask, took: &mut dyn FnMut(Held, usize)) -> Result<Served, ClaimError> {
         let (service, link) = (&*self.service, &*self.service.link);
         let admitted = self.admit()?;
         link.admit_claim()?;
@@ -108,14 +109,7 @@ impl SeatCore {
     }
 
     /// Leases up to `n` buckets. Without a turn the express queues had nothing.
-    fn take(
-        &self,
-        current: Arc<Pool>,
-        n: u32,
-        now: u64,
-        turn: Option<u64>,
-        took: &mut dyn FnMut(Arc<Pool>, usize),
-    ) -> Sum {
+    fn take(&self, current: Held, n: u32, now: u64, turn: Option<u64>, took: &mut dyn FnMut(Held, usize)) -> Sum {
         let mut sum = Sum::default();
         if n == 1
             && turn.is_none()
@@ -131,7 +125,7 @@ impl SeatCore {
         let turn = turn.unwrap_or_else(|| self.counts.claims());
         self.service.take(&current, n as usize, self.index, now, turn, |pool, index| {
             sum.add(pool, index);
-            took(Arc::clone(pool), index);
+            took(current.again(pool), index);
         });
         sum
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::claim::Ask;
+use crate::current::Held;
 use crate::error::ClaimError;
-use crate::pool::Pool;
 use crate::serve::Served;
 use crate::service::{Policy, Reporter, ServiceState, Verdict};
 use crate::sync::Arc;
@@ -39,7 +39,7 @@ fn claim_while(happens: impl Fn(&Seat<Numbers>)) -> (Result<Served, ClaimError>,
     service.add_all(0..40).unwrap();
     hub.tick();
     let mut taken = 0;
-    let took = &mut |_: Arc<Pool>, _| {
+    let took = &mut |_: Held, _| {
         taken += 1;
         happens(&seat);
     };

@@ -353,7 +353,7 @@ fn ready(service: &ServiceCore) -> Ready {
 fn held(service: &ServiceCore) -> HashMap<u32, Held> {
     let mut held: HashMap<u32, Held> = HashMap::new();
     for pool in service.live().iter() {
-        for slot in pool.slots().iter().take(pool.passed()) {
+        for (_, slot) in pool.passed() {
             let seen = slot.snapshot();
             if seen.is_held() {
                 let of = held.entry(seen.owner()).or_default();

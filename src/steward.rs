@@ -296,7 +296,7 @@ impl Steward {
             let since_birth = now.saturating_sub(pool.born);
             let abandoned = self.is_abandoned(service, pool, now);
             let is_express = service.is_express(pool);
-            for (index, slot) in pool.slots().iter().enumerate().take(pool.passed()) {
+            for (index, slot) in pool.passed() {
                 let seen = slot.snapshot();
                 if seen.phase() == Phase::Dead && seen.is_past(since_birth, pool.terms.grace_ms) {
                     due.offer(pool, index, seen.owner(), pool.born + seen.time());

@@ -15,6 +15,7 @@
 mod check;
 
 #[path = "../../src/cursor.rs"]
+#[expect(dead_code, reason = "the models recover no pool")]
 mod cursor;
 #[path = "../../src/news.rs"]
 #[expect(dead_code, reason = "the models wait as threads, not as tasks")]

@@ -20,6 +20,14 @@ pub(crate) const MODELS: &[Model] = &[
         one_order: false,
     },
     Model {
+        name: "pool_stripes",
+        body: stripes,
+        states: &["began apart", "went over", "found all passed"],
+        bound: None,
+        finite: true,
+        one_order: false,
+    },
+    Model {
         name: "pool_swap",
         body: swap,
         states: &[SWAP_LOST, NOTHING_FOLLOWED, ANOTHER_SWAPPED, "steward published", "a claim got none"],
@@ -63,14 +71,14 @@ struct Pool {
 
 impl Pool {
     fn new(slots: usize) -> Self {
-        Self { cursor: Cursor::new(0), slots: (0..slots).map(|_| Slot::new(0, 1, 0)).collect() }
+        Self { cursor: Cursor::new(slots), slots: (0..slots).map(|_| Slot::new(0, 1, 0)).collect() }
     }
 
     /// As `Pool::claim`.
     fn claim(&self, n: usize, owner: u32, mut took: impl FnMut(usize)) -> usize {
         let mut got = 0;
         while got < n {
-            let range = self.cursor.take(n - got, self.slots.len());
+            let range = self.cursor.take(owner as usize, n - got);
             if range.is_empty() {
                 break;
             }
@@ -86,7 +94,7 @@ impl Pool {
 
     /// As `Pool::is_exhausted`.
     fn is_exhausted(&self) -> bool {
-        self.cursor.passed(self.slots.len()) == self.slots.len()
+        self.cursor.is_at_end()
     }
 }
 
@@ -209,10 +217,10 @@ fn claimer(service: &Arc<Service>, n: usize, owner: u32) -> thread::JoinHandle<V
 /// Claims on one cursor get each place once, and none beyond the end.
 fn cursor() {
     const LEN: usize = 4;
-    let cursor = Arc::new(Cursor::new(0));
+    let cursor = Arc::new(Cursor::new(LEN));
     let other = Arc::clone(&cursor);
-    let other = thread::spawn(move || [other.take(2, LEN), other.take(2, LEN)]);
-    let mine = [cursor.take(1, LEN), cursor.take(2, LEN)];
+    let other = thread::spawn(move || [other.take(0, 2), other.take(0, 2)]);
+    let mine = [cursor.take(0, 1), cursor.take(0, 2)];
     let others = other.join().expect("a thread of the model panicked");
     let mut places: Vec<usize> = mine.iter().chain(&others).cloned().flatten().collect();
     seen_when(mine[1].len() == 1 || others[1].len() == 1, "went short");
@@ -220,7 +228,24 @@ fn cursor() {
     seen_when(mine[0].start == 2, "came second");
     places.sort_unstable();
     assert_eq!(places, [0, 1, 2, 3], "each place is handed out once");
-    assert_eq!(cursor.passed(LEN), LEN);
+    assert!(cursor.is_at_end());
+}
+
+/// Claims of two homes, each of which goes over to the other's stripe when its own is at its end.
+fn stripes() {
+    let cursor = Arc::new(Cursor::striped(4, 2, 2));
+    let other = Arc::clone(&cursor);
+    let claims = |cursor: &Cursor, home| [cursor.take(home, 1), cursor.take(home, 2), cursor.take(home, 1)];
+    let other = thread::spawn(move || claims(&other, 1));
+    let mine = claims(&cursor, 0);
+    let others = other.join().expect("a thread of the model panicked");
+    seen_when(mine[0].start == 0 && others[0].start == 2, "began apart");
+    seen_when(mine.iter().any(|range| range.start >= 2), "went over");
+    seen_when(mine[1].is_empty() || mine[2].is_empty(), "found all passed");
+    let mut places: Vec<usize> = mine.into_iter().chain(others).flatten().collect();
+    places.sort_unstable();
+    assert_eq!(places, [0, 1, 2, 3], "each place is handed out once, and none is left");
+    assert!(cursor.is_at_end());
 }
 
 /// Two claimers at the end of a pool and the steward who forms the next but one.
@@ -272,7 +297,7 @@ impl Front {
     fn claim(&self, n: usize, owner: u32, mut took: impl FnMut(usize)) -> usize {
         let mut got = 0;
         while got < n {
-            let range = self.pool.cursor.take(n - got, self.pool.slots.len());
+            let range = self.pool.cursor.take(owner as usize, n - got);
             if range.is_empty() {
                 got += self.claim_aside(n - got, owner, &mut took);
                 break;

@@ -79,19 +79,19 @@ fn pushes() {
 
 /// A claim against the writer, who reads the cursor and then the slot: it sees the lease in the end.
 fn claim() {
-    let shared = Arc::new((Signal::default(), Cursor::new(0), Slot::new(0, 1, 0)));
+    let shared = Arc::new((Signal::default(), Cursor::new(1), Slot::new(0, 1, 0)));
     // An earlier raise, which the claimer may still see.
     shared.0.raise();
     let claimer = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
-            let range = shared.1.take(1, 1);
+            let range = shared.1.take(0, 1);
             assert!(shared.2.claim(1, 0, 1) && range == (0..1));
             shared.0.raise();
         })
     };
     let rounds = caretake(&shared.0, || {
-        let passed = shared.1.passed(1) == 1;
+        let passed = shared.1.is_at_end();
         let leased = passed && shared.2.snapshot().phase() == Phase::Leased;
         seen_when(passed && !leased, "passed but not yet leased");
         leased

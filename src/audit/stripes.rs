@@ -103,6 +103,12 @@ thread_local! {
     static OWN: Own = Own::take();
 }
 
+/// The thread's own stripe, as long as it lives: a small number that no other living thread has, if there are fewer than 63.
+pub(crate) fn own() -> usize {
+    // A thread that is being taken down has no stripe any more.
+    OWN.try_with(|own| own.0).unwrap_or(SHARED)
+}
+
 /// The cells of one ledger.
 #[derive(Debug)]
 pub(crate) struct Stripes(Box<[Padded<[Cell; MOVES]>]>);
@@ -116,8 +122,7 @@ impl Default for Stripes {
 impl Stripes {
     /// Adds what a call moved. Wait-free: three loads and three stores, on a line of the thread's own.
     pub(crate) fn add(&self, how: Move, print: Print) {
-        // A thread that is being taken down has no stripe any more.
-        let own = OWN.try_with(|own| own.0).unwrap_or(SHARED);
+        let own = own();
         let Some(cell) = self.0.get(own).and_then(|stripe| stripe.get(how as usize)) else { return };
         if own == SHARED { cell.add(print) } else { cell.add_alone(print) }
     }
