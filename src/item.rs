@@ -29,7 +29,7 @@ impl Head<'_> {
                 let head = u64::from(self.place) | (u64::from(rank) << 8) | (after << (8 + 8 * len));
                 append_low(out, head, len as usize + 4);
             }
-            _ => self.append_numbers(out),
+            _ => varints(out, [u64::from(self.place), self.rank, depth, round, key]),
         }
         match <&[u8; 8]>::try_from(self.key) {
             // A number, mostly: one store.
@@ -37,13 +37,6 @@ impl Head<'_> {
             Err(_) => out.extend_from_slice(self.key),
         }
         Framed::begin(out)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn append_numbers(&self, out: &mut Vec<u8>) {
-        let (depth, round, key) = (u64::from(self.depth), u64::from(self.round), self.key.len() as u64);
-        [u64::from(self.place), self.rank, depth, round, key].into_iter().for_each(|number| varint(out, number));
     }
 }
 
@@ -102,8 +95,9 @@ impl Framed {
     #[inline]
     pub(crate) fn end(self, out: &mut Vec<u8>) {
         let len = out.len().saturating_sub(self.start);
-        match (u8::try_from(len), out.get_mut(self.start.wrapping_sub(1))) {
-            (Ok(byte), Some(place)) if byte < 0x80 => *place = byte,
+        match out.get_mut(self.start.wrapping_sub(1)) {
+            #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
+            Some(place) if len < 0x80 => *place = len as u8,
             _ => self.end_long(out, len as u64),
         }
     }
@@ -121,7 +115,7 @@ impl Framed {
     }
 }
 
-/// Appends what postcard makes of `value`, up to `limit` bytes. Says how many bytes it has; beyond the limit, what was
+/// Appends what postcard makes of `value`, up to `limit` bytes. Says how many bytes it has if they are more; then what was
 /// appended is of no use.
 ///
 /// # Errors
@@ -132,7 +126,7 @@ pub(crate) fn append_up_to<T: Serialize + ?Sized>(
     value: &T,
     out: &mut Vec<u8>,
     limit: usize,
-) -> Result<usize, postcard::Error> {
+) -> Result<Option<usize>, postcard::Error> {
     let start = out.len();
     postcard::serialize_with_flavor(value, Bounded { out, start, end: start.saturating_add(limit), beyond: 0 })
 }
@@ -147,7 +141,7 @@ struct Bounded<'a> {
 }
 
 impl Flavor for Bounded<'_> {
-    type Output = usize;
+    type Output = Option<usize>;
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
@@ -170,8 +164,8 @@ impl Flavor for Bounded<'_> {
     }
 
     #[inline]
-    fn finalize(self) -> postcard::Result<usize> {
-        Ok((self.out.len() - self.start).saturating_add(self.beyond))
+    fn finalize(self) -> postcard::Result<Option<usize>> {
+        Ok((self.beyond > 0).then(|| (self.out.len() - self.start).saturating_add(self.beyond)))
     }
 }
 
@@ -184,10 +178,13 @@ fn leb128(number: u32) -> (u32, u32) {
     // Seven bits go to each byte, halves first.
     let n = (number & 0x0000_3fff) | ((number & 0x0fff_c000) << 2);
     let n = (n & 0x007f_007f) | ((n & 0x3f80_3f80) << 1);
-    let last = (u32::BITS - 1 - (n | 1).leading_zeros()) / 8;
     // Every byte but the last says that another one follows.
-    let more = 0x8080_8080 & ((1 << (8 * last)) - 1);
-    (n | more, last + 1)
+    match number {
+        0..0x80 => (n, 1),
+        0x80..0x4000 => (n | 0x80, 2),
+        0x4000..0x20_0000 => (n | 0x8080, 3),
+        _ => (n | 0x0080_8080, 4),
+    }
 }
 
 /// Appends the low `len` bytes, the lowest first; at most eight.
@@ -198,6 +195,12 @@ fn append_low(out: &mut Vec<u8>, bytes: u64, len: usize) {
     // Eight are one store; the rest is cut off.
     out.extend_from_slice(&bytes.to_le_bytes());
     out.truncate(end);
+}
+
+#[cold]
+#[inline(never)]
+fn varints(out: &mut Vec<u8>, numbers: [u64; 5]) {
+    numbers.into_iter().for_each(|number| varint(out, number));
 }
 
 /// Most bytes of a number of 64 bits.
@@ -250,9 +253,9 @@ mod tests {
             let mut out = before.clone();
             let bytes = append_up_to(&value, &mut out, limit).unwrap();
             let whole = postcard::to_stdvec(&value).unwrap();
-            prop_assert_eq!(bytes, whole.len());
+            prop_assert_eq!(bytes, (whole.len() > limit).then_some(whole.len()));
             prop_assert!(out.len() <= before.len() + limit);
-            if bytes <= limit {
+            if bytes.is_none() {
                 prop_assert_eq!(out, [before, whole].concat());
             }
         }

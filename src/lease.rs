@@ -509,6 +509,9 @@ pub(crate) struct Reporting<'a> {
     start: usize,
     /// What runs now is the plugin's: a panic is contained.
     in_plugin: bool,
+    /// The limits of those names.
+    report_bytes: usize,
+    submit_bytes: usize,
     wanted: Mask,
     /// The lane that the lease runs.
     lane: Option<&'a Run>,
@@ -531,6 +534,8 @@ impl<'a> Reporting<'a> {
             hint: 0,
             start: 0,
             in_plugin: false,
+            report_bytes: seat.service.link.limits.report_bytes,
+            submit_bytes: seat.service.link.limits.submit_bytes,
             wanted: Mask::default(),
             lane,
             state: None,
@@ -850,8 +855,12 @@ impl<'a> Reporting<'a> {
     fn keep(&self, node: &Node<Pending>, evidence: Mask) {
         let Change::Reported(reports) = &node.value.change else { return };
         let mut items = Vec::new();
-        for ready in self.scratch.ready.iter().filter(|ready| evidence.has(ready.place)) {
-            items.extend_from_slice(reports.items.get(ready.start..ready.end).unwrap_or_default());
+        let mut start = 0;
+        for ready in &self.scratch.ready {
+            if evidence.has(ready.place) {
+                items.extend_from_slice(reports.items.get(start..ready.end).unwrap_or_default());
+            }
+            start = ready.end;
         }
         let bytes = items.len();
         let conflict = Reports {

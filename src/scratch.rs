@@ -10,8 +10,7 @@ pub(crate) struct Ready {
     pub(crate) print: u32,
     /// The plugin's category of it.
     pub(crate) category: Option<u8>,
-    /// Its bytes in the list of items.
-    pub(crate) start: usize,
+    /// Where its bytes end in the list of items; they start where those of the one before end.
     pub(crate) end: usize,
 }
 

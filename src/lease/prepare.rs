@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 use std::panic::resume_unwind;
 
-use foldhash::quality::FixedState;
+use foldhash::fast::FixedState;
 
 use super::{Outcome, Reporting, encode_subject};
 use crate::error::LeaseError;
@@ -71,14 +71,18 @@ impl<'a> Reporting<'a> {
             *current = reports.next();
             let Some((name, report)) = current else { return Ok(()) };
             self.in_plugin = true;
-            let outcome = self.prepare_one(plugin, open, name, report);
+            let prepared = self.prepare_one(plugin, open, name, report);
             self.in_plugin = false;
-            self.answer(outcome)?;
+            match prepared {
+                Ok(()) => self.answer(Outcome::Accepted)?,
+                Err(outcome) => self.answer(outcome)?,
+            }
         }
     }
 
     /// What a report that is refused left in the list goes out of it.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what is not the plugin's is a few instructions, for every report")]
     fn answer(&mut self, outcome: Outcome) -> Result<(), LeaseError> {
         if outcome != Outcome::Accepted {
             self.scratch.items.truncate(self.start);
@@ -88,9 +92,8 @@ impl<'a> Reporting<'a> {
         if self.outcomes.len() > Limits::SUBMIT_REPORTS {
             return Err(LeaseError::TooMany { limit: Limits::SUBMIT_REPORTS });
         }
-        let limit = self.seat.service.link.limits.submit_bytes;
-        if self.start > limit {
-            return Err(LeaseError::TooLarge { bytes: self.start, limit });
+        if self.start > self.submit_bytes {
+            return Err(LeaseError::TooLarge { bytes: self.start, limit: self.submit_bytes });
         }
         Ok(())
     }
@@ -118,7 +121,7 @@ impl<'a> Reporting<'a> {
         open: Mask,
         name: &<S::Subject as Subject>::Key,
         report: &S::Report,
-    ) -> Outcome {
+    ) -> Result<(), Outcome> {
         let key = &mut self.scratch.key;
         key.clear();
         name.write(key);
@@ -126,10 +129,7 @@ impl<'a> Reporting<'a> {
         let hinted = self.bucket.subject(self.hint).filter(|subject| is_same(subject.key, key));
         let (place, stored) = match hinted {
             Some(stored) => (self.hint, stored),
-            None => match self.search(&self.scratch.key) {
-                Ok(found) => found,
-                Err(outcome) => return outcome,
-            },
+            None => self.search(&self.scratch.key)?,
         };
         self.hint = place + 1;
         let at = At::of(place);
@@ -138,45 +138,52 @@ impl<'a> Reporting<'a> {
             && self.lane.is_some()
             && let Some(refused) = self.look_at_lane(place, stored)
         {
-            return refused;
+            return Err(refused);
         }
         let out = &mut self.scratch.items;
         let SubjectRef { rank, depth, round, key, .. } = stored;
         let place_there = u16::try_from(place).unwrap_or(u16::MAX);
         let framed = Head { place: place_there, rank, depth, round, key }.append_to(out);
-        let limit = self.seat.service.link.limits.report_bytes;
-        match append_up_to(report, out, limit) {
-            Ok(bytes) if bytes > limit => return Outcome::TooLarge { bytes, limit },
-            Ok(_) => {}
-            Err(error) => return not_encodable(&error),
+        match append_up_to(report, out, self.report_bytes) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => return Err(Outcome::TooLarge { bytes, limit: self.report_bytes }),
+            Err(error) => return Err(not_encodable(&error)),
         }
         let print = print_of(framed.bytes(out));
         if self.wanted.has_at(at) {
-            return Outcome::AlreadyDone;
+            return Err(Outcome::AlreadyDone);
         }
-        let is_judged = owed && !stored.is_nameless();
-        if owed && !is_judged {
+        if owed && stored.is_nameless() {
             // What is owed no more is not judged, since it is not stored either.
             framed.clear(out);
         }
         framed.end(out);
-        let revealed = if is_judged { self.judge(plugin, stored, report) } else { Ok(false) };
-        match revealed {
-            Ok(false) => self.scratch.items.extend_from_slice(&NO_TAIL),
-            // Judging appended them.
-            Ok(true) => {}
-            Err(reason) => return Outcome::Rejected { reason },
+        let mut category = None;
+        if owed {
+            let is_ended = !stored.is_nameless() && self.judge(plugin, stored, report)?;
+            category = plugin.category(report);
+            if is_ended {
+                self.note(at, place, print, category);
+                return Ok(());
+            }
         }
-        let category = if owed { plugin.category(report) } else { None };
-        let Scratch { items: out, ready, .. } = &mut *self.scratch;
-        let (outcome, end) = (self.outcomes.len(), out.len());
+        self.scratch.items.extend_from_slice(&NO_TAIL);
+        self.note(at, place, print, category);
+        Ok(())
+    }
+
+    /// Notes the report whose item was appended.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a few stores, for every report")]
+    fn note(&mut self, at: At, place: usize, print: u32, category: Option<u8>) {
+        let Scratch { items, ready, .. } = &mut *self.scratch;
+        let (outcome, end) = (self.outcomes.len(), items.len());
         if ready.is_empty() {
             // Reports on one bucket are of a size, mostly.
-            out.reserve(end.saturating_mul(self.outcomes.capacity()).min(ITEMS_RESERVED.1));
+            items.reserve(end.saturating_mul(self.outcomes.capacity()).min(ITEMS_RESERVED.1));
         }
         self.wanted.insert_at(at);
-        ready.push(Ready { outcome, place, print, category, start: self.start, end });
-        Outcome::Accepted
+        ready.push(Ready { outcome, place, print, category, end });
     }
 
     /// Why a report on a subject of a lane cannot be taken, though it is owed.
@@ -191,18 +198,18 @@ impl<'a> Reporting<'a> {
     /// Whether anything was revealed, which then ends the item; or the reason of a rejection.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "what is not the plugin's is a few instructions, for every report")]
-    fn judge<S: Service>(&mut self, plugin: &S, stored: SubjectRef<'_>, report: &S::Report) -> Result<bool, String> {
+    fn judge<S: Service>(&mut self, plugin: &S, stored: SubjectRef<'_>, report: &S::Report) -> Result<bool, Outcome> {
         let reporter = Reporter::new(self.seat.client.id);
-        let subject = S::Subject::read(stored.key, stored.body)?;
+        let subject = S::Subject::read(stored.key, stored.body).map_err(rejected)?;
         if let Verdict::Reject(reason) = plugin.judge(&subject, report, reporter) {
-            return Err(reason);
+            return Err(rejected(reason));
         }
         let mut found = Vec::new();
         plugin.discover(&subject, report, &mut found);
         if found.is_empty() {
             return Ok(false);
         }
-        self.append_found(plugin, stored.depth, &found)?;
+        self.append_found(plugin, stored.depth, &found).map_err(rejected)?;
         Ok(true)
     }
 
@@ -235,7 +242,11 @@ impl<'a> Reporting<'a> {
 
 #[cold]
 fn not_encodable(error: &postcard::Error) -> Outcome {
-    Outcome::Rejected { reason: format!("not encodable: {error}") }
+    rejected(format!("not encodable: {error}"))
+}
+
+fn rejected(reason: String) -> Outcome {
+    Outcome::Rejected { reason }
 }
 
 /// The fingerprint of an encoded report. Never 0, which stands for "not known".
@@ -243,9 +254,8 @@ fn not_encodable(error: &postcard::Error) -> Outcome {
 fn print_of(encoded: &[u8]) -> u32 {
     let mut hasher = FixedState::default().build_hasher();
     hasher.write(encoded);
-    let hash = hasher.finish();
-    #[expect(clippy::cast_possible_truncation, reason = "both halves are in it")]
-    let print = (hash ^ (hash >> 32)) as u32;
+    #[expect(clippy::cast_possible_truncation, reason = "every bit of the report is in all bits of its hash")]
+    let print = hasher.finish() as u32;
     print | 1
 }
 
