@@ -809,7 +809,10 @@ impl<'a> Reporting<'a> {
 
     /// Puts the outcomes right, counts, and keeps conflicting reports as evidence.
     fn settle(&mut self, node: &Node<Pending>, taken: &Taken) {
-        self.seat.touch(self.seat.service.link.clock.about_now());
+        if !taken.emptied {
+            // The end of the lease does it, otherwise.
+            self.seat.touch(self.seat.service.link.clock.about_now());
+        }
         let mut evidence = Mask::default();
         let prints = self.pool.prints_at(self.index);
         let all = taken.accepted == self.wanted;
