@@ -83,12 +83,12 @@ impl Framed {
 
     /// What was appended since.
     #[inline]
-    pub(crate) fn bytes<'a>(&self, out: &'a [u8]) -> &'a [u8] {
+    pub(crate) fn bytes(self, out: &[u8]) -> &[u8] {
         out.get(self.start..).unwrap_or_default()
     }
 
     /// Takes back what was appended since.
-    pub(crate) fn clear(&self, out: &mut Vec<u8>) {
+    pub(crate) fn clear(self, out: &mut Vec<u8>) {
         out.truncate(self.start);
     }
 
@@ -105,13 +105,15 @@ impl Framed {
     /// A length of several bytes: what follows it makes room.
     #[inline(never)]
     fn end_long(self, out: &mut Vec<u8>, len: u64) {
-        let mut length = Vec::with_capacity(VARINT_MAX);
-        varint(&mut length, len);
-        let end = out.len();
-        let more = length.len().saturating_sub(1);
-        out.resize(end + more, 0);
-        out.copy_within(self.start..end, self.start + more);
-        out.iter_mut().skip(self.start.saturating_sub(1)).zip(length).for_each(|(place, byte)| *place = byte);
+        let (end, bytes) = (out.len(), (u64::BITS - (len | 1).leading_zeros()).div_ceil(7) as usize);
+        out.resize(end + bytes - 1, 0);
+        out.copy_within(self.start..end, self.start + bytes - 1);
+        let mut rest = len;
+        for (nth, place) in out.iter_mut().skip(self.start.saturating_sub(1)).take(bytes).enumerate() {
+            let low = (rest & 0x7f) as u8;
+            *place = if nth + 1 < bytes { low | 0x80 } else { low };
+            rest >>= 7;
+        }
     }
 }
 
@@ -200,11 +202,10 @@ fn append_low(out: &mut Vec<u8>, bytes: u64, len: usize) {
 #[cold]
 #[inline(never)]
 fn varints(out: &mut Vec<u8>, numbers: [u64; 5]) {
-    numbers.into_iter().for_each(|number| varint(out, number));
+    for number in numbers {
+        varint(out, number);
+    }
 }
-
-/// Most bytes of a number of 64 bits.
-const VARINT_MAX: usize = 10;
 
 /// An unsigned LEB128 number, as postcard writes it.
 #[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
@@ -231,6 +232,18 @@ mod tests {
                 append_low(&mut out, u64::from(bytes), len as usize);
                 assert_eq!(out, postcard::to_stdvec(&number).unwrap(), "{number}");
             }
+        }
+    }
+
+    #[test]
+    fn lengths_of_every_size_are_postcards() {
+        for len in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152] {
+            let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let mut out = vec![77];
+            let framed = Framed::begin(&mut out);
+            out.extend_from_slice(&bytes);
+            framed.end(&mut out);
+            assert_eq!(out.split_first(), Some((&77, &*postcard::to_stdvec(serde_bytes::Bytes::new(&bytes)).unwrap())));
         }
     }
 
