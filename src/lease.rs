@@ -1,5 +1,7 @@
 //! One client's exclusive hold on one bucket: submit, renew, release, drop.
 
+mod prepare;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -18,10 +20,10 @@ use crate::link::Precedence;
 use crate::measures::Call;
 use crate::notices::NoticeKind;
 use crate::people::SeatCore;
-use crate::pool::{Pool, Renewal, Spot, SubjectRef};
+use crate::pool::{Bucket, Pool, Renewal, Spot, SubjectRef};
 use crate::record::{self, Item, SubjectRecord};
-use crate::scratch::{Lent, Ready};
-use crate::service::{Key, Reporter, Service, ServiceState, Subject, Verdict, contain};
+use crate::scratch::Lent;
+use crate::service::{Key, Service, ServiceState, Subject, contain};
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
 use crate::stack::Node;
 use crate::sync::Arc;
@@ -173,8 +175,7 @@ impl<S: Service> Lease<S> {
 
     /// The subjects of the bucket, in its order, reported or not.
     pub fn subjects(&self) -> impl Iterator<Item = S::Subject> + '_ {
-        let hold = self.hold.as_ref();
-        let bucket = hold.into_iter().flat_map(|hold| hold.pool.bucket(hold.index));
+        let bucket = self.hold.as_ref().map(|hold| hold.pool.bucket(hold.index)).unwrap_or_default();
         // The steward hands out only subjects that this plugin's type reads.
         bucket.filter_map(|subject| S::Subject::read(subject.key, subject.body).ok())
     }
@@ -460,6 +461,16 @@ pub enum Outcome {
     Expired,
 }
 
+impl Outcome {
+    /// The report was refused, and another one may do.
+    fn can_be_mended(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected { .. } | Self::TooLarge { .. } | Self::PluginPanicked | Self::OutOfOrder | Self::Expired
+        )
+    }
+}
+
 /// The answer to a submit.
 #[derive(Debug)]
 #[must_use]
@@ -485,19 +496,23 @@ impl Submitted {
     }
 }
 
-/// What an encoded `Item` takes beside key, report and discoveries, about: place, rank, depth, three lengths, a count.
-const ITEM_OVERHEAD: usize = 16;
-/// Bytes reserved for the items of one submit, at most; more come as they are needed.
-const ITEMS_RESERVED: usize = 64 << 10;
-
 /// One submit on one slot.
 pub(crate) struct Reporting<'a> {
     seat: &'a SeatCore,
     pool: &'a Arc<Pool>,
     index: usize,
+    bucket: Bucket<'a>,
     outcomes: Vec<Outcome>,
-    items: Vec<u8>,
     scratch: Lent,
+    /// Where the next report is looked for first.
+    hint: usize,
+    /// Where the item of the current report starts.
+    start: usize,
+    /// What runs now is the plugin's: a panic is contained.
+    in_plugin: bool,
+    /// The limits of those names.
+    report_bytes: usize,
+    submit_bytes: usize,
     wanted: Mask,
     /// The lane that the lease runs.
     lane: Option<&'a Run>,
@@ -509,17 +524,23 @@ pub(crate) struct Reporting<'a> {
 
 impl<'a> Reporting<'a> {
     pub(crate) fn new(seat: &'a SeatCore, pool: &'a Arc<Pool>, index: usize) -> Self {
+        let lane = pool.run(index);
         Self {
             seat,
             pool,
             index,
+            bucket: pool.bucket_at(index),
             outcomes: Vec::new(),
-            items: Vec::new(),
             scratch: Lent::take(),
+            hint: 0,
+            start: 0,
+            in_plugin: false,
+            report_bytes: seat.service.link.limits.report_bytes,
+            submit_bytes: seat.service.link.limits.submit_bytes,
             wanted: Mask::default(),
-            lane: pool.run(index),
+            lane,
             state: None,
-            due: pool.run(index).map(|run| run.due(seat.service.link.clock.wall_ms())).unwrap_or_default(),
+            due: lane.map(|run| run.due(seat.service.link.clock.wall_ms())).unwrap_or_default(),
         }
     }
 
@@ -564,16 +585,7 @@ impl<'a> Reporting<'a> {
         self.prepare::<S>(reports)?;
         self.keep_order()?;
         let (ticket, taken) = self.take_effect(slot)?;
-        let refused = self.outcomes.iter().any(|outcome| {
-            matches!(
-                outcome,
-                Outcome::Rejected { .. }
-                    | Outcome::TooLarge { .. }
-                    | Outcome::PluginPanicked
-                    | Outcome::OutOfOrder
-                    | Outcome::Expired
-            )
-        });
+        let refused = !self.is_plain(taken) && self.outcomes.iter().any(Outcome::can_be_mended);
         let mut put_back = 0;
         if last && !refused {
             let ended = Hold::end_slot(self.seat, self.pool, self.index, Some(self.seat.index), Cause::Client);
@@ -619,7 +631,8 @@ impl<'a> Reporting<'a> {
         if self.outcomes.is_empty() && self.state.is_some() {
             return Err(LeaseError::NoReports);
         }
-        let (bytes, limit) = (self.items.len() + self.state_bytes(), self.seat.service.link.limits.submit_bytes);
+        let (bytes, limit) =
+            (self.scratch.items.len() + self.state_bytes(), self.seat.service.link.limits.submit_bytes);
         if bytes > limit {
             return Err(LeaseError::TooLarge { bytes, limit });
         }
@@ -645,7 +658,7 @@ impl<'a> Reporting<'a> {
         let open = self.pool.slot(self.index).map(Slot::open).unwrap_or_default();
         let last = self.wanted.places().last();
         for place in open.places().filter(|place| !self.wanted.has(*place)).collect::<Vec<_>>() {
-            let Some(subject) = self.pool.subject(self.index, place) else { break };
+            let Some(subject) = self.bucket.subject(place) else { break };
             let expired = self.due.has(place);
             if expired || subject.is_nameless() {
                 let item = Item {
@@ -660,7 +673,7 @@ impl<'a> Reporting<'a> {
                     too_deep: 0,
                     expired: expired && !subject.is_nameless(),
                 };
-                item.append_to(&mut self.items);
+                item.append_to(&mut self.scratch.items);
                 self.wanted.insert(place);
             } else if last.is_none_or(|last| place > last) {
                 break;
@@ -680,191 +693,6 @@ impl<'a> Reporting<'a> {
         Some(Step { from, to, state: self.state.take() }).filter(|step| run.owed_from(step.from) != 0)
     }
 
-    /// Everything that can fail, allocate or run foreign code: before anything is changed.
-    fn prepare<S: Service>(
-        &mut self,
-        reports: impl IntoIterator<Item = (<S::Subject as Subject>::Key, S::Report)>,
-    ) -> Result<(), LeaseError> {
-        let plugin = self.seat.service.plugin::<S>().ok_or(LeaseError::NotOwner)?;
-        let limit = self.seat.service.link.limits.submit_bytes;
-        let most = self.pool.slot(self.index).map_or(0, Slot::len);
-        let reports = reports.into_iter();
-        // As many as are announced, but no more than the bucket can take: what is foreign pays for itself.
-        let expected = reports.size_hint().1.map_or(most, |announced| announced.min(most));
-        self.outcomes.reserve_exact(expected);
-        self.scratch.ready.reserve(expected);
-        // What is owed now; a race is decided when the reports take effect.
-        let open = self.pool.slot(self.index).map(Slot::open).unwrap_or_default();
-        let mut key = std::mem::take(&mut self.scratch.key);
-        let mut hint = 0;
-        for (name, report) in reports {
-            key.clear();
-            // One containment for all foreign code of a report; what it leaves half done is not used.
-            let prepared = contain(|| {
-                name.write(&mut key);
-                match self.place_of(&key, hint) {
-                    Ok((place, stored)) => {
-                        hint = place + 1;
-                        self.prepare_one(plugin, (place, stored), &report, open.has(place))
-                    }
-                    Err(outcome) => outcome,
-                }
-            });
-            let outcome = prepared.unwrap_or_else(|panic| {
-                self.seat.service.note_panic(&panic);
-                Outcome::PluginPanicked
-            });
-            self.outcomes.push(outcome);
-            if self.outcomes.len() > Limits::SUBMIT_REPORTS {
-                return Err(LeaseError::TooMany { limit: Limits::SUBMIT_REPORTS });
-            }
-            if self.items.len() > limit {
-                return Err(LeaseError::TooLarge { bytes: self.items.len(), limit });
-            }
-        }
-        self.scratch.key = key;
-        Ok(())
-    }
-
-    /// Where a key stands in the bucket, or the answer if it does not. Reports usually come in the bucket's order: `hint` is
-    /// looked at first.
-    fn place_of(&self, key: &[u8], hint: usize) -> Result<(usize, SubjectRef<'a>), Outcome> {
-        if let Some(subject) = self.pool.subject(self.index, hint).filter(|subject| subject.key == key) {
-            return Ok((hint, subject));
-        }
-        let mut nameless = false;
-        for (place, subject) in self.pool.bucket(self.index).enumerate() {
-            if subject.key == key || subject.was(key) {
-                return Ok((place, subject));
-            }
-            nameless |= subject.is_nameless();
-        }
-        // In a lease from before a restart, a subject that was reported may have lost its name with its finished block:
-        // an honest retry must not count as a fault.
-        Err(if nameless { Outcome::AlreadyDone } else { Outcome::NotInBucket })
-    }
-
-    fn prepare_one<S: Service>(
-        &mut self,
-        plugin: &S,
-        (place, stored): (usize, SubjectRef<'_>),
-        report: &S::Report,
-        owed: bool,
-    ) -> Outcome {
-        let link = &self.seat.service.link;
-        if owed && self.due.has(place) {
-            return Outcome::Expired;
-        }
-        // What it sends cannot be told any more, and the state that comes with it may say that it was sent.
-        if owed && self.lane.is_some() && stored.is_nameless() {
-            return Outcome::OutOfOrder;
-        }
-        let mut memory = std::mem::take(&mut self.scratch.encoded);
-        memory.clear();
-        // On an error or a panic the memory is gone; the next report gets new one.
-        self.scratch.encoded = match postcard::to_extend(report, memory) {
-            Ok(encoded) => encoded,
-            Err(error) => return Outcome::Rejected { reason: format!("not encodable: {error}") },
-        };
-        let bytes = self.scratch.encoded.len();
-        let limit = link.limits.report_bytes;
-        if bytes > limit {
-            return Outcome::TooLarge { bytes, limit };
-        }
-        // Never 0, which stands for "not known".
-        let print = crc32fast::hash(&self.scratch.encoded) | 1;
-        let twice = self.wanted.has(place);
-        let mut discovered = Discovered::default();
-        let mut category = None;
-        if owed && !twice {
-            let encoded = self
-                .judge_named(plugin, stored, report)
-                .and_then(|found| self.encode_found(plugin, stored.depth, &found));
-            match encoded {
-                Ok(encoded) => discovered = encoded,
-                Err(reason) => return Outcome::Rejected { reason },
-            }
-            category = plugin.category(report);
-        } else if twice {
-            return Outcome::AlreadyDone;
-        }
-        let item = Item {
-            place: u16::try_from(place).unwrap_or(u16::MAX),
-            rank: stored.rank,
-            depth: stored.depth,
-            round: stored.round,
-            key: stored.key,
-            report: &self.scratch.encoded,
-            found: &discovered.found,
-            beyond: &discovered.beyond,
-            too_deep: discovered.too_deep,
-            expired: false,
-        };
-        if self.items.is_empty() {
-            // Reports on one bucket are of a size, mostly.
-            let found = discovered.found.len() + discovered.beyond.len();
-            let one = stored.key.len() + bytes + found + ITEM_OVERHEAD;
-            self.items.reserve_exact(one.saturating_mul(self.outcomes.capacity()).min(ITEMS_RESERVED));
-        }
-        let start = self.items.len();
-        item.append_to(&mut self.items);
-        self.wanted.insert(place);
-        let (outcome, end) = (self.outcomes.len(), self.items.len());
-        self.scratch.ready.push(Ready { outcome, place, print, category, start, end });
-        Outcome::Accepted
-    }
-
-    /// As [`judge`](Self::judge); what is owed no more is not judged, since it is not stored either.
-    fn judge_named<S: Service>(
-        &mut self,
-        plugin: &S,
-        stored: SubjectRef<'_>,
-        report: &S::Report,
-    ) -> Result<Vec<S::Subject>, String> {
-        if stored.is_nameless() {
-            self.scratch.encoded.clear();
-            return Ok(Vec::new());
-        }
-        self.judge(plugin, stored, report)
-    }
-
-    /// The subjects revealed, or the reason of a rejection.
-    fn judge<S: Service>(
-        &self,
-        plugin: &S,
-        stored: SubjectRef<'_>,
-        report: &S::Report,
-    ) -> Result<Vec<S::Subject>, String> {
-        let reporter = Reporter::new(self.seat.client.id);
-        let subject = S::Subject::read(stored.key, stored.body)?;
-        match plugin.judge(&subject, report, reporter) {
-            Verdict::Accept => {
-                let mut found = Vec::new();
-                plugin.discover(&subject, report, &mut found);
-                Ok(found)
-            }
-            Verdict::Reject(reason) => Err(reason),
-        }
-    }
-
-    /// Encodes what was discovered; only counts what lies too deep, if that is not to be kept. What is sent to a lane is a
-    /// command, and never too deep.
-    fn encode_found<S: Service>(&self, plugin: &S, depth: u16, found: &[S::Subject]) -> Result<Discovered, String> {
-        let mut discovered = Discovered::default();
-        let (terms, limits) = (&self.pool.terms, &self.seat.service.link.limits);
-        let deep = depth >= terms.max_depth;
-        for subject in found {
-            let beyond = deep && plugin.lane(subject).is_none();
-            discovered.too_deep += u32::from(beyond);
-            if beyond && !terms.keep_unmarked {
-                continue;
-            }
-            let bytes = if beyond { &mut discovered.beyond } else { &mut discovered.found };
-            encode_subject(plugin, subject, limits, bytes).map_err(|error| format!("a discovered subject: {error}"))?;
-        }
-        Ok(discovered)
-    }
-
     /// Takes effect by one compare-and-swap a chunk word; what it did is then on its way to the writer. Says what was taken.
     fn take_effect(&mut self, slot: &Slot) -> Result<(Ticket, Mask), LeaseError> {
         if self.wanted.is_empty() {
@@ -872,14 +700,14 @@ impl<'a> Reporting<'a> {
             return Ok((Ticket::nothing(), Mask::default()));
         }
         let link = &self.seat.service.link;
-        let bytes = self.items.len() + self.state_bytes() + Pending::OVERHEAD;
+        let bytes = self.scratch.items.len() + self.state_bytes() + Pending::OVERHEAD;
         link.reserve(Precedence::Submit, bytes)?;
         let step = self.step();
         let reports = Reports {
             pool: Arc::clone(self.pool),
             index: self.index,
             client: self.seat.client.id.value(),
-            items: std::mem::take(&mut self.items),
+            items: self.scratch.hand_over_items(),
             accepted: Mask::default(),
             late: Mask::default(),
             whole: false,
@@ -962,6 +790,9 @@ impl<'a> Reporting<'a> {
 
     /// Accounts for what was taken from other buckets.
     fn settle_contest(&self, won: Mask, freed: Mask) {
+        if won.is_empty() && freed.is_empty() {
+            return;
+        }
         for (place, origin) in self.pool.origins(self.index) {
             let service = &self.seat.service;
             let Some(slot) = origin.pool.slot(origin.index) else { continue };
@@ -979,26 +810,32 @@ impl<'a> Reporting<'a> {
 
     /// Puts the outcomes right, counts, and keeps conflicting reports as evidence.
     fn settle(&mut self, node: &Node<Pending>, taken: &Taken) {
-        let now = self.seat.service.link.clock.now();
-        self.seat.touch(now);
+        if !taken.emptied {
+            // The end of the lease does it, otherwise.
+            self.seat.touch(self.seat.service.link.clock.about_now());
+        }
         let mut evidence = Mask::default();
+        let prints = self.pool.prints_at(self.index);
+        let all = taken.accepted == self.wanted;
         for ready in &self.scratch.ready {
             let origin = self.pool.origin(self.index, ready.place);
-            let outcome = if taken.accepted.has(ready.place) {
-                self.pool.note_print(self.index, ready.place, ready.print);
+            if all || taken.accepted.has(ready.place) {
+                // Its outcome says so already.
+                prints.note(ready.place, ready.print);
                 if let Some(origin) = origin {
                     origin.pool.note_print(origin.index, origin.place, ready.print);
                 }
                 if let Some(category) = ready.category {
                     self.seat.categories.add(category);
                 }
-                Outcome::Accepted
-            } else if taken.behind.has(ready.place) {
+                continue;
+            }
+            let outcome = if taken.behind.has(ready.place) {
                 Outcome::OutOfOrder
-            } else if taken.stale.has(ready.place) && self.pool.print_of(self.index, ready.place) == 0 {
+            } else if taken.stale.has(ready.place) && prints.of(ready.place) == 0 {
                 Outcome::Stale
             } else {
-                let here = self.pool.print_of(self.index, ready.place);
+                let here = prints.of(ready.place);
                 let there = || origin.map_or(0, |origin| origin.pool.print_of(origin.index, origin.place));
                 let first = if here == 0 { there() } else { here };
                 if first == 0 || first == ready.print {
@@ -1022,8 +859,12 @@ impl<'a> Reporting<'a> {
     fn keep(&self, node: &Node<Pending>, evidence: Mask) {
         let Change::Reported(reports) = &node.value.change else { return };
         let mut items = Vec::new();
-        for ready in self.scratch.ready.iter().filter(|ready| evidence.has(ready.place)) {
-            items.extend_from_slice(reports.items.get(ready.start..ready.end).unwrap_or_default());
+        let mut start = 0;
+        for ready in &self.scratch.ready {
+            if evidence.has(ready.place) {
+                items.extend_from_slice(reports.items.get(start..ready.end).unwrap_or_default());
+            }
+            start = ready.end;
         }
         let bytes = items.len();
         let conflict = Reports {
@@ -1040,9 +881,17 @@ impl<'a> Reporting<'a> {
         drop(self.seat.service.link.send(Precedence::Claim, Change::Conflict(conflict), bytes));
     }
 
+    /// True if every report was accepted: each has its place, and all places wanted were taken.
+    fn is_plain(&self, taken: Mask) -> bool {
+        self.scratch.ready.len() == self.outcomes.len() && taken == self.wanted
+    }
+
     fn count(&self, taken: &Taken) {
         let counts = &self.seat.counts;
         counts.subjects_reported.add(u64::from(taken.accepted.count()));
+        if self.is_plain(taken.accepted) {
+            return;
+        }
         let strays = self.outcomes.iter().filter(|outcome| **outcome == Outcome::NotInBucket).count();
         if strays > 0 {
             let bucket = (self.pool.generation, self.pool.number(self.index));
@@ -1075,14 +924,6 @@ struct Contest {
     won: Mask,
     /// Nobody held the other bucket: it was taken back.
     freed: Mask,
-}
-
-/// What a report revealed: lists of `SubjectRecord`.
-#[derive(Debug, Default)]
-struct Discovered {
-    found: Vec<u8>,
-    beyond: Vec<u8>,
-    too_deep: u32,
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, late: Mask, whole: bool) {

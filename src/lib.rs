@@ -147,6 +147,7 @@ mod house;
 mod hub;
 mod id;
 mod intake;
+mod item;
 mod journal;
 mod json;
 mod keys;

@@ -212,16 +212,59 @@ impl Subjects {
     }
 
     fn at(&self, index: usize) -> Option<SubjectRef<'_>> {
-        let place = self.places.get(index)?;
-        let bytes = |from: u32, to: u32| self.bytes.get(from as usize..to as usize);
-        Some(SubjectRef {
-            rank: place.rank,
-            depth: place.depth,
-            round: place.round,
-            since: place.since,
-            key: bytes(place.start, place.key_end)?,
-            body: bytes(place.key_end, place.end)?,
-        })
+        self.places.get(index)?.of(&self.bytes)
+    }
+}
+
+impl Place {
+    #[inline]
+    fn of<'a>(&self, bytes: &'a [u8]) -> Option<SubjectRef<'a>> {
+        let key_and_body = bytes.get(self.start as usize..self.end as usize)?;
+        let (key, body) = key_and_body.split_at_checked((self.key_end - self.start) as usize)?;
+        let Self { rank, depth, round, since, .. } = *self;
+        Some(SubjectRef { rank, depth, round, since, key, body })
+    }
+}
+
+/// The subjects of one bucket, in its order; looked up in the pool once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bucket<'a> {
+    places: &'a [Place],
+    bytes: &'a [u8],
+}
+
+impl<'a> Bucket<'a> {
+    #[inline]
+    pub(crate) fn subject(&self, place: usize) -> Option<SubjectRef<'a>> {
+        self.places.get(place)?.of(self.bytes)
+    }
+}
+
+impl<'a> IntoIterator for Bucket<'a> {
+    type Item = SubjectRef<'a>;
+    type IntoIter = BucketIter<'a>;
+
+    fn into_iter(self) -> BucketIter<'a> {
+        BucketIter(self)
+    }
+}
+
+/// The subjects of one bucket, one after the other.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BucketIter<'a>(Bucket<'a>);
+
+impl<'a> Iterator for BucketIter<'a> {
+    type Item = SubjectRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<SubjectRef<'a>> {
+        let (place, rest) = self.0.places.split_first()?;
+        self.0.places = rest;
+        place.of(self.0.bytes)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.0.places.len(), Some(self.0.places.len()))
     }
 }
 
@@ -501,14 +544,23 @@ impl Pool {
 
     /// The subject at `place` of the bucket at `index`.
     pub(crate) fn subject(&self, index: usize, place: usize) -> Option<SubjectRef<'_>> {
-        let at = self.slot(index)?.subjects().nth(place)?;
-        self.subjects.at(at)
+        self.bucket_at(index).subject(place)
     }
 
     /// The subjects of the bucket at `index`, in its order.
-    pub(crate) fn bucket(&self, index: usize) -> impl Iterator<Item = SubjectRef<'_>> {
-        let places = self.slot(index).map(Slot::subjects).unwrap_or_default();
-        places.filter_map(|at| self.subjects.at(at))
+    pub(crate) fn bucket(&self, index: usize) -> BucketIter<'_> {
+        self.bucket_at(index).into_iter()
+    }
+
+    /// The bucket at `index`.
+    pub(crate) fn bucket_at(&self, index: usize) -> Bucket<'_> {
+        let places = self.slot(index).and_then(|slot| self.subjects.places.get(slot.subjects())).unwrap_or_default();
+        Bucket { places, bytes: &self.subjects.bytes }
+    }
+
+    /// The fingerprints of the reports accepted for the bucket at `index`, by places.
+    pub(crate) fn prints_at(&self, index: usize) -> Prints<'_> {
+        Prints(self.slot(index).and_then(|slot| self.prints.get(slot.subjects())).unwrap_or_default())
     }
 
     /// The fingerprint of the bucket at `index`.
@@ -777,20 +829,12 @@ impl Pool {
 
     /// Notes the fingerprint of the report accepted for `place` of the bucket at `index`.
     pub(crate) fn note_print(&self, index: usize, place: usize, print: u32) {
-        if let Some(word) = self.report_print(index, place) {
-            // ordering: Relaxed; a hint, 0 is answered as "the same".
-            word.store(print, Ordering::Relaxed);
-        }
+        self.prints_at(index).note(place, print);
     }
 
     /// The fingerprint noted, 0 if none is yet.
     pub(crate) fn print_of(&self, index: usize, place: usize) -> u32 {
-        // ordering: Relaxed; see `note_print`.
-        self.report_print(index, place).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn report_print(&self, index: usize, place: usize) -> Option<&AtomicU32> {
-        self.prints.get(self.slot(index)?.subjects().nth(place)?)
+        self.prints_at(index).of(place)
     }
 
     /// True if every lease is over and the journal knows it: the steward may forget the pool.
@@ -801,6 +845,27 @@ impl Pool {
                 .iter()
                 .enumerate()
                 .all(|(index, slot)| slot.snapshot().is_final() && self.logged(index) & LOGGED_ENDED != 0)
+    }
+}
+
+/// The fingerprints of the reports accepted for one bucket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Prints<'a>(&'a [AtomicU32]);
+
+impl Prints<'_> {
+    /// Notes the fingerprint of the report accepted for `place`.
+    #[inline]
+    pub(crate) fn note(self, place: usize, print: u32) {
+        if let Some(word) = self.0.get(place) {
+            // ordering: Relaxed; a hint, 0 is answered as "the same".
+            word.store(print, Ordering::Relaxed);
+        }
+    }
+
+    /// The fingerprint noted, 0 if none is yet.
+    pub(crate) fn of(self, place: usize) -> u32 {
+        // ordering: Relaxed; see `note`.
+        self.0.get(place).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 }
 

@@ -9,6 +9,7 @@ use serde_bytes::Bytes;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::audit::Print;
+use crate::item::{Head, Tail, varint};
 use crate::service::{Bounds, ServiceState};
 use crate::slot::{CHUNKS, Cause, Mask};
 use crate::watch::Level;
@@ -383,29 +384,14 @@ pub(crate) struct Item<'a> {
 }
 
 impl Item<'_> {
-    /// The same bytes as [`append`], written by hand: this is done for every report on its client's thread.
+    /// The same bytes as [`append`], written by hand.
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
-        varint(out, u64::from(self.place));
-        varint(out, self.rank);
-        varint(out, u64::from(self.depth));
-        varint(out, u64::from(self.round));
-        for bytes in [self.key, self.report, self.found, self.beyond] {
-            varint(out, bytes.len() as u64);
-            out.extend_from_slice(bytes);
-        }
-        varint(out, u64::from(self.too_deep));
-        out.push(u8::from(self.expired));
+        let Self { place, rank, depth, round, key, report, found, beyond, too_deep, expired } = *self;
+        let framed = Head { place, rank, depth, round, key }.append_to(out);
+        out.extend_from_slice(report);
+        framed.end(out);
+        Tail { found, beyond, too_deep, expired }.append_to(out);
     }
-}
-
-/// An unsigned LEB128 number, as postcard writes it.
-#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
-fn varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
 }
 
 /// A subject waiting in a block.

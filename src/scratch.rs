@@ -10,8 +10,7 @@ pub(crate) struct Ready {
     pub(crate) print: u32,
     /// The plugin's category of it.
     pub(crate) category: Option<u8>,
-    /// Its bytes in the list of items.
-    pub(crate) start: usize,
+    /// Where its bytes end in the list of items; they start where those of the one before end.
     pub(crate) end: usize,
 }
 
@@ -20,8 +19,8 @@ pub(crate) struct Ready {
 pub(crate) struct Scratch {
     /// One subject's key.
     pub(crate) key: Vec<u8>,
-    /// One report's bytes.
-    pub(crate) encoded: Vec<u8>,
+    /// The list of items.
+    pub(crate) items: Vec<u8>,
     pub(crate) ready: Vec<Ready>,
 }
 
@@ -29,9 +28,22 @@ pub(crate) struct Scratch {
 const KEPT: usize = 16 << 10;
 
 impl Scratch {
+    /// The list of items, in memory of its own.
+    pub(crate) fn hand_over_items(&mut self) -> Vec<u8> {
+        if self.items.capacity() <= KEPT {
+            return self.items.clone();
+        }
+        let mut items = std::mem::take(&mut self.items);
+        // What grew by doubling may have taken twice of what it holds.
+        if items.len() < items.capacity() / 2 {
+            items.shrink_to_fit();
+        }
+        items
+    }
+
     fn clear(&mut self) {
         keep(&mut self.key);
-        keep(&mut self.encoded);
+        keep(&mut self.items);
         keep(&mut self.ready);
     }
 }
@@ -88,13 +100,13 @@ mod tests {
     fn memory_is_used_again_empty_and_what_is_too_large_is_not_kept() {
         let mut first = Lent::take();
         first.key.extend([7; 100]);
-        first.encoded.reserve_exact(KEPT + 1);
+        first.items.reserve_exact(KEPT + 1);
         let inner = Lent::take();
         assert_eq!(inner.key.capacity(), 0, "the outer one has the memory");
         drop(inner);
         drop(first);
         let again = Lent::take();
         assert!(again.key.is_empty() && again.key.capacity() >= 100);
-        assert_eq!(again.encoded.capacity(), 0);
+        assert_eq!(again.items.capacity(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The plugin trait and its contract; the containment of its panics.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -172,10 +173,12 @@ pub trait Key:
 macro_rules! number_keys {
     ($($number:ty),*) => {$(
         impl Key for $number {
+            #[inline]
             fn write(&self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_be_bytes());
             }
 
+            #[inline]
             fn read(bytes: &[u8]) -> Option<Self> {
                 Some(Self::from_be_bytes(bytes.try_into().ok()?))
             }
@@ -189,14 +192,17 @@ macro_rules! all_key {
         impl Subject for $key {
             type Key = Self;
 
+            #[inline]
             fn key(&self) -> Self {
                 self.clone()
             }
 
+            #[inline]
             fn write_body(&self, _out: &mut Vec<u8>) -> Result<(), String> {
                 Ok(())
             }
 
+            #[inline]
             fn read(key: &[u8], _body: &[u8]) -> Result<Self, String> {
                 <Self as Key>::read(key).ok_or_else(|| format!("{} bytes are no such key", key.len()))
             }
@@ -489,11 +495,18 @@ pub(crate) struct Bounds {
 
 /// Runs plugin code; `Err` holds the panic's message.
 pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
+    catch(call).map_err(|panic| message_of(&*panic))
+}
+
+/// Runs plugin code; `Err` holds the panic.
+pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
     // Unwind safety: the hub holds no lock and has changed nothing when it calls a plugin; what the closure borrowed is
     // thrown away with the report.
-    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".to_owned())
-    })
+    catch_unwind(AssertUnwindSafe(call))
+}
+
+/// What a panic says.
+pub(crate) fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
 }

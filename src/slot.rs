@@ -36,8 +36,13 @@ pub(crate) struct Mask(pub(crate) [u64; CHUNKS]);
 
 impl Mask {
     pub(crate) fn insert(&mut self, place: usize) {
-        if let Some(word) = self.0.get_mut(place / CHUNK_BITS) {
-            *word |= 1 << (place % CHUNK_BITS);
+        self.insert_at(At::of(place));
+    }
+
+    #[inline]
+    pub(crate) fn insert_at(&mut self, at: At) {
+        if let Some(word) = self.0.get_mut(at.chunk) {
+            *word |= at.bit;
         }
     }
 
@@ -61,11 +66,17 @@ impl Mask {
     }
 
     pub(crate) fn has(&self, place: usize) -> bool {
-        self.0.get(place / CHUNK_BITS).is_some_and(|word| word & (1 << (place % CHUNK_BITS)) != 0)
+        self.has_at(At::of(place))
+    }
+
+    #[inline]
+    pub(crate) fn has_at(&self, at: At) -> bool {
+        self.0.get(at.chunk).is_some_and(|word| word & at.bit != 0)
     }
 
     pub(crate) fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
+        // Most words are empty, and not every processor is known to count bits.
+        self.0.iter().map(|word| if *word == 0 { 0 } else { word.count_ones() }).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -99,6 +110,22 @@ impl Mask {
             *word = (1 << here) - 1;
         }
         mask
+    }
+}
+
+/// Where a place stands in a mask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    chunk: usize,
+    bit: u64,
+}
+
+impl At {
+    #[inline]
+    pub(crate) fn of(place: usize) -> Self {
+        // Most buckets have one chunk: that spares the division.
+        let (chunk, bit) = if place < CHUNK_BITS { (0, place) } else { (place / CHUNK_BITS, place % CHUNK_BITS) };
+        Self { chunk, bit: 1 << bit }
     }
 }
 

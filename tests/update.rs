@@ -518,6 +518,82 @@ fn report_that_breaks_the_plugin_stays_with_the_lease() {
     assert_adds_up(&shop.hub);
 }
 
+/// Reports that are refused, whatever for and wherever they stand in a call, leave nothing behind: what is taken is what was
+/// said of each subject, also if it comes in another order than the bucket's and is long.
+#[test]
+fn refused_reports_leave_nothing_of_theirs_in_others() {
+    let shop = Shop::open_with(Limits { report_bytes: 300, ..Limits::default() });
+    let service = shop.hub.register(Plain::with("plain", |policy| policy.bucket_subjects = 9)).unwrap();
+    shop.stock(&service, 9);
+    let lease = claim_one(&shop.seat(&service, 1));
+    let mine = users(&lease);
+    let text = |place: usize| format!("{place}").repeat([1, 126, 127, 128, 200, 298, 2, 3, 4][place]);
+    let said = |place: usize, text: &str| (mine[place], text.to_owned());
+    let sent = [
+        said(0, "panic"),
+        said(8, &text(8)),
+        said(0, "bad"),
+        said(0, &"x".repeat(299)),
+        (u64::MAX, "of nobody".to_owned()),
+        said(1, &text(1)),
+        said(2, &text(2)),
+        said(2, "again"),
+        said(3, "panic"),
+        said(5, &text(5)),
+        said(4, &text(4)),
+        said(3, &text(3)),
+        said(6, "bad"),
+    ];
+    let submitted = lease.report(sent).unwrap();
+    let bad = Outcome::Rejected { reason: "bad".to_owned() };
+    let expected = [
+        Outcome::PluginPanicked,
+        Outcome::Accepted,
+        bad.clone(),
+        Outcome::TooLarge { bytes: 301, limit: 300 },
+        Outcome::NotInBucket,
+        Outcome::Accepted,
+        Outcome::Accepted,
+        Outcome::AlreadyDone,
+        Outcome::PluginPanicked,
+        Outcome::Accepted,
+        Outcome::Accepted,
+        Outcome::Accepted,
+        bad,
+    ];
+    assert_eq!(submitted.outcomes, expected);
+    shop.tick();
+    let told: Vec<_> = mine.iter().map(|user| report_of(&service, *user)).collect();
+    let expected: Vec<_> = (0..9).map(|place| [1, 2, 3, 4, 5, 8].contains(&place).then(|| text(place))).collect();
+    assert_eq!(told, expected);
+    let again = lease.submit((0..9).map(|place| said(place, &text(place)))).unwrap();
+    let expected: Vec<_> =
+        told.iter().map(|told| if told.is_some() { Outcome::AlreadyDone } else { Outcome::Accepted }).collect();
+    assert_eq!((again.outcomes, again.kept), (expected, false));
+    shop.tick();
+    assert!(mine.iter().enumerate().all(|(place, user)| report_of(&service, *user) == Some(text(place))));
+    assert_eq!(service.stats().panics, 2);
+    assert_adds_up(&shop.hub);
+}
+
+/// What panics while the reports are made is the caller's own: it is not caught, no plugin is blamed, and nothing is taken.
+#[test]
+fn a_panic_of_the_callers_own_reports_is_the_callers() {
+    let (shop, service) = shop_with(Limits::default(), 4);
+    let seat = shop.seat(&service, 1);
+    let lease = claim_one(&seat);
+    let mine = users(&lease);
+    let reports = mine.iter().map(|user| if *user == mine[2] { panic!("no report") } else { ok(*user) });
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lease.submit(reports))).unwrap_err();
+    assert_eq!(panicked.downcast_ref::<&str>(), Some(&"no report"));
+    assert_eq!((service.stats().panics, seat_stats(&service, 1).work.subjects_reported), (0, 0));
+    assert_eq!(seat.leases().unwrap()[0].subjects, mine);
+    report_all(&lease);
+    shop.tick();
+    assert_eq!(service.stats().subjects_done, 4);
+    assert_adds_up(&shop.hub);
+}
+
 /// R16: a report that is too long is refused by itself, naming the limit, and stays with the lease; one of exactly the
 /// limit is taken.
 #[test]
