@@ -419,7 +419,11 @@ impl Results {
     fn note_short(&mut self, mut idle: Took, mut disturbed: Took) {
         self.short.0.append(&mut idle);
         self.short.1.append(&mut disturbed);
-        if self.short.1.claims.len() >= PAIRS / 2 {
+    }
+
+    /// A round is over. So few calls as have no p99.9 wait for the next one's.
+    fn round_is_over(&mut self) {
+        if self.short.1.claims.len() > 1_000 {
             let (mut idle, mut disturbed) = std::mem::take(&mut self.short);
             self.pair(FORMED, Bar::AtMost(BAR), &mut idle, &mut disturbed);
         }
@@ -657,6 +661,7 @@ fn main() {
         if let Some(log) = &mut log {
             log.round(&mut results);
         }
+        results.round_is_over();
         eprint!(".");
     }
     eprintln!();

@@ -49,10 +49,24 @@ pub(crate) fn measure(
     rounds: usize,
     round: impl FnMut(usize) -> Vec<f64>,
 ) -> Vec<Vec<f64>> {
+    sample(criterion, group, contenders, rounds, Some(Throughput::Elements(1)), round)
+}
+
+fn sample(
+    criterion: &mut Criterion,
+    group: &str,
+    contenders: &[&str],
+    rounds: usize,
+    throughput: Option<Throughput>,
+    round: impl FnMut(usize) -> Vec<f64>,
+) -> Vec<Vec<f64>> {
     let waiting = vec![VecDeque::new(); contenders.len()];
     let turns = RefCell::new(Turns { round, rounds: Vec::new(), waiting });
     let mut group = criterion.benchmark_group(group);
-    group.sampling_mode(SamplingMode::Flat).sample_size(rounds.max(FEWEST)).throughput(Throughput::Elements(1));
+    group.sampling_mode(SamplingMode::Flat).sample_size(rounds.max(FEWEST));
+    if let Some(throughput) = throughput {
+        group.throughput(throughput);
+    }
     // One warming round: criterion warms up until so much time has passed.
     group.warm_up_time(Duration::from_nanos(1)).measurement_time(Duration::from_millis(1));
     for (place, contender) in contenders.iter().enumerate() {
@@ -74,8 +88,8 @@ fn of(nanos: f64, calls: u64) -> Duration {
     Duration::from_secs_f64(nanos * calls as f64 / 1e9)
 }
 
-/// As [`measure`], of rounds that have been run: for each contender what a call took in each of them, in nanoseconds. Too few of them
-/// criterion is not told.
+/// As [`measure`], of rounds that have been run: for each contender a time of each of them, in nanoseconds, which may be a quantile. Too few
+/// of them criterion is not told.
 pub(crate) fn tell(criterion: &mut Criterion, group: &str, contenders: &[(&str, &[f64])]) {
     let rounds = contenders.iter().map(|(_, took)| took.len()).min().unwrap_or(0);
     if rounds < FEWEST {
@@ -84,7 +98,7 @@ pub(crate) fn tell(criterion: &mut Criterion, group: &str, contenders: &[(&str, 
     let names: Vec<&str> = contenders.iter().map(|(name, _)| *name).collect();
     // The first once more, for the one that warms up.
     let round = |number: usize| contenders.iter().map(|(_, took)| took[number.saturating_sub(1)]).collect();
-    measure(criterion, group, &names, rounds, round);
+    sample(criterion, group, &names, rounds, None, round);
 }
 
 /// The ratio of two contenders, round by round: the median.
