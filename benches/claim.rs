@@ -1,17 +1,20 @@
 //! Claims, and claims with submits, in memory: beside the work that cannot be left out, beside a bare lock-free queue, and
 //! beside the obvious design (one mutex around a queue and two maps).
 //!
-//! Criterion measures each contender alone; the table at the end comes from rounds in which all of them take turns, so
-//! that a noisy machine disturbs all alike. Figures are wall time of a round by the calls of all its threads together.
+//! All take turns in rounds, so that a noisy machine disturbs all alike; the rounds are criterion's samples. Figures are wall time of a
+//! round by the calls of all its threads together. Criterion's filter chooses among the groups: `cargo bench --bench claim -- bars`.
 #![expect(unsafe_code, reason = "only an allocator can count allocations, and the trait of one is unsafe")]
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
 #[path = "support/rows.rs"]
 mod rows;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +25,7 @@ use commissary::{
     Ask, Durability, Hub, Lease, LeaseToken, Limits, MemoryDisk, Outcome, Policy, Registration, Reporter, Seat,
     Service, ServiceHandle, Verdict,
 };
-use criterion::{BenchmarkId, Criterion, SamplingMode};
+use criterion::Criterion;
 use crossbeam_queue::ArrayQueue;
 
 use audit::print::Print;
@@ -590,43 +593,42 @@ impl Contender for Notes {
 /// As many as take about as long as a round of claims and submits: threads do not start at the same instant.
 const NOTES: usize = 100 * SUBMITS;
 
-/// The share of a claim and submit that the notes for the audit take: rounds in turn, the median and the best.
-fn audit_share() {
-    println!("\nnoted for the audit, of a claim and submit: median of {ROUNDS} interleaved rounds");
-    println!(
-        "{:<10}{:>9}{:>20}{:>12}{:>9}{:>9}",
-        "bucket", "threads", "claim+submit, ns", "notes, ns", "share", "best"
-    );
+/// What a call took, in nanoseconds.
+fn each(took: Duration, calls: usize) -> f64 {
+    took.as_secs_f64() * 1e9 / calls as f64
+}
+
+/// The share of a claim and submit that the notes for the audit take: the median and the best.
+fn audit_share(criterion: &mut Criterion) {
+    let mut table = String::new();
     for bucket in [4, 16] {
         for threads in THREADS {
             let mut whole = ClaimSubmit { bucket, how: How::Calls, shop: None };
             let mut notes = Notes::new();
-            let (mut wholes, mut noted) = (Vec::new(), Vec::new());
-            for round in 0..=ROUNDS {
-                let figure = |took: Duration, calls: usize| took.as_secs_f64() * 1e9 / calls as f64;
-                let calls = figure(whole.round(threads, SUBMITS), SUBMITS);
-                let note = figure(notes.round(threads, NOTES), NOTES);
-                // The first round warms up.
-                if round > 0 {
-                    wholes.push(calls);
-                    noted.push(note);
-                }
+            let group = format!("audit, of a claim and submit of {bucket}, {threads} threads");
+            let rounds = turns::measure(criterion, &group, &[whole.name(), notes.name()], ROUNDS, |_| {
+                vec![each(whole.round(threads, SUBMITS), SUBMITS), each(notes.round(threads, NOTES), NOTES)]
+            });
+            if rounds.is_empty() {
+                continue;
             }
-            let best = |figures: &[f64]| figures.iter().copied().fold(f64::INFINITY, f64::min);
-            let share = median(noted.iter().zip(&wholes).map(|(note, whole)| note / whole * 100.0).collect());
-            let best = best(&noted) / best(&wholes) * 100.0;
-            let (whole, note) = (median(wholes), median(noted));
-            println!("{bucket:<10}{threads:>9}{whole:>20.0}{note:>12.1}{share:>8.2}%{best:>8.2}%");
+            let share = turns::ratio(&rounds, 1, 0) * 100.0;
+            let best = turns::best(&rounds, 1) / turns::best(&rounds, 0) * 100.0;
+            let (whole, note) = (turns::typical(&rounds, 0), turns::typical(&rounds, 1));
+            let _ = writeln!(table, "{bucket:<10}{threads:>9}{whole:>20.0}{note:>12.1}{share:>8.2}%{best:>8.2}%");
         }
+    }
+    if !table.is_empty() {
+        println!("\nnoted for the audit, of a claim and submit: median of {ROUNDS} rounds in turns");
+        println!(
+            "{:<10}{:>9}{:>20}{:>12}{:>9}{:>9}",
+            "bucket", "threads", "claim+submit, ns", "notes, ns", "share", "best"
+        );
+        println!("{table}");
     }
 }
 
 // ---- figures ----------------------------------------------------------------------------------------------------
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
 
 /// A row of the table of all benches, but for the first contender.
 fn compared(title: &str, threads: usize, [name, first]: [&str; 2], ns: f64, ratio: f64) {
@@ -636,30 +638,28 @@ fn compared(title: &str, threads: usize, [name, first]: [&str; 2], ns: f64, rati
     }
 }
 
-/// Rounds in which all contenders take turns. The first contender is what the others are compared with, round by round.
-fn table(title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
-    println!("\n{title}: {calls} calls a round, median of {ROUNDS} interleaved rounds");
-    println!("{:<36}{:>9}{:>12}{:>14}{:>12}{:>14}", "", "threads", "ns a call", "to the first", "best", "to the first");
+/// All contenders in turns. The first contender is what the others are compared with, round by round.
+fn table(criterion: &mut Criterion, title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
+    let names: Vec<&'static str> = contenders.iter().map(|contender| contender.name()).collect();
+    let mut table = String::new();
     for threads in THREADS {
-        let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
-        for round in 0..=ROUNDS {
-            for (contender, figures) in contenders.iter_mut().zip(&mut rounds) {
-                let took = contender.round(threads, calls);
-                // The first round warms up.
-                if round > 0 {
-                    figures.push(took.as_secs_f64() * 1e9 / calls as f64);
-                }
-            }
+        let rounds = turns::measure(criterion, &format!("{title}, {threads} threads"), &names, ROUNDS, |_| {
+            contenders.iter_mut().map(|contender| each(contender.round(threads, calls), calls)).collect()
+        });
+        for (place, name) in names.iter().enumerate().filter(|_| !rounds.is_empty()) {
+            let (median, best) = (turns::typical(&rounds, place), turns::best(&rounds, place));
+            let (ratio, best_ratio) = (turns::ratio(&rounds, place, 0), best / turns::best(&rounds, 0));
+            let _ = writeln!(table, "{name:<36}{threads:>9}{median:>12.0}{ratio:>14.2}{best:>12.0}{best_ratio:>14.2}");
+            compared(title, threads, [name, names[0]], median, ratio);
         }
-        let best = |figures: &[f64]| figures.iter().copied().fold(f64::INFINITY, f64::min);
-        let (first, first_name) = (rounds[0].clone(), contenders[0].name());
-        for (contender, figures) in contenders.iter().zip(rounds) {
-            let ratio = median(figures.iter().zip(&first).map(|(figure, first)| figure / first).collect());
-            let (name, best, best_ratio) = (contender.name(), best(&figures), best(&figures) / best(&first));
-            let median = median(figures);
-            println!("{name:<36}{threads:>9}{median:>12.0}{ratio:>14.2}{best:>12.0}{best_ratio:>14.2}");
-            compared(title, threads, [name, first_name], median, ratio);
-        }
+    }
+    if !table.is_empty() {
+        println!("\n{title}: {calls} calls a round, median of {ROUNDS} rounds in turns");
+        println!(
+            "{:<36}{:>9}{:>12}{:>14}{:>12}{:>14}",
+            "", "threads", "ns a call", "to the first", "best", "to the first"
+        );
+        println!("{table}");
     }
 }
 
@@ -667,30 +667,36 @@ fn table(title: &str, contenders: &mut [Box<dyn Contender>], calls: usize) {
 const SUBMIT_BUCKET: usize = 16;
 
 /// What is promised of the calls alone, and whether this machine keeps it now.
-fn bars() {
+fn bars(criterion: &mut Criterion) {
     let (mut claims, mut submits) = (Claims { alive: false, shop: None }, Submits::new(SUBMIT_BUCKET));
-    let (mut by_floor, mut speedup, mut submit) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut shared, mut apart) = (Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
-        let figure = |took: Duration, calls: usize| took.as_secs_f64() * 1e9 / calls as f64;
-        let floor = |apart, threads| figure(Floor { apart }.round(threads, LONG), LONG);
-        let (one, both, each) = (floor(false, 1), floor(false, 2), floor(true, 2));
-        let mut claim = |threads| figure(claims.round(threads, LONG), LONG);
-        let (our_one, our_two) = (claim(1), claim(2));
-        let subject = figure(submits.round(1, SUBMITS), SUBMITS * SUBMIT_BUCKET);
-        // The first round warms up.
-        if round > 0 {
-            by_floor.push(our_one / one);
-            speedup.push(our_one / our_two);
-            shared.push(one / both);
-            apart.push(one / each);
-            submit.push(subject);
-        }
+    let contenders = [
+        "floor, 1 thread",
+        "floor, 2 threads",
+        "floor, apart, 2 threads",
+        "claim, 1 thread",
+        "claim, 2 threads",
+        "submit of 16, a subject",
+    ];
+    let rounds = turns::measure(criterion, "bars", &contenders, ROUNDS, |_| {
+        let floor = |apart, threads| each(Floor { apart }.round(threads, LONG), LONG);
+        vec![
+            floor(false, 1),
+            floor(false, 2),
+            floor(true, 2),
+            each(claims.round(1, LONG), LONG),
+            each(claims.round(2, LONG), LONG),
+            each(submits.round(1, SUBMITS), SUBMITS * SUBMIT_BUCKET),
+        ]
+    });
+    if rounds.is_empty() {
+        return;
     }
-    println!("\nbars: median of {ROUNDS} interleaved rounds");
-    let (by_floor, speedup, submit) = (median(by_floor), median(speedup), median(submit));
+    println!("\nbars: median of {ROUNDS} rounds in turns");
+    let (by_floor, speedup, submit) =
+        (turns::ratio(&rounds, 3, 0), turns::ratio(&rounds, 3, 4), turns::typical(&rounds, 5));
     rows::row("claim of one bucket, one thread", "-", "the work that cannot be left out", by_floor, Bar::AtMost(2.0));
-    let beside = format!("one thread; that work itself: {:.2}, on lines apart {:.2}", median(shared), median(apart));
+    let (shared, apart) = (turns::ratio(&rounds, 0, 1), turns::ratio(&rounds, 0, 2));
+    let beside = format!("one thread; that work itself: {shared:.2}, on lines apart {apart:.2}");
     rows::row("throughput of two threads claiming", "-", &beside, speedup, Bar::AtLeast(1.6));
     let figure = format!("{submit:.0} ns");
     rows::row("submit of 16 subjects, one thread, a subject", &figure, "120 ns", submit / 120.0, Bar::AtMost(1.0));
@@ -719,56 +725,19 @@ fn claim_submits(bucket: usize) -> Vec<Box<dyn Contender>> {
     ]
 }
 
-fn measure(criterion: &mut Criterion, title: &str, mut contenders: Vec<Box<dyn Contender>>, most: usize) {
-    let mut group = criterion.benchmark_group(title);
-    // Short, since each sample needs stock; the table's rounds are what is compared.
-    group.sampling_mode(SamplingMode::Flat).sample_size(10);
-    group.warm_up_time(Duration::from_millis(2)).measurement_time(Duration::from_millis(20));
-    for contender in &mut contenders {
-        for threads in THREADS {
-            group.bench_function(BenchmarkId::new(contender.name(), threads), |bencher| {
-                bencher.iter_custom(|calls| {
-                    let mut left = usize::try_from(calls).unwrap_or(usize::MAX);
-                    let mut took = Duration::ZERO;
-                    while left > 0 {
-                        let now = left.min(most);
-                        took += contender.round(threads, now);
-                        left -= now;
-                    }
-                    took
-                });
-            });
-        }
-    }
-    group.finish();
-}
-
 fn main() {
-    // `cargo bench --bench claim -- audit`: that table alone.
-    if std::env::args().skip(1).any(|argument| argument == "audit") {
-        return audit_share();
-    }
-    // `cargo bench --bench claim -- bars`: the same.
-    if std::env::args().skip(1).any(|argument| argument == "bars") {
-        rows::begin();
-        return bars();
-    }
-    let mut criterion = Criterion::default().configure_from_args();
-    measure(&mut criterion, "claim", claims(), CLAIMS);
-    for bucket in [4, 16] {
-        measure(&mut criterion, &format!("claim+submit/{bucket}"), claim_submits(bucket), SUBMITS);
-    }
-    measure(&mut criterion, "submit/16", vec![Box::new(Submits::new(SUBMIT_BUCKET))], SUBMITS);
-    criterion.final_summary();
     // Not when it is only tried out, as by `cargo test --all-targets`.
-    if std::env::args().any(|argument| argument == "--bench") {
-        rows::begin();
-        table("claim one bucket", &mut claims(), CLAIMS);
-        audit_share();
-        for bucket in [4, 16] {
-            let title = format!("claim one bucket of {bucket} and submit it");
-            table(&title, &mut claim_submits(bucket), SUBMITS);
-        }
-        bars();
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
     }
+    rows::begin();
+    let mut criterion = turns::criterion();
+    table(&mut criterion, "claim one bucket", &mut claims(), CLAIMS);
+    audit_share(&mut criterion);
+    for bucket in [4, 16] {
+        let title = format!("claim one bucket of {bucket} and submit it");
+        table(&mut criterion, &title, &mut claim_submits(bucket), SUBMITS);
+    }
+    bars(&mut criterion);
+    criterion.final_summary();
 }

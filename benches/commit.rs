@@ -2,11 +2,13 @@
 //!
 //! So many submits are outstanding at a time; then all their tickets are waited for. Only that is timed: claims and the
 //! visible half happen between the groups. The raw file lies beside the hub's, and gets as many bytes as the journal grew
-//! by, in one write and one sync; hub and raw file take turns.
+//! by, in one write and one sync; hub and raw file take turns, and each round is a sample of criterion's.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
 #[path = "support/rows.rs"]
 mod rows;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -20,7 +22,7 @@ use commissary::{
 const BUCKET: usize = 16;
 const REPORT_BYTES: usize = 64;
 /// Group size, and how many groups.
-const GROUPS: [(usize, usize); 4] = [(1, 101), (16, 61), (256, 31), (4_096, 9)];
+const GROUPS: [(usize, usize); 4] = [(1, 101), (16, 61), (256, 31), (4_096, 11)];
 /// What must be reached at this size and above, as a share of the raw rate.
 const BAR: (usize, f64) = (256, 0.8);
 
@@ -79,7 +81,7 @@ fn claim(service: &ServiceHandle<Plain>, seat: &Seat<Plain>, buckets: usize, nex
 }
 
 /// One group: the time until every ticket was durable, and the journal's growth.
-fn group(leases: &[Lease<Plain>], journal: &Path) -> (Duration, u64) {
+fn group_of(leases: &[Lease<Plain>], journal: &Path) -> (Duration, u64) {
     let reports = |lease: &Lease<Plain>| lease.subjects().map(|subject| (subject, report_on(subject))).collect();
     let reports: Vec<Vec<(u64, String)>> = leases.iter().map(reports).collect();
     let length = || fs::metadata(journal).expect("there is a journal").len();
@@ -108,11 +110,6 @@ fn raw(file: &mut File, bytes: u64) -> Duration {
     file.write_all(&bytes).expect("written");
     file.sync_data().expect("synced");
     start.elapsed()
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {
@@ -148,29 +145,27 @@ fn main() {
         "group", "groups", "bytes", "submits/s", "raw/s", "MB/s", "ratio", "best"
     );
     let mut reached = true;
+    let mut criterion = turns::criterion();
     for (size, groups) in GROUPS {
-        let (mut ours, mut raws, mut ratios, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for round in 0..=groups {
+        let mut bytes = 0;
+        let group = format!("durable submits of {BUCKET} reports of {REPORT_BYTES} bytes, {size} at a time");
+        let rounds = turns::measure(&mut criterion, &group, &["raw append and fdatasync", "hub"], groups, |_| {
             let leases = claim(&service, &seat, size, &mut next);
-            let (took, grown) = group(&leases, &journal);
+            let (took, grown) = group_of(&leases, &journal);
             assert!(grown > (size * BUCKET * REPORT_BYTES) as u64);
-            let raw = raw(&mut file, grown);
-            // The first round warms up.
-            if round > 0 {
-                ours.push(size as f64 / took.as_secs_f64());
-                raws.push(size as f64 / raw.as_secs_f64());
-                ratios.push(raw.as_secs_f64() / took.as_secs_f64());
-                bytes = grown;
-            }
+            bytes = grown;
+            [raw(&mut file, grown), took].map(|took| took.as_secs_f64() * 1e9 / size as f64).to_vec()
+        });
+        if rounds.is_empty() {
+            continue;
         }
-        let most = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
-        let best = most(&ours) / most(&raws);
-        let (ours, raws, ratio) = (median(&mut ours), median(&mut raws), median(&mut ratios));
+        let [raws, ours] = [0, 1].map(|contender| 1e9 / turns::typical(&rounds, contender));
+        let (ratio, best) = (turns::ratio(&rounds, 0, 1), turns::best(&rounds, 0) / turns::best(&rounds, 1));
         reached &= size < BAR.0 || ratio >= BAR.1;
         let rate = ours * bytes as f64 / size as f64 / 1e6;
         println!("{size:>6}{groups:>8}{bytes:>12}{ours:>14.0}{raws:>14.0}{rate:>12.1}{ratio:>9.2}{best:>9.2}");
         rows::row(
-            &format!("durable submits of {BUCKET} reports of {REPORT_BYTES} bytes, {size} at a time"),
+            &group,
             &format!("{ours:.0}/s"),
             &format!("raw append and fdatasync: {raws:.0}/s"),
             ratio,
@@ -179,4 +174,5 @@ fn main() {
     }
     println!("bar: {} of raw from {} on: {}", BAR.1, BAR.0, if reached { "reached" } else { "missed" });
     hub.close().expect("closes");
+    criterion.final_summary();
 }

@@ -3,8 +3,8 @@
 //! one bare append and `fdatasync`. Prints the README's tables, and whether the bars hold.
 //!
 //! Senders are threads in a closed loop: send, wait for the answer, send the next. Designs take turns, and every round
-//! begins with another one; a figure is the median of the rounds, a ratio that of the rounds' ratios. Every record says the
-//! same: client, number, time, length, checksum, payload. After each cell the file is read back: it must hold, for each
+//! begins with another one; a figure is the median of the rounds, a ratio that of the rounds' ratios. A cell is a group of criterion's,
+//! each round one of its samples: the time of a run by its messages. Every record says the same: client, number, time, length, checksum, payload. After each cell the file is read back: it must hold, for each
 //! client, the numbers that were acknowledged, once each and in order.
 //!
 //! It works in a directory under the build's, or in `$BENCH_DIR`. Names choose among the cells, which are called
@@ -35,12 +35,15 @@ mod record;
 mod rows;
 #[path = "journal/table.rs"]
 mod table;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use criterion::Criterion;
 use design::Kind;
 use drive::Figures;
 use table::Rows;
@@ -58,7 +61,7 @@ struct Class {
 
 const CLASSES: [Class; 2] = [
     Class { name: "sync", synced: true, rounds: 11, window: Duration::from_millis(100) },
-    Class { name: "os", synced: false, rounds: 5, window: Duration::from_millis(60) },
+    Class { name: "os", synced: false, rounds: 11, window: Duration::from_millis(60) },
 ];
 
 const KINDS: [Kind; 6] = [
@@ -116,12 +119,12 @@ fn main() {
         std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let place = tempfile::Builder::new().prefix("journal-").tempdir_in(&parent).expect("a directory");
     println!("in {}", parent.display());
-    let mut rows = Rows::default();
+    let (mut rows, mut criterion) = (Rows::default(), Criterion::default());
     for class in &CLASSES {
         for bytes in BYTES {
             for senders in SENDERS {
                 if wanted.has_cell(&format!("{}-{senders}x{bytes}", class.name)) {
-                    let cell = run(class, senders, bytes, place.path(), &wanted);
+                    let cell = run(class, senders, bytes, place.path(), &wanted, &mut criterion);
                     rows.insert((class.name, bytes, senders), cell);
                     eprint!(".");
                 }
@@ -149,12 +152,13 @@ fn run(
     bytes: usize,
     place: &Path,
     wanted: &Wanted,
+    criterion: &mut Criterion,
 ) -> BTreeMap<&'static str, Vec<Figures>> {
     let (rounds, window) = if wanted.quick { (1, class.window / 10) } else { (class.rounds, class.window) };
-    let kinds = || KINDS.iter().filter(|kind| senders <= kind.senders_max && wanted.has_kind(kind));
+    let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| senders <= kind.senders_max && wanted.has_kind(kind)).collect();
     let mut cell: BTreeMap<&'static str, Vec<Figures>> = BTreeMap::new();
     for round in 0..rounds {
-        for kind in kinds().cycle().skip(round).take(kinds().count()) {
+        for kind in kinds.iter().cycle().skip(round).take(kinds.len()) {
             let directory = tempfile::tempdir_in(place).expect("a directory");
             let figures = drive::run(kind, directory.path(), class.synced, senders, bytes, window);
             cell.entry(kind.name).or_default().push(figures);
@@ -163,5 +167,10 @@ fn run(
             File::open(place).and_then(|place| place.sync_all()).expect("synced");
         }
     }
+    let took = |kind: &Kind| cell[kind.name].iter().map(|figures| 1e9 / figures.rate).collect();
+    let took: Vec<Vec<f64>> = kinds.iter().map(|kind| took(kind)).collect();
+    let contenders: Vec<(&str, &[f64])> =
+        kinds.iter().map(|kind| kind.name).zip(took.iter().map(Vec::as_slice)).collect();
+    turns::tell(criterion, &format!("{}-{senders}x{bytes}", class.name), &contenders);
     cell
 }

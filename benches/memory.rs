@@ -1,6 +1,6 @@
 //! Pending subjects in a hub on disk with the defaults: peak memory, time, bytes on disk.
 //!
-//! Once with ascending ids and once with random ones, each in a process of its own, since a process remembers its peak.
+//! Not criterion's: there are no samples of a peak. Once with ascending ids and once with random ones, each in a process of its own, since a process remembers its peak.
 //! `COMMISSARY_BENCH_SUBJECTS` sets how many (a million without it); the bar is for five million.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 

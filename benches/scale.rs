@@ -1,5 +1,6 @@
 //! What grows with the number of subjects, and what does not: 64-bit ids are added, half of them are worked on, and the hub is opened
-//! again. Each size runs in a process of its own, since a process remembers its peak.
+//! again. Each size runs in a process of its own, since a process remembers its peak. Criterion is told the slowest claim in a hundred of
+//! each tenth of those timed; memory, bytes and the time of opening, of which there is one of each, it is not.
 //!
 //! `COMMISSARY_BENCH_SUBJECTS` sets the largest size (a million without it; each is ten times the one before, from a hundred thousand on).
 //! With the feature `redb`, `COMMISSARY_BENCH_ENGINE=redb` takes that engine.
@@ -9,6 +10,8 @@
 mod footprint;
 #[path = "support/rows.rs"]
 mod rows;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -35,6 +38,8 @@ const AGAIN: u64 = 1_000;
 const LATENCY_BAR: f64 = 1.3;
 /// Peak resident memory at a hundred million subjects, MB.
 const MEMORY_BAR: f64 = 1_073.0;
+/// What a child says before the slowest claims in a hundred, by tenth.
+const SLOW: &str = "99% ns, by tenth of the claims timed: ";
 /// Tells the child how many.
 const SIZE: &str = "COMMISSARY_BENCH_SIZE";
 
@@ -96,8 +101,15 @@ fn turn(seat: &Seat<Plain>, under_way: &mut VecDeque<commissary::Ticket>) -> u64
     }
 }
 
-/// Works on so many buckets; the median and the 99th percentile of the last claims, in nanoseconds.
-fn work(service: &ServiceHandle<Plain>, hub: &Hub, buckets: u64) -> (u64, u64) {
+/// The median and the 99th percentile.
+fn typical_and_slow(times: &[u64]) -> (u64, u64) {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+/// Works on so many buckets; how long the last claims took, in nanoseconds.
+fn work(service: &ServiceHandle<Plain>, hub: &Hub, buckets: u64) -> Vec<u64> {
     // A pool is sized for the seats, twenty buckets each.
     let seats = (1..=64).map(|id| {
         let client = hub.register_client(&Registration::new(id, format!("c{id}"))).expect("registers").client;
@@ -112,9 +124,7 @@ fn work(service: &ServiceHandle<Plain>, hub: &Hub, buckets: u64) -> (u64, u64) {
         }
     }
     under_way.drain(..).for_each(|ticket| ticket.wait_visible().map(drop).expect("becomes visible"));
-    let mut times = Vec::from(times);
-    times.sort_unstable();
-    (times[times.len() / 2], times[times.len() * 99 / 100])
+    Vec::from(times)
 }
 
 fn refuses_duplicates(service: &ServiceHandle<Plain>, subjects: u64) {
@@ -132,8 +142,9 @@ fn run(subjects: u64) {
     let added = subjects as f64 / start.elapsed().as_secs_f64();
     let buckets = subjects / 2 / BUCKET as u64;
     let start = Instant::now();
-    let (median, slow) = work(&service, &hub, buckets);
+    let times = work(&service, &hub, buckets);
     let worked = (buckets * BUCKET as u64) as f64 / start.elapsed().as_secs_f64();
+    let (median, slow) = typical_and_slow(&times);
     refuses_duplicates(&service, subjects);
     let done = service.stats().subjects_done;
     assert_eq!(done, buckets * BUCKET as u64, "each report counts once");
@@ -152,17 +163,31 @@ fn run(subjects: u64) {
         "{subjects:>12} {added:>10.0} {worked:>10.0} {median:>9} {slow:>9} {:>9} {journal:>10.1} {store:>10.1} {opening:>8.2}",
         peak().unwrap_or(0)
     );
+    let tenths = times.chunks(times.len().div_ceil(turns::FEWEST)).map(|part| typical_and_slow(part).1.to_string());
+    println!("{:>12} {SLOW}{}", "", tenths.collect::<Vec<_>>().join(" "));
 }
 
-/// Runs one size in a process of its own, prints what it printed, and returns the slow claim's time and the peak.
-fn child(subjects: u64) -> (f64, f64) {
+/// What one size found.
+struct Figures {
+    subjects: u64,
+    /// The slowest claim in a hundred, in nanoseconds; and by tenth of those that were timed.
+    slow: f64,
+    tenths: Vec<f64>,
+    /// MB.
+    peak: f64,
+}
+
+/// Runs one size in a process of its own, and prints what it printed.
+fn child(subjects: u64) -> Figures {
     let program = std::env::current_exe().expect("this program has a path");
     let output = Command::new(program).env(SIZE, subjects.to_string()).output().expect("starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{subjects}: {}", String::from_utf8_lossy(&output.stderr));
     print!("{said}");
-    let figures: Vec<f64> = said.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect();
-    (figures[4], figures[5])
+    let numbers = |text: &str| text.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect::<Vec<f64>>();
+    let (figures, tenths) = said.split_once(SLOW).expect("the tenths are told");
+    let figures = numbers(figures);
+    Figures { subjects, slow: figures[4], tenths: numbers(tenths), peak: figures[5] }
 }
 
 fn main() {
@@ -182,13 +207,18 @@ fn main() {
         "subjects", "added/s", "worked/s", "claim ns", "99% ns", "peak MB", "journal B", "store B", "open s"
     );
     let sizes = std::iter::successors(Some(SMALLEST), |size| size.checked_mul(10)).take_while(|size| *size <= largest);
-    let found: Vec<(u64, (f64, f64))> = sizes.map(|size| (size, child(size))).collect();
-    if let [(_, (fewest, _)), .., (most, (slow, peak))] = found.as_slice() {
-        let (what, figure) = (format!("99% of claims with {most} subjects within"), format!("{slow:.0} ns"));
-        let beside = format!("with {SMALLEST}: {fewest:.0} ns");
-        rows::row(&what, &figure, &beside, slow / fewest, Bar::AtMost(LATENCY_BAR));
-        let bar = if *most == 100_000_000 { Bar::AtMost(1.0) } else { Bar::None };
-        let what = format!("peak memory with {most} subjects, half of them done");
-        rows::row(&what, &format!("{peak:.0} MB"), &format!("{MEMORY_BAR:.0} MB"), peak / MEMORY_BAR, bar);
+    let found: Vec<Figures> = sizes.map(child).collect();
+    let names: Vec<String> = found.iter().map(|found| format!("{} subjects", found.subjects)).collect();
+    let tenths = found.iter().map(|found| found.tenths.as_slice());
+    let tenths: Vec<(&str, &[f64])> = names.iter().map(String::as_str).zip(tenths).collect();
+    turns::tell(&mut turns::criterion(), "99% of claims", &tenths);
+    if let [fewest, .., most] = found.as_slice() {
+        let what = format!("99% of claims with {} subjects within", most.subjects);
+        let (figure, beside) = (format!("{:.0} ns", most.slow), format!("with {SMALLEST}: {:.0} ns", fewest.slow));
+        rows::row(&what, &figure, &beside, most.slow / fewest.slow, Bar::AtMost(LATENCY_BAR));
+        let bar = if most.subjects == 100_000_000 { Bar::AtMost(1.0) } else { Bar::None };
+        let what = format!("peak memory with {} subjects, half of them done", most.subjects);
+        let figure = format!("{:.0} MB", most.peak);
+        rows::row(&what, &figure, &format!("{MEMORY_BAR:.0} MB"), most.peak / MEMORY_BAR, bar);
     }
 }

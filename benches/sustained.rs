@@ -2,7 +2,8 @@
 //!
 //! A hub on disk with the defaults: subjects are added, then claimed and reported on in buckets of 16 by one thread, 64 bytes a report,
 //! and each is counted when its result can be read. Alone, the engine takes as many records of 64 bytes under ascending keys, in batches
-//! of 4,096, durable at the end. Each runs in a process of its own, in turn, so that the peaks of memory are their own.
+//! of 4,096, durable at the end. Each runs in a process of its own, in turn, so that the peaks of memory are their own; the ten samples that
+//! criterion is told of each are its tenths.
 //!
 //! `COMMISSARY_BENCH_SUBJECTS` sets how many (a million without it), `COMMISSARY_BENCH_ONLY` names one row.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
@@ -11,6 +12,8 @@
 mod footprint;
 #[path = "support/rows.rs"]
 mod rows;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::fs;
 use std::path::Path;
@@ -37,6 +40,8 @@ const VALUE: [u8; 48] = [0x5a; 48];
 const STEADY: f64 = 0.8;
 /// What redb must reach, subjects a second.
 const REDB_BAR: f64 = 500_000.0;
+/// What a child says before it tells what a subject took in each tenth.
+const NANOS: &str = "ns a subject, by tenth: ";
 /// Tells the child which row it is.
 const ROW: &str = "COMMISSARY_BENCH_ROW";
 /// Batches between two turns in which redb alone is made durable: about what a hub's checkpoints are apart.
@@ -102,6 +107,12 @@ impl Tenths {
         }
     }
 
+    /// What a subject took in each tenth, in nanoseconds.
+    fn each(&self) -> Vec<f64> {
+        let begins = std::iter::once(&0.0).chain(&self.ends);
+        begins.zip(&self.ends).map(|(begin, end)| (end - begin) * 1e10 / self.subjects as f64).collect()
+    }
+
     /// The whole rate, the first tenth's and the last tenth's.
     fn rates(&self) -> [f64; 3] {
         let tenth = self.subjects as f64 / 10.0;
@@ -130,7 +141,7 @@ fn turn(seat: &Seat<Plain>, wanted: u64) -> (Ticket, u64) {
 }
 
 /// The rate of adding, those of the work, and what a subject's work asked of the store.
-fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, [f64; 3], String) {
+fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, Tenths, String) {
     let limits = Limits { origin_burst: 1_000_000, ..Limits::default() };
     let hub = Hub::builder().engine(engine).limits(limits).open(place).expect("opens");
     let service: ServiceHandle<Plain> = hub.register(Plain).expect("registers");
@@ -172,7 +183,7 @@ fn hub(engine: Engine, place: &Path, subjects: u64) -> (f64, [f64; 3], String) {
         applied.checkpoints,
     );
     hub.close().expect("closes");
-    (added, tenths.rates(), asked)
+    (added, tenths, asked)
 }
 
 fn key(number: u64) -> [u8; 16] {
@@ -182,7 +193,7 @@ fn key(number: u64) -> [u8; 16] {
 }
 
 /// sled by itself, with the settings and the driving of its collector that the crate's store has.
-fn sled_alone(place: &Path, subjects: u64) -> [f64; 3] {
+fn sled_alone(place: &Path, subjects: u64) -> Tenths {
     let config = sled::Config::new().path(place).cache_capacity(32 << 20).flush_every_ms(None).segment_size(4 << 20);
     let db = config.open().expect("opens");
     let mut tenths = Tenths::new(subjects);
@@ -198,11 +209,11 @@ fn sled_alone(place: &Path, subjects: u64) -> [f64; 3] {
         }
         tenths.done(up_to);
     }
-    tenths.rates()
+    tenths
 }
 
 #[cfg(feature = "redb")]
-fn redb_alone(place: &Path, subjects: u64) -> [f64; 3] {
+fn redb_alone(place: &Path, subjects: u64) -> Tenths {
     use redb::{Database, Durability, TableDefinition};
     const PAIRS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("pairs");
     fs::create_dir_all(place).expect("a directory");
@@ -222,15 +233,15 @@ fn redb_alone(place: &Path, subjects: u64) -> [f64; 3] {
         write.commit().expect("committed");
         tenths.done(up_to);
     }
-    tenths.rates()
+    tenths
 }
 
 fn run(row: &str, subjects: u64) {
     // Beside the build, not in a directory that may be in memory.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let home = place.path().join("home");
-    let worked = |(added, rates, asked)| (Some(added), rates, asked);
-    let (added, [rate, first, last], asked) = match row {
+    let worked = |(added, tenths, asked)| (Some(added), tenths, asked);
+    let (added, tenths, asked) = match row {
         "sled alone" => (None, sled_alone(&home, subjects), String::new()),
         "hub on sled" => worked(hub(Engine::Sled, &home, subjects)),
         #[cfg(feature = "redb")]
@@ -239,6 +250,7 @@ fn run(row: &str, subjects: u64) {
         "hub on redb" => worked(hub(Engine::Redb, &home, subjects)),
         other => panic!("there is no row {other:?}"),
     };
+    let [rate, first, last] = tenths.rates();
     let added = added.map_or("-".to_owned(), |added| format!("{added:.0}"));
     let megabytes = |directory: &Path| bytes_in(directory).unwrap_or(0) as f64 / 1e6;
     let (disk, store) = (megabytes(&home), megabytes(&home.join("store")));
@@ -250,18 +262,31 @@ fn run(row: &str, subjects: u64) {
     if !asked.is_empty() {
         println!("{:<12} a subject's work, applied: {asked}", "");
     }
+    let each: Vec<String> = tenths.each().iter().map(|nanos| format!("{nanos:.0}")).collect();
+    println!("{:<12} {NANOS}{}", "", each.join(" "));
 }
 
-/// Runs a row in a process of its own, prints what it printed, and returns its rate and its last tenth by its first.
-fn child(row: &str) -> (f64, f64) {
+/// What one row found.
+struct Figures {
+    name: &'static str,
+    rate: f64,
+    /// The last tenth by the first.
+    steady: f64,
+    /// Nanoseconds a subject, by tenth.
+    tenths: Vec<f64>,
+}
+
+/// Runs a row in a process of its own, and prints what it printed.
+fn child(name: &'static str) -> Figures {
     let program = std::env::current_exe().expect("this program has a path");
-    let output = Command::new(program).env(ROW, row).output().expect("starts");
+    let output = Command::new(program).env(ROW, name).output().expect("starts");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{row}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     print!("{said}");
-    let figures = said.lines().next().unwrap_or_default()[row.len()..].split_whitespace();
-    let figures: Vec<f64> = figures.map(|word| word.parse().unwrap_or(0.0)).collect();
-    (figures[1], figures[4])
+    let numbers = |text: &str| text.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect::<Vec<f64>>();
+    let figures = numbers(&said.lines().next().unwrap_or_default()[name.len()..]);
+    let tenths = said.split_once(NANOS).expect("the tenths are told").1;
+    Figures { name, rate: figures[1], steady: figures[4], tenths: numbers(tenths) }
 }
 
 fn main() {
@@ -284,22 +309,24 @@ fn main() {
     );
     let only = std::env::var("COMMISSARY_BENCH_ONLY").ok();
     let wanted = ROWS.iter().filter(|row| only.as_deref().is_none_or(|only| only == **row));
-    let rates: Vec<(&str, (f64, f64))> = wanted.map(|row| (*row, child(row))).collect();
-    let of = |row: &str| rates.iter().find(|(name, _)| *name == row).map(|(_, figures)| *figures);
-    let steady = |what: &str, of: Option<(f64, f64)>| {
-        if let Some((_, steady)) = of {
-            rows::row(&format!("{what}, the last tenth"), "-", "the first tenth", steady, Bar::AtLeast(STEADY));
+    let found: Vec<Figures> = wanted.map(|row| child(row)).collect();
+    let tenths: Vec<(&str, &[f64])> = found.iter().map(|found| (found.name, found.tenths.as_slice())).collect();
+    turns::tell(&mut turns::criterion(), &format!("{subjects} subjects, by tenth"), &tenths);
+    let of = |row: &str| found.iter().find(|found| found.name == row);
+    let steady = |what: &str, of: Option<&Figures>| {
+        if let Some(found) = of {
+            rows::row(&format!("{what}, the last tenth"), "-", "the first tenth", found.steady, Bar::AtLeast(STEADY));
         }
     };
     let figure = |rate: f64| format!("{rate:.0}/s");
     let what = |engine: &str| format!("{subjects} subjects worked on, {engine} applied");
-    if let (Some((alone, _)), Some((ours, _))) = (of("sled alone"), of("hub on sled")) {
-        let beside = format!("sled alone: {}", figure(alone));
-        rows::row(&what("sled"), &figure(ours), &beside, ours / alone, Bar::AtLeast(1.0));
+    if let (Some(alone), Some(ours)) = (of("sled alone"), of("hub on sled")) {
+        let beside = format!("sled alone: {}", figure(alone.rate));
+        rows::row(&what("sled"), &figure(ours.rate), &beside, ours.rate / alone.rate, Bar::AtLeast(1.0));
     }
     steady(&what("sled"), of("hub on sled"));
-    if let Some((ours, _)) = of("hub on redb") {
-        rows::row(&what("redb"), &figure(ours), &figure(REDB_BAR), ours / REDB_BAR, Bar::AtLeast(1.0));
+    if let Some(ours) = of("hub on redb") {
+        rows::row(&what("redb"), &figure(ours.rate), &figure(REDB_BAR), ours.rate / REDB_BAR, Bar::AtLeast(1.0));
     }
     steady(&what("redb"), of("hub on redb"));
 }

@@ -10,7 +10,8 @@
 //! that is the machine. With two processors the calling thread has one and the hub's writer the other, so that whatever else computes takes its
 //! share of one of them: the row "a thread computes" shows how much of the rest is that.
 //!
-//! `COMMISSARY_BENCH_ROUNDS` says how many rounds (5 without it); names choose among the disturbances:
+//! A round's p99.9 is a sample of criterion's, for which ten rounds are the fewest. `COMMISSARY_BENCH_ROUNDS` says how many (10 without
+//! it); names choose among the disturbances:
 //! `cargo bench --bench tails -- compacted`.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark prints its figures, rounded")]
 
@@ -19,6 +20,8 @@ mod rows;
 #[cfg(target_os = "linux")]
 #[path = "tails/slow_disk.rs"]
 mod slow_disk;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -28,6 +31,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use commissary::messages::{Journal, Retain};
+use criterion::Criterion;
+
 use commissary::{
     Ask, Clock, Compact, Hub, Lease, Limits, Policy, Registration, Reporter, Seat, Service, ServiceHandle, Verdict,
 };
@@ -414,7 +419,11 @@ impl Results {
     fn note_short(&mut self, mut idle: Took, mut disturbed: Took) {
         self.short.0.append(&mut idle);
         self.short.1.append(&mut disturbed);
-        if self.short.1.claims.len() >= PAIRS / 2 {
+    }
+
+    /// A round is over. So few calls as have no p99.9 wait for the next one's.
+    fn round_is_over(&mut self) {
+        if self.short.1.claims.len() > 1_000 {
             let (mut idle, mut disturbed) = std::mem::take(&mut self.short);
             self.pair(FORMED, Bar::AtMost(BAR), &mut idle, &mut disturbed);
         }
@@ -471,6 +480,16 @@ impl Results {
                 of(|round| round.disturbed[2] / round.idle[2]),
                 found.bar,
             );
+        }
+    }
+
+    /// The slowest call in a thousand, by round.
+    fn tell(&self, criterion: &mut Criterion) {
+        for found in self.rounds.iter().filter(|found| found.call != NOTHING) {
+            let of = |figure: fn(&Round) -> f64| found.each.iter().map(|round| figure(round) * 1e3).collect();
+            let (idle, disturbed): (Vec<f64>, Vec<f64>) = (of(|round| round.idle[2]), of(|round| round.disturbed[2]));
+            let group = format!("p99.9 of {} while {}", found.call, found.what);
+            turns::tell(criterion, &group, &[("idle", &idle), ("disturbed", &disturbed)]);
         }
     }
 }
@@ -621,7 +640,8 @@ fn main() {
     }
     rows::begin();
     let wanted = Wanted(std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect());
-    let rounds = std::env::var("COMMISSARY_BENCH_ROUNDS").map_or(5, |rounds| rounds.parse().expect("a number"));
+    let rounds =
+        std::env::var("COMMISSARY_BENCH_ROUNDS").map_or(turns::FEWEST, |rounds| rounds.parse().expect("a number"));
     // Beside the build, not in a directory that may be in memory.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let other = place.path().join("other");
@@ -641,12 +661,14 @@ fn main() {
         if let Some(log) = &mut log {
             log.round(&mut results);
         }
+        results.round_is_over();
         eprint!(".");
     }
     eprintln!();
     if let Some(log) = log {
         log.journal.close().expect("closes");
     }
+    results.tell(&mut Criterion::default());
     results.print();
     shop.hub.close().expect("closes");
 }

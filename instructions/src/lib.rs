@@ -1,0 +1,1 @@
+//! Nothing: the bench is what this package is for. See its README.
