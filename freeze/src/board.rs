@@ -13,6 +13,8 @@ pub const WORKERS: usize = 62;
 pub struct Tally {
     /// Its thread, as the kernel names it; 0 before it started.
     pub thread: AtomicI32,
+    /// 1 while it is at a round.
+    pub inside: AtomicU32,
     /// Rounds: a claim, renewal and release, and a claim, report and submit, each of which took effect.
     pub rounds: AtomicU64,
     /// Single calls that took effect.
@@ -47,7 +49,7 @@ pub struct Board {
     /// See `frozen`.
     pub thaw: AtomicU32,
     /// 1: the workers rest.
-    pub rest: AtomicU32,
+    pub resting: AtomicU32,
     /// 1: everybody ends.
     pub end: AtomicU32,
     /// 1: all is set up.
@@ -105,11 +107,16 @@ impl Board {
         get(&self.end) != 0
     }
 
-    /// Rests if that is wished, and now and then anyway, so that what is made in memory stays small.
-    pub fn breathe(&self) {
-        while get(&self.rest) != 0 && !self.is_over() {
+    /// Rests while that is wished.
+    pub fn rest(&self) {
+        while get(&self.resting) != 0 && !self.is_over() {
             thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    /// The rounds of each worker and its claims that were answered, at one moment.
+    pub fn answers(&self) -> Vec<u64> {
+        self.crew().iter().map(|tally| counted(&tally.rounds) + counted(&tally.answers)).collect()
     }
 
     /// The rounds of each worker, at one moment.

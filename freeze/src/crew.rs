@@ -47,17 +47,24 @@ pub fn signal(process: libc::pid_t, thread: libc::pid_t, signal: i32) -> bool {
     answer == 0
 }
 
-/// Works until the end. With `pause`, sleeps that long after each round: enough is done, and what is made stays small.
-pub fn work(board: &Board, place: usize, worker: &mut dyn Worker, pause: Option<Duration>) {
+/// Works until the end. With `pause`, sleeps that long after so many rounds: enough is done, and what is made stays small.
+pub fn work(board: &Board, place: usize, worker: &mut dyn Worker, pause: Option<(u64, Duration)>) {
     let tally = &board.workers[place];
     tally.thread.store(own_thread(), Ordering::SeqCst);
+    let mut turn = 0;
     while !board.is_over() {
-        board.breathe();
-        if !worker.round(tally) {
+        board.rest();
+        set(&tally.inside, 1);
+        let done = worker.round(tally);
+        set(&tally.inside, 0);
+        if !done {
             // Stock comes from threads that need a core for it.
             thread::yield_now();
         }
-        if let Some(pause) = pause {
+        turn += 1;
+        if let Some((rounds, pause)) = pause
+            && (!done || turn % rounds == 0)
+        {
             thread::sleep(pause);
         }
     }
@@ -93,7 +100,7 @@ fn be_held(board: &'static Board, design: &dyn Design) {
 
 /// The life of the process that is watched: workers, the one who is held, and a look at the design's own threads.
 pub fn live(board: &'static Board, design: Arc<dyn Design>, workers: usize) {
-    let pause = Some(Duration::from_micros(20));
+    let pause = Some((1, Duration::from_micros(20)));
     thread::scope(|scope| {
         for place in 0..workers {
             let design = &design;

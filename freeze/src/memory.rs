@@ -1,13 +1,11 @@
-//! The allocator, which says when the thread that is held is inside it; and which of two it is.
+//! The allocator, which says when the thread that is held is inside it; and which of two it is: the system's with
+//! `FREEZE_ALLOCATOR=system`, otherwise mimalloc.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
 
 use mimalloc::MiMalloc;
-
-/// The variable that names the allocator: `system`; without it, mimalloc.
-pub const VARIABLE: &str = "FREEZE_ALLOCATOR";
 
 /// Hands every call on, and marks it.
 struct Marking;

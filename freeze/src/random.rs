@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::board::{Board, get, set, shared};
+use crate::board::{Board, counted, get, set, shared};
 use crate::crew;
 use crate::designs::{Counter, Design, Guarded, Locked, Setting};
 use crate::names::Names;
@@ -121,37 +120,49 @@ fn stopped<R>(board: &Board, place: usize, meanwhile: impl FnOnce() -> R) -> Res
 /// What was seen.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Stops in which nobody was answered anything, and where.
     blocked: BTreeMap<u64, u64>,
+    /// Those in which one of the others was not.
     stood: BTreeMap<u64, u64>,
+    /// Those in which all were answered, but nobody came to the end of a round: for want of stock.
+    starved: BTreeMap<u64, u64>,
+    /// Those that caught a thread in the middle of a round.
+    inside: u64,
     longer: u64,
     /// Rounds of all others in each stop.
     totals: Vec<u64>,
 }
 
 fn one_stop(board: &Board, plan: &Plan, place: usize, seen: &mut Seen) -> Result<(), Box<dyn Error>> {
-    let progress = stopped(board, place, || {
-        let before = board.rounds();
-        let start = Instant::now();
-        let moved = || -> Vec<u64> {
-            let both = board.rounds().into_iter().zip(&before).enumerate();
+    let (answers, rounds) = stopped(board, place, || {
+        seen.inside += u64::from(get(&board.workers[place].inside));
+        let (answers, rounds, start) = (board.answers(), board.rounds(), Instant::now());
+        let others = |now: Vec<u64>, before: &[u64]| -> Vec<u64> {
+            let both = now.into_iter().zip(before).enumerate();
             both.filter(|(other, _)| *other != place).map(|(_, (now, before))| now - before).collect()
         };
+        let moved = || (others(board.answers(), &answers), others(board.rounds(), &rounds).iter().sum::<u64>());
         thread::sleep(plan.hold);
-        let mut progress = moved();
-        seen.longer += u64::from(progress.contains(&0));
-        while progress.contains(&0) && start.elapsed() < plan.patience {
+        let mut seen_now = moved();
+        let is_enough = |(answers, rounds): &(Vec<u64>, u64)| *rounds > 0 && !answers.contains(&0);
+        seen.longer += u64::from(!is_enough(&seen_now));
+        while !is_enough(&seen_now) && start.elapsed() < plan.patience {
             thread::sleep(plan.hold);
-            progress = moved();
+            seen_now = moved();
         }
-        progress
+        seen_now
     })?;
-    let (total, address) = (progress.iter().sum(), ADDRESS.load(Ordering::SeqCst));
-    seen.totals.push(total);
-    if total == 0 {
-        *seen.blocked.entry(address).or_default() += 1;
-    } else if progress.contains(&0) {
-        *seen.stood.entry(address).or_default() += 1;
-    }
+    seen.totals.push(rounds);
+    let place = if answers.iter().all(|answers| *answers == 0) {
+        &mut seen.blocked
+    } else if answers.contains(&0) {
+        &mut seen.stood
+    } else if rounds == 0 {
+        &mut seen.starved
+    } else {
+        return Ok(());
+    };
+    *place.entry(ADDRESS.load(Ordering::SeqCst)).or_default() += 1;
     Ok(())
 }
 
@@ -168,68 +179,136 @@ fn stand(board: &Board, plan: &Plan, place: Option<usize>) -> Result<(i64, u64),
     }
 }
 
-/// Does it. True if all is as it must be.
-pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
-    let board = shared()?;
-    install(board)?;
-    let design: Arc<dyn Design> = match plan.what {
-        What::Hub => Arc::new(Counter::open(Setting { on_disk: true, stock: 4_000, lanes: false })?),
-        What::Mutex => Arc::new(Locked::new(1_000)),
-        What::Epoch => Arc::new(Guarded::default()),
-    };
+/// Runs `watch` while so many threads work.
+fn with_crew<R>(
+    board: &Board,
+    threads: usize,
+    pause: Option<(u64, Duration)>,
+    design: &dyn Design,
+    watch: impl FnOnce() -> R,
+) -> R {
+    set(&board.end, 0);
     thread::scope(|scope| {
-        for place in 0..plan.threads {
-            let design = &design;
-            scope.spawn(move || crew::work(board, place, &mut *design.worker(place), Some(Duration::from_micros(20))));
+        for place in 0..threads {
+            scope.spawn(move || crew::work(board, place, &mut *design.worker(place), pause));
         }
-        set(&board.count, u32::try_from(plan.threads).unwrap_or_default());
-        let watched = watch(board, plan);
+        set(&board.count, u32::try_from(threads).unwrap_or_default());
+        let before = board.rounds();
+        while board.rounds().iter().zip(&before).any(|(now, before)| now == before) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let watched = watch();
         set(&board.end, 1);
         watched
     })
 }
 
-fn watch(board: &Board, plan: &Plan) -> Result<bool, Box<dyn Error>> {
-    while board.rounds().contains(&0) {
-        thread::sleep(Duration::from_millis(1));
+/// Does it. True if all is as it must be: of a contrast, if it was found.
+pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
+    let board = shared()?;
+    install(board)?;
+    let hub = |on_disk, lanes| Counter::open(Setting { on_disk, stock: 40_000, lanes });
+    let (for_stops, pause): (Box<dyn Design>, _) = match plan.what {
+        What::Hub => (Box::new(hub(false, true)?), Some((8, Duration::from_micros(100)))),
+        What::Mutex => (Box::new(Locked::new(1_000)), None),
+        What::Epoch => (Box::new(Guarded::default()), None),
+    };
+    let stops_are_good = with_crew(board, plan.threads, pause, &*for_stops, || stops(board, plan))?;
+    if plan.stands == 0 {
+        return Ok(stops_are_good);
     }
+    // In memory the journal and the store would grow.
+    let for_stands: Box<dyn Design> = if plan.what == What::Hub {
+        drop(for_stops);
+        Box::new(hub(true, false)?)
+    } else {
+        for_stops
+    };
+    let stands_are_good = with_crew(board, plan.threads, pause, &*for_stands, || stands(board, plan))?;
+    Ok(stops_are_good && stands_are_good)
+}
+
+/// Stops one at random, again and again.
+fn stops(board: &Board, plan: &Plan) -> Result<bool, Box<dyn Error>> {
     let (mut seen, mut chance, start) = (Seen::default(), Chance(0x9e37_79b9_7f4a_7c15), Instant::now());
-    let first = resident();
     for _ in 0..plan.stops {
         thread::sleep(Duration::from_micros(chance.below(500)));
         let place = usize::try_from(chance.below(plan.threads as u64))?;
+        // Most of its time it waits for a core, or rests.
+        let patience = Instant::now() + Duration::from_millis(5);
+        while get(&board.workers[place].inside) == 0 && Instant::now() < patience {
+            std::hint::spin_loop();
+        }
         one_stop(board, plan, place, &mut seen)?;
     }
-    let middle = resident();
     seen.totals.sort_unstable();
     let sum = |places: &BTreeMap<u64, u64>| places.values().sum::<u64>();
-    let (blocked, stood) = (sum(&seen.blocked), sum(&seen.stood));
     println!(
-        "{:?}, {} threads: {} stops of {:?}, {blocked} in which nobody went on, {stood} in which somebody stood still for {:?}; {} took longer; \
-         rounds of the others: least {}, median {}; resident {} -> {} KiB; {:.1} s",
+        "{:?}, {} threads, {} stops of {} us, {} of them in the middle of a round, {:.1} s: in {} nobody was answered within \
+         {} ms, in {} somebody was not, in {} nobody found stock; {} took longer; rounds of the others: least {}, median {}",
         plan.what,
         plan.threads,
         plan.stops,
-        plan.hold,
-        plan.patience,
+        plan.hold.as_micros(),
+        seen.inside,
+        start.elapsed().as_secs_f64(),
+        sum(&seen.blocked),
+        plan.patience.as_millis(),
+        sum(&seen.stood),
+        sum(&seen.starved),
         seen.longer,
         seen.totals.first().unwrap_or(&0),
         seen.totals.get(seen.totals.len() / 2).unwrap_or(&0),
-        first,
-        middle,
-        start.elapsed().as_secs_f64()
     );
     let mut names = Names::default();
-    for (what, places) in [("nobody went on", &seen.blocked), ("somebody stood still", &seen.stood)] {
+    let all = [("nobody", &seen.blocked), ("not everybody", &seen.stood), ("nobody found stock", &seen.starved)];
+    for (what, places) in all {
         for (address, times) in places {
             println!("    {times} {what}: stopped in {}", names.line(*address));
         }
     }
+    let is_clean = all.iter().all(|(_, places)| places.is_empty());
+    Ok(match plan.what {
+        // A run that caught nobody shows nothing.
+        What::Hub => is_clean && seen.inside > 0,
+        What::Mutex => !seen.blocked.is_empty(),
+        // Lock-free: its fault is another.
+        What::Epoch => true,
+    })
+}
+
+/// What the process may grow while one thread stands still, KiB.
+const FLAT: i64 = 16 << 10;
+
+/// Looks at memory while one stands still.
+fn stands(board: &Board, plan: &Plan) -> Result<bool, Box<dyn Error>> {
+    // Caches fill.
+    thread::sleep(plan.stand * 2);
+    let mut most = 0;
     for turn in 0..plan.stands {
         let place = usize::try_from(turn)? % plan.threads;
         let (alone, rounds) = stand(board, plan, None)?;
-        let (grown, others) = stand(board, plan, Some(place))?;
-        println!("    resident KiB in {:?}: {alone:+} in {rounds} rounds; {grown:+} in {others} with one thread stopped", plan.stand);
+        let (stopped, others) = stand(board, plan, Some(place))?;
+        most = most.max(stopped);
+        println!(
+            "    resident memory in {} ms: {alone:+} KiB in {rounds} rounds; {stopped:+} KiB in {others} rounds with one thread stopped; {} KiB in all",
+            plan.stand.as_millis(),
+            resident()
+        );
     }
-    Ok(true)
+    let is_flat = most < FLAT;
+    Ok(if plan.what == What::Epoch { !is_flat } else { is_flat })
+}
+
+/// The work alone, without a stop: for sanitizers. True if nothing was lost in it.
+pub fn mix(threads: usize, time: Duration) -> Result<bool, Box<dyn Error>> {
+    let board = shared()?;
+    let counter = Counter::open(Setting { on_disk: false, stock: 40_000, lanes: true })?;
+    let pause = Some((8, Duration::from_micros(100)));
+    with_crew(board, threads, pause, &counter, || thread::sleep(time));
+    let (rounds, calls): (u64, u64) =
+        board.crew().iter().map(|tally| (counted(&tally.rounds), counted(&tally.calls))).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let balanced = counter.is_balanced();
+    println!("{threads} threads, {} s: {rounds} rounds, {calls} calls, balanced: {balanced}", time.as_secs());
+    Ok(balanced && rounds > 0)
 }

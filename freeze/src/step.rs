@@ -11,7 +11,7 @@ use crate::board::{Board, counted, get, set, shared};
 use crate::crew;
 use crate::designs::{Counter, Design, Locked, Operation, Setting};
 use crate::names::Names;
-use crate::trace::{Stop, Traced};
+use crate::trace::{Kind, Stop, Traced, call_name};
 
 /// How it is done.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Plan {
     pub allocator_patience: Duration,
     /// The operations.
     pub operations: Vec<usize>,
+    /// When to begin no more passes of one operation.
+    pub budget: Duration,
     /// With the mutex instead of the hub: it must be reported.
     pub contrast: bool,
     /// Tells the names of all functions that were passed.
@@ -49,6 +51,10 @@ struct Seen {
     stops: u64,
     /// How often each instruction was passed.
     addresses: BTreeMap<u64, u64>,
+    /// Those that a thread passed in its first two calls, outside the allocator.
+    first: BTreeSet<u64>,
+    /// Those that were passed outside the allocator, later.
+    outside: BTreeSet<u64>,
     /// Where it was held already.
     held: BTreeSet<u64>,
     /// Stops in which nobody completed a round, and where.
@@ -66,10 +72,14 @@ struct Seen {
     deep: u64,
     writer: BTreeMap<u64, u64>,
     steward: BTreeMap<u64, u64>,
-    /// Instructions of one operation, at most: while the others rested, and while they went on at each instruction.
-    quiet: u64,
-    disturbed: u64,
+    /// Instructions of one operation, at most, and compare-and-swaps among them: while the others rested, and while they went on
+    /// at each instruction.
+    quiet: (u64, u64),
+    disturbed: (u64, u64),
+    /// What is at an address.
+    kinds: BTreeMap<u64, Kind>,
     calls: BTreeMap<String, u64>,
+    allocator_calls: BTreeMap<String, u64>,
 }
 
 /// The watcher.
@@ -121,14 +131,23 @@ impl Watcher<'_> {
         while get(&self.board.inside) == 0 {
             self.one_step()?;
         }
-        let mut steps = 0;
+        let (mut steps, mut exchanges) = (0, 0);
         let mut visits = BTreeMap::<u64, u32>::new();
         while get(&self.board.inside) != 0 {
             let place = self.victim.place()?;
             let address = place.address;
             *seen.addresses.entry(address).or_default() += 1;
-            if let Some(call) = self.victim.system_call(place)? {
-                *seen.calls.entry(call).or_default() += 1;
+            let allocating = get(&self.board.allocating) != 0;
+            if !allocating {
+                seen.outside.insert(address);
+            }
+            match *seen.kinds.entry(address).or_insert_with(|| self.victim.kind(address)) {
+                Kind::Call => {
+                    let calls = if allocating { &mut seen.allocator_calls } else { &mut seen.calls };
+                    *calls.entry(call_name(place)).or_default() += 1;
+                }
+                Kind::Exchange if !allocating => exchanges += 1,
+                _ => {}
             }
             let visit = visits.entry(address).or_default();
             *visit += 1;
@@ -144,7 +163,7 @@ impl Watcher<'_> {
             steps += 1;
         }
         let most = if at == Where::Nowhere { &mut seen.quiet } else { &mut seen.disturbed };
-        *most = steps.max(*most);
+        *most = (steps.max(most.0), exchanges.max(most.1));
         seen.passes += 1;
         self.victim.go_on()?;
         self.to_the_start()?;
@@ -211,21 +230,69 @@ impl Watcher<'_> {
 
     /// All passes of one operation.
     fn watch(&self, operation: usize) -> Result<Seen, Box<dyn Error>> {
-        let mut seen = Seen::default();
-        set(&self.board.rest, 1);
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        set(&self.board.resting, 1);
         thread::sleep(Duration::from_millis(2));
-        for _ in 0..self.plan.sweep.max(4) {
+        // What only a thread's first calls do is told apart.
+        for _ in 0..2 {
             self.pass(operation, Where::Nowhere, &mut seen)?;
         }
-        set(&self.board.rest, 0);
-        for turn in 0..self.plan.full {
-            let repeats = if turn == 0 { 1 } else { self.plan.repeats };
-            self.pass(operation, Where::Everywhere(repeats), &mut seen)?;
+        let mut seen = Seen { first: seen.outside, ..Seen::default() };
+        for _ in 0..self.plan.full + 3 {
+            self.pass(operation, Where::Nowhere, &mut seen)?;
         }
-        for _ in 0..self.plan.sweep {
-            self.pass(operation, Where::WhereNever, &mut seen)?;
+        set(&self.board.resting, 0);
+        for turn in 0..self.plan.full + self.plan.sweep {
+            let at = match turn {
+                0 => Where::Everywhere(1),
+                turn if turn < self.plan.full => Where::Everywhere(self.plan.repeats),
+                _ => Where::WhereNever,
+            };
+            self.pass(operation, at, &mut seen)?;
+            if start.elapsed() > self.plan.budget {
+                break;
+            }
         }
         Ok(seen)
+    }
+}
+
+/// Compare-and-swaps that one operation may need beyond what it needs undisturbed, when the others do what they can against it.
+const RETRIES: u64 = 64;
+
+/// What a thread calls once for each thing of its own that must be destroyed with it. It takes the loader's lock, for a few
+/// instructions; those who have called it before, and load no library, never wait for that.
+const REGISTERS: &str = "__cxa_thread_atexit_impl";
+
+/// System calls that one operation may make: the wake-up of a caretaker that sleeps, and the clock where the kernel's page
+/// for it is not used.
+const ALLOWED: [&str; 2] = ["futex wake", "clock_gettime"];
+
+impl Seen {
+    /// What is not as it must be.
+    fn faults(&self, blocking: &BTreeSet<String>) -> Vec<String> {
+        let sum = |places: &BTreeMap<u64, u64>| places.values().sum::<u64>();
+        let mut faults = Vec::new();
+        for (places, what) in [
+            (&self.blocked, "nobody went on"),
+            (&self.stood, "somebody stood still"),
+            (&self.writer, "nothing was written"),
+            (&self.steward, "no pool was formed"),
+        ] {
+            if !places.is_empty() {
+                faults.push(format!("{} stops in which {what}", sum(places)));
+            }
+        }
+        faults.extend(self.calls.keys().filter(|call| !ALLOWED.contains(&call.as_str())).cloned());
+        faults.extend(blocking.iter().map(|name| format!("passed {name}")));
+        if self.disturbed.1 > self.quiet.1 + RETRIES {
+            faults.push(format!("{} exchanges", self.disturbed.1));
+        }
+        // A run that saw nothing shows nothing.
+        if self.effective == 0 || self.stops == 0 {
+            faults.push("never took effect, or never held".to_owned());
+        }
+        faults
     }
 }
 
@@ -259,7 +326,10 @@ pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
     for operation in &plan.operations {
         let start = Instant::now();
         let seen = watcher.watch(*operation)?;
-        good &= tell(Operation::ALL[*operation].1, &seen, &mut names, plan, start.elapsed());
+        let clean = tell(Operation::ALL[*operation].1, &seen, &mut names, plan, start.elapsed());
+        // The mutex must be reported: by its stops, and by the names of its functions.
+        let found = !seen.blocked.is_empty() && !names.blocking(seen.outside.iter().copied()).is_empty();
+        good &= if contrast { found } else { clean };
     }
     set(&board.end, 1);
     watcher.victim.detach()?;
@@ -283,8 +353,8 @@ impl Error for NotTraced {}
 
 fn header() -> String {
     format!(
-        "{:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>8} {:>6}",
-        "operation", "passes", "stops", "addresses", "blocked", "stood", "longer", "least", "deep", "writer", "steward", "steps", "s"
+        "{:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6}",
+        "operation", "passes", "stops", "addresses", "blocked", "stood", "longer", "least", "deep", "writer", "steward", "steps", "exchanges", "s"
     )
 }
 
@@ -292,7 +362,7 @@ fn header() -> String {
 fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration) -> bool {
     let sum = |places: &BTreeMap<u64, u64>| places.values().sum::<u64>();
     println!(
-        "{name:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>8} {:>6.1}",
+        "{name:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6.1}",
         seen.passes,
         seen.stops,
         seen.addresses.len(),
@@ -303,7 +373,8 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
         seen.deep,
         sum(&seen.writer),
         sum(&seen.steward),
-        format!("{}/{}", seen.quiet, seen.disturbed),
+        format!("{}/{}", seen.quiet.0, seen.disturbed.0),
+        format!("{}/{}", seen.quiet.1, seen.disturbed.1),
         took.as_secs_f64()
     );
     let mut lines = BTreeMap::<String, u64>::new();
@@ -323,9 +394,30 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
     for (line, times) in lines {
         println!("    {times} {line}");
     }
-    let blocking = names.blocking(seen.addresses.keys().copied());
-    let calls: Vec<String> = seen.calls.iter().map(|(call, times)| format!("{call} {times}")).collect();
-    println!("    allocating {}, effective {}, system calls: {calls:?}, functions that may wait: {blocking:?}", seen.allocating, seen.effective);
+    let blocking = names.blocking(seen.outside.iter().copied());
+    let list = |calls: &BTreeMap<String, u64>| {
+        let calls: Vec<_> = calls.iter().map(|(call, times)| format!("{call} {times}")).collect();
+        if calls.is_empty() { "none".to_owned() } else { calls.join(", ") }
+    };
+    println!(
+        "    took effect in {} passes; system calls: {}; of the allocator, in which {} stops were: {}",
+        seen.effective,
+        list(&seen.calls),
+        seen.allocating,
+        list(&seen.allocator_calls)
+    );
+    let at_first: BTreeSet<String> = names.blocking(seen.first.iter().copied()).difference(&blocking).cloned().collect();
+    let registers = seen.first.iter().any(|address| names.of(*address).iter().any(|name| name.contains(REGISTERS)));
+    let again = seen.outside.iter().any(|address| names.of(*address).iter().any(|name| name.contains(REGISTERS)));
+    let mut faults = seen.faults(&blocking);
+    if registers && !again {
+        println!("    a thread's first calls alone: {REGISTERS}: {at_first:?}");
+    } else {
+        faults.extend(at_first.iter().map(|name| format!("passed {name} in a thread's first calls")));
+    }
+    for fault in &faults {
+        println!("    FOUND {fault}");
+    }
     if plan.tell {
         let all: BTreeSet<String> =
             seen.addresses.keys().flat_map(|address| names.of(*address).to_vec()).collect();
@@ -333,5 +425,5 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
             println!("        {name}");
         }
     }
-    true
+    faults.is_empty()
 }

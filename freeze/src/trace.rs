@@ -88,14 +88,26 @@ impl Traced {
         Ok(place_of(&registers))
     }
 
-    /// The system call that its next instruction makes, by name.
-    pub fn system_call(&self, place: Place) -> io::Result<Option<String>> {
-        // A word of -1 is no error, and no call either.
-        let Ok(word) = self.request(libc::PTRACE_PEEKTEXT, usize::try_from(place.address).unwrap_or_default(), 0) else {
-            return Ok(None);
-        };
-        Ok(is_call(word).then(|| named(place)))
+    /// What the instruction at an address does that is of interest.
+    pub fn kind(&self, address: u64) -> Kind {
+        // A word of -1 is no error, and neither of the two.
+        match self.request(libc::PTRACE_PEEKTEXT, usize::try_from(address).unwrap_or_default(), 0) {
+            Ok(word) if is_call(word) => Kind::Call,
+            Ok(word) if is_exchange(word) => Kind::Exchange,
+            _ => Kind::Other,
+        }
     }
+}
+
+/// What an instruction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A system call.
+    Call,
+    /// A compare-and-swap: what is tried again if somebody else came between.
+    Exchange,
+    /// Anything else.
+    Other,
 }
 
 /// How requests are numbered.
@@ -126,8 +138,21 @@ fn is_call(word: i64) -> bool {
     word & 0xffff_ffff == 0xd400_0001
 }
 
+/// True if the instruction that begins in `word` compares and swaps: `lock cmpxchg`, with a prefix for its width or none.
+#[cfg(target_arch = "x86_64")]
+fn is_exchange(word: i64) -> bool {
+    let bytes = word.to_ne_bytes();
+    bytes[0] == 0xf0 && (bytes[1..3] == [0x0f, 0xb1] || (bytes[1] & 0xf0 == 0x40 && bytes[2..4] == [0x0f, 0xb1]))
+}
+
+/// True if the instruction that begins in `word` compares and swaps: `cas`.
+#[cfg(target_arch = "aarch64")]
+fn is_exchange(word: i64) -> bool {
+    word & 0x3fa0_7c00 == 0x08a0_7c00
+}
+
 /// A call's name, as far as such calls are expected anywhere; a futex's with what it does.
-fn named(place: Place) -> String {
+pub fn call_name(place: Place) -> String {
     let known: [(libc::c_long, &str); 10] = [
         (libc::SYS_mmap, "mmap"),
         (libc::SYS_munmap, "munmap"),
