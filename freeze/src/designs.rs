@@ -138,6 +138,8 @@ pub struct Setting {
     pub stock: u64,
     /// Work on lanes, too.
     pub lanes: bool,
+    /// Clients who are there and do nothing: pools are the larger.
+    pub idle: u64,
 }
 
 impl Counter {
@@ -154,7 +156,9 @@ impl Counter {
         let laned = hub.register(Numbers { laned: true })?;
         numbers.add_all(0..setting.stock)?;
         laned.add_all(0..LANES * 4)?;
-        Ok(Self { hub, numbers, laned, lanes: setting.lanes, _directory: directory })
+        let counter = Self { hub, numbers, laned, lanes: setting.lanes, _directory: directory };
+        (0..setting.idle).for_each(|id| drop(counter.clerk(1_000 + id)));
+        Ok(counter)
     }
 
     /// True if the ledger says that nothing is lost. For a quiet hub.
@@ -251,9 +255,9 @@ impl Worker for Clerk {
         let mut keys = lease.owed();
         let (Some(first), rest) = (keys.next(), keys.collect::<Vec<_>>()) else { return false };
         let Ok(reported) = lease.report([(first, first)]) else { return false };
+        self.again.push(first);
         let Ok(submitted) = lease.submit(rest.iter().map(|key| (*key, key + 1))) else { return false };
         let took_effect = reported.accepted() + submitted.accepted() == 1 + rest.len();
-        self.again.push(first);
         self.again.extend(rest);
         self.restock();
         let last = self.last.get_or_insert(submitted.ticket);
@@ -461,6 +465,7 @@ impl Customer {
 impl Worker for Customer {
     fn round(&mut self, tally: &Tally) -> bool {
         let done = self.claim() && self.renew() && self.release() && self.claim() && self.submit();
+        count(&tally.answers);
         if done {
             tally.calls.fetch_add(5, Ordering::Relaxed);
             count(&tally.visible);

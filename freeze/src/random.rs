@@ -207,7 +207,7 @@ fn with_crew<R>(
 pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
     let board = shared()?;
     install(board)?;
-    let hub = |on_disk, lanes| Counter::open(Setting { on_disk, stock: 40_000, lanes });
+    let hub = |on_disk, lanes| Counter::open(Setting { on_disk, stock: 40_000, lanes, idle: 200 });
     let (for_stops, pause): (Box<dyn Design>, _) = match plan.what {
         What::Hub => (Box::new(hub(false, true)?), Some((8, Duration::from_micros(100)))),
         What::Mutex => (Box::new(Locked::new(1_000)), None),
@@ -303,7 +303,7 @@ fn stands(board: &Board, plan: &Plan) -> Result<bool, Box<dyn Error>> {
 /// The work alone, without a stop: for sanitizers. True if nothing was lost in it.
 pub fn mix(threads: usize, time: Duration) -> Result<bool, Box<dyn Error>> {
     let board = shared()?;
-    let counter = Counter::open(Setting { on_disk: false, stock: 40_000, lanes: true })?;
+    let counter = Counter::open(Setting { on_disk: false, stock: 40_000, lanes: true, idle: 200 })?;
     let pause = Some((8, Duration::from_micros(100)));
     with_crew(board, threads, pause, &counter, || thread::sleep(time));
     let (rounds, calls): (u64, u64) =

@@ -57,10 +57,12 @@ struct Seen {
     outside: BTreeSet<u64>,
     /// Where it was held already.
     held: BTreeSet<u64>,
-    /// Stops in which nobody completed a round, and where.
+    /// Stops in which nobody was answered anything, and where.
     blocked: BTreeMap<u64, u64>,
-    /// Stops in which one of the others did not, and where.
+    /// Stops in which one of the others was not, and where.
     stood: BTreeMap<u64, u64>,
+    /// Stops in which all were answered, but nobody came to the end of a round, for want of stock; and where.
+    starved: BTreeMap<u64, u64>,
     /// Stops inside the allocator; of those, in which somebody stood still, or one of the design's own threads, and where.
     allocating: u64,
     waited: BTreeMap<u64, u64>,
@@ -76,6 +78,8 @@ struct Seen {
     /// at each instruction.
     quiet: (u64, u64),
     disturbed: (u64, u64),
+    /// More compare-and-swaps than the others' calls in that time explain.
+    unpaid: bool,
     /// What is at an address.
     kinds: BTreeMap<u64, Kind>,
     calls: BTreeMap<String, u64>,
@@ -131,7 +135,7 @@ impl Watcher<'_> {
         while get(&self.board.inside) == 0 {
             self.one_step()?;
         }
-        let (mut steps, mut exchanges) = (0, 0);
+        let (mut steps, mut exchanges, before) = (0, 0, self.calls());
         let mut visits = BTreeMap::<u64, u32>::new();
         while get(&self.board.inside) != 0 {
             let place = self.victim.place()?;
@@ -162,8 +166,11 @@ impl Watcher<'_> {
             self.one_step()?;
             steps += 1;
         }
+        let others = self.calls() - before;
         let most = if at == Where::Nowhere { &mut seen.quiet } else { &mut seen.disturbed };
         *most = (steps.max(most.0), exchanges.max(most.1));
+        // Who fails to exchange does so because another one's call succeeded.
+        seen.unpaid |= at != Where::Nowhere && exchanges > seen.quiet.1 + SPARE + others * EXCHANGES;
         seen.passes += 1;
         self.victim.go_on()?;
         self.to_the_start()?;
@@ -178,34 +185,43 @@ impl Watcher<'_> {
         let allocating = get(&self.board.allocating) != 0;
         seen.allocating += u64::from(allocating);
         let patience = if allocating { self.plan.allocator_patience } else { self.plan.patience };
-        let before = self.board.rounds();
+        let (answers, rounds) = (self.board.answers(), self.board.rounds());
         let (formed, visible) = (counted(&self.board.formed), self.visible());
         let start = Instant::now();
         thread::sleep(self.plan.hold);
-        let moved = |before: &[u64]| -> Vec<u64> {
-            self.board.rounds().iter().zip(before).map(|(now, before)| now - before).collect()
+        // What each of the others was answered, and how many rounds they came to the end of.
+        let moved = || -> (Vec<u64>, u64) {
+            let since = |now: Vec<u64>, before: &[u64]| now.iter().zip(before).map(|(now, before)| now - before).collect();
+            let rounds: Vec<u64> = since(self.board.rounds(), &rounds);
+            (since(self.board.answers(), &answers), rounds.iter().sum())
         };
-        let mut progress = moved(&before);
-        if progress.contains(&0) {
+        let is_enough = |(answers, rounds): &(Vec<u64>, u64)| *rounds > 0 && !answers.contains(&0);
+        let mut progress = moved();
+        if !is_enough(&progress) {
             seen.longer += 1;
-            while progress.contains(&0) && start.elapsed() < patience {
+            while !is_enough(&progress) && start.elapsed() < patience {
                 thread::sleep(self.plan.hold);
-                progress = moved(&before);
+                progress = moved();
             }
         }
-        let total = progress.iter().sum();
-        seen.least = Some(seen.least.map_or(total, |least| least.min(total)));
-        if allocating && progress.contains(&0) {
-            *seen.waited.entry(address).or_default() += 1;
+        let (answers, rounds) = progress;
+        seen.least = Some(seen.least.map_or(rounds, |least| least.min(rounds)));
+        let stuck = if answers.iter().all(|answers| *answers == 0) {
+            Some(&mut seen.blocked)
+        } else if answers.contains(&0) {
+            Some(&mut seen.stood)
+        } else if rounds == 0 {
+            Some(&mut seen.starved)
+        } else {
+            None
+        };
+        if let Some(stuck) = stuck {
+            let stuck = if allocating { &mut seen.waited } else { stuck };
+            *stuck.entry(address).or_default() += 1;
             return;
         }
-        if total == 0 {
-            *seen.blocked.entry(address).or_default() += 1;
-        } else if progress.contains(&0) {
-            *seen.stood.entry(address).or_default() += 1;
-        }
         let sampled = first && !allocating && (seen.held.len() as u64).is_multiple_of(self.plan.deep);
-        if !sampled || self.plan.contrast || total == 0 {
+        if !sampled || self.plan.contrast {
             return;
         }
         seen.deep += 1;
@@ -222,6 +238,11 @@ impl Watcher<'_> {
         if !came_round(&|| counted(&self.board.formed) > formed) {
             *seen.steward.entry(address).or_default() += 1;
         }
+    }
+
+    /// Calls of the others so far.
+    fn calls(&self) -> u64 {
+        self.board.crew().iter().map(|tally| counted(&tally.calls) + counted(&tally.empty)).sum()
     }
 
     fn visible(&self) -> u64 {
@@ -257,8 +278,10 @@ impl Watcher<'_> {
     }
 }
 
-/// Compare-and-swaps that one operation may need beyond what it needs undisturbed, when the others do what they can against it.
-const RETRIES: u64 = 64;
+/// Compare-and-swaps that one operation may need beyond what it needs undisturbed, whatever the others do,
+const SPARE: u64 = 32;
+/// and for each of their calls: at the words of the queue, which each of them changes twice, and the writer once more.
+const EXCHANGES: u64 = 3;
 
 /// What a thread calls once for each thing of its own that must be destroyed with it. It takes the loader's lock, for a few
 /// instructions; those who have called it before, and load no library, never wait for that.
@@ -276,6 +299,7 @@ impl Seen {
         for (places, what) in [
             (&self.blocked, "nobody went on"),
             (&self.stood, "somebody stood still"),
+            (&self.starved, "nobody found stock"),
             (&self.writer, "nothing was written"),
             (&self.steward, "no pool was formed"),
         ] {
@@ -285,8 +309,8 @@ impl Seen {
         }
         faults.extend(self.calls.keys().filter(|call| !ALLOWED.contains(&call.as_str())).cloned());
         faults.extend(blocking.iter().map(|name| format!("passed {name}")));
-        if self.disturbed.1 > self.quiet.1 + RETRIES {
-            faults.push(format!("{} exchanges", self.disturbed.1));
+        if self.unpaid {
+            faults.push("more exchanges than the calls of others explain".to_owned());
         }
         // A run that saw nothing shows nothing.
         if self.effective == 0 || self.stops == 0 {
@@ -304,7 +328,7 @@ pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
         let design: Arc<dyn Design> = if contrast {
             Arc::new(Locked::new(1_000))
         } else {
-            let setting = Setting { on_disk: false, stock: 4_000, lanes: true };
+            let setting = Setting { on_disk: false, stock: 4_000, lanes: true, idle: 0 };
             Arc::new(Counter::open(setting).expect("a hub in memory opens"))
         };
         crew::live(board, design, OTHERS);
@@ -353,8 +377,8 @@ impl Error for NotTraced {}
 
 fn header() -> String {
     format!(
-        "{:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6}",
-        "operation", "passes", "stops", "addresses", "blocked", "stood", "longer", "least", "deep", "writer", "steward", "steps", "exchanges", "s"
+        "{:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6}",
+        "operation", "passes", "stops", "addresses", "blocked", "stood", "starved", "longer", "least", "deep", "writer", "steward", "steps", "exchanges", "s"
     )
 }
 
@@ -362,12 +386,13 @@ fn header() -> String {
 fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration) -> bool {
     let sum = |places: &BTreeMap<u64, u64>| places.values().sum::<u64>();
     println!(
-        "{name:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6.1}",
+        "{name:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6.1}",
         seen.passes,
         seen.stops,
         seen.addresses.len(),
         sum(&seen.blocked),
         sum(&seen.stood),
+        sum(&seen.starved),
         seen.longer,
         seen.least.unwrap_or_default(),
         seen.deep,
@@ -382,6 +407,7 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
         [
             ("blocked", &seen.blocked),
             ("stood", &seen.stood),
+            ("starved", &seen.starved),
             ("writer", &seen.writer),
             ("steward", &seen.steward),
             ("waited for the allocator", &seen.waited),
