@@ -89,10 +89,9 @@ fn judged(arguments: &[String]) -> Result<bool, Box<dyn Error>> {
         (Some("random"), "hub") => random::run(&random_plan(arguments, random::What::Hub)?),
         (Some("random"), "mutex") => random::run(&random_plan(arguments, random::What::Mutex)?),
         (Some("random"), "epoch") => random::run(&random_plan(arguments, random::What::Epoch)?),
-        (Some("mix"), "hub") => random::mix(
-            option(arguments, "--threads", 4)?,
-            Duration::from_secs(option(arguments, "--seconds", 10)?),
-        ),
+        (Some("mix"), "hub") => {
+            random::mix(option(arguments, "--threads", 4)?, Duration::from_secs(option(arguments, "--seconds", 10)?))
+        }
         _ => Err(USAGE.into()),
     }
 }

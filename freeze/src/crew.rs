@@ -1,6 +1,5 @@
 //! The process that is watched: its threads, and what they do.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::{io, thread};
@@ -99,14 +98,13 @@ fn be_held(board: &'static Board, design: &dyn Design) {
 }
 
 /// The life of the process that is watched: workers, the one who is held, and a look at the design's own threads.
-pub fn live(board: &'static Board, design: Arc<dyn Design>, workers: usize) {
+pub fn live(board: &'static Board, design: &dyn Design, workers: usize) {
     let pause = Some((1, Duration::from_micros(20)));
     thread::scope(|scope| {
         for place in 0..workers {
-            let design = &design;
             scope.spawn(move || work(board, place, &mut *design.worker(place), pause));
         }
-        scope.spawn(|| be_held(board, &*design));
+        scope.spawn(|| be_held(board, design));
         set(&board.count, u32::try_from(workers).unwrap_or_default());
         set(&board.ready, 1);
         let mut before = 0;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use commissary::{
-    Ask, Durability, Grant, Hub, LaneKey, Lease, LeaseToken, Limits, MemoryDisk, Policy, Progress, Registration, Reporter,
-    Seat, Service, ServiceHandle, Submitted, Ticket, Verdict, Watch,
+    Ask, Durability, Grant, Hub, LaneKey, Lease, LeaseToken, Limits, MemoryDisk, Policy, Progress, Registration,
+    Reporter, Seat, Service, ServiceHandle, Submitted, Ticket, Verdict, Watch,
 };
 use crossbeam_epoch::{self as epoch, Atomic, Owned};
 use tempfile::TempDir;
@@ -207,7 +207,8 @@ struct Clerk {
 
 impl Clerk {
     fn claim(&self, tally: Option<&Tally>) -> Option<Lease<Numbers>> {
-        let lease = self.seat.claim(Ask::one()).ok().and_then(commissary::Claim::leased).and_then(|mut grant| grant.pop());
+        let lease =
+            self.seat.claim(Ask::one()).ok().and_then(commissary::Claim::leased).and_then(|mut grant| grant.pop());
         if let Some(tally) = tally {
             count(&tally.answers);
             count(if lease.is_some() { &tally.calls } else { &tally.empty });

@@ -306,8 +306,11 @@ pub fn mix(threads: usize, time: Duration) -> Result<bool, Box<dyn Error>> {
     let counter = Counter::open(Setting { on_disk: false, stock: 40_000, lanes: true, idle: 200 })?;
     let pause = Some((8, Duration::from_micros(100)));
     with_crew(board, threads, pause, &counter, || thread::sleep(time));
-    let (rounds, calls): (u64, u64) =
-        board.crew().iter().map(|tally| (counted(&tally.rounds), counted(&tally.calls))).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let (rounds, calls): (u64, u64) = board
+        .crew()
+        .iter()
+        .map(|tally| (counted(&tally.rounds), counted(&tally.calls)))
+        .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let balanced = counter.is_balanced();
     println!("{threads} threads, {} s: {rounds} rounds, {calls} calls, balanced: {balanced}", time.as_secs());
     Ok(balanced && rounds > 0)

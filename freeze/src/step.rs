@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,7 +98,7 @@ enum Where {
     Nowhere,
     /// At each address, so often.
     Everywhere(u32),
-    WhereNever,
+    Unheld,
 }
 
 impl Watcher<'_> {
@@ -158,7 +157,7 @@ impl Watcher<'_> {
             let holds = match at {
                 Where::Nowhere => false,
                 Where::Everywhere(repeats) => *visit <= repeats,
-                Where::WhereNever => !seen.held.contains(&address),
+                Where::Unheld => !seen.held.contains(&address),
             };
             if holds {
                 self.hold(address, seen);
@@ -191,7 +190,8 @@ impl Watcher<'_> {
         thread::sleep(self.plan.hold);
         // What each of the others was answered, and how many rounds they came to the end of.
         let moved = || -> (Vec<u64>, u64) {
-            let since = |now: Vec<u64>, before: &[u64]| now.iter().zip(before).map(|(now, before)| now - before).collect();
+            let since =
+                |now: Vec<u64>, before: &[u64]| now.iter().zip(before).map(|(now, before)| now - before).collect();
             let rounds: Vec<u64> = since(self.board.rounds(), &rounds);
             (since(self.board.answers(), &answers), rounds.iter().sum())
         };
@@ -267,7 +267,7 @@ impl Watcher<'_> {
             let at = match turn {
                 0 => Where::Everywhere(1),
                 turn if turn < self.plan.full => Where::Everywhere(self.plan.repeats),
-                _ => Where::WhereNever,
+                _ => Where::Unheld,
             };
             self.pass(operation, at, &mut seen)?;
             if start.elapsed() > self.plan.budget {
@@ -325,13 +325,13 @@ pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
     let board = shared()?;
     let contrast = plan.contrast;
     let child = crew::fork(move || {
-        let design: Arc<dyn Design> = if contrast {
-            Arc::new(Locked::new(1_000))
+        let design: Box<dyn Design> = if contrast {
+            Box::new(Locked::new(1_000))
         } else {
             let setting = Setting { on_disk: false, stock: 4_000, lanes: true, idle: 0 };
-            Arc::new(Counter::open(setting).expect("a hub in memory opens"))
+            Box::new(Counter::open(setting).expect("a hub in memory opens"))
         };
-        crew::live(board, design, OTHERS);
+        crew::live(board, &*design, OTHERS);
     })?;
     let patience = Instant::now() + Duration::from_secs(60);
     while board.victim.load(Ordering::SeqCst) == 0 || get(&board.ready) == 0 || board.rounds().contains(&0) {
@@ -378,7 +378,21 @@ impl Error for NotTraced {}
 fn header() -> String {
     format!(
         "{:<14} {:>6} {:>7} {:>9} {:>7} {:>5} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>12} {:>9} {:>6}",
-        "operation", "passes", "stops", "addresses", "blocked", "stood", "starved", "longer", "least", "deep", "writer", "steward", "steps", "exchanges", "s"
+        "operation",
+        "passes",
+        "stops",
+        "addresses",
+        "blocked",
+        "stood",
+        "starved",
+        "longer",
+        "least",
+        "deep",
+        "writer",
+        "steward",
+        "steps",
+        "exchanges",
+        "s"
     )
 }
 
@@ -403,16 +417,14 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
         took.as_secs_f64()
     );
     let mut lines = BTreeMap::<String, u64>::new();
-    for (what, places) in
-        [
-            ("blocked", &seen.blocked),
-            ("stood", &seen.stood),
-            ("starved", &seen.starved),
-            ("writer", &seen.writer),
-            ("steward", &seen.steward),
-            ("waited for the allocator", &seen.waited),
-        ]
-    {
+    for (what, places) in [
+        ("blocked", &seen.blocked),
+        ("stood", &seen.stood),
+        ("starved", &seen.starved),
+        ("writer", &seen.writer),
+        ("steward", &seen.steward),
+        ("waited for the allocator", &seen.waited),
+    ] {
         for (address, times) in places {
             *lines.entry(format!("{what}: {}", names.line(*address))).or_default() += times;
         }
@@ -432,7 +444,8 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
         seen.allocating,
         list(&seen.allocator_calls)
     );
-    let at_first: BTreeSet<String> = names.blocking(seen.first.iter().copied()).difference(&blocking).cloned().collect();
+    let at_first: BTreeSet<String> =
+        names.blocking(seen.first.iter().copied()).difference(&blocking).cloned().collect();
     let registers = seen.first.iter().any(|address| names.of(*address).iter().any(|name| name.contains(REGISTERS)));
     let again = seen.outside.iter().any(|address| names.of(*address).iter().any(|name| name.contains(REGISTERS)));
     let mut faults = seen.faults(&blocking);
@@ -445,8 +458,7 @@ fn tell(name: &str, seen: &Seen, names: &mut Names, plan: &Plan, took: Duration)
         println!("    FOUND {fault}");
     }
     if plan.tell {
-        let all: BTreeSet<String> =
-            seen.addresses.keys().flat_map(|address| names.of(*address).to_vec()).collect();
+        let all: BTreeSet<String> = seen.addresses.keys().flat_map(|address| names.of(*address).to_vec()).collect();
         for name in all {
             println!("        {name}");
         }

@@ -78,11 +78,10 @@ impl Traced {
     /// Where it stands.
     pub fn place(&self) -> io::Result<Place> {
         let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
-        let mut range = libc::iovec { iov_base: registers.as_mut_ptr().cast(), iov_len: size_of::<libc::user_regs_struct>() };
-        // The general registers.
-        const STATUS: usize = 1;
+        let mut range =
+            libc::iovec { iov_base: registers.as_mut_ptr().cast(), iov_len: size_of::<libc::user_regs_struct>() };
         // The range is that of `registers`, which is as large as it says, and both outlive the call.
-        self.request(libc::PTRACE_GETREGSET, STATUS, (&raw mut range).expose_provenance())?;
+        self.request(libc::PTRACE_GETREGSET, GENERAL_REGISTERS, (&raw mut range).expose_provenance())?;
         // SAFETY: all of its fields are integers, which were zero, or are what the kernel wrote.
         let registers = unsafe { registers.assume_init() };
         Ok(place_of(&registers))
@@ -109,6 +108,9 @@ pub enum Kind {
     /// Anything else.
     Other,
 }
+
+/// The set of registers that is asked for: `NT_PRSTATUS`.
+const GENERAL_REGISTERS: usize = 1;
 
 /// How requests are numbered.
 #[cfg(target_env = "gnu")]
@@ -176,5 +178,8 @@ pub fn call_name(place: Place) -> String {
             other => format!("futex {other}"),
         };
     }
-    known.iter().find(|(number, _)| is(*number)).map_or_else(|| format!("call {}", place.number), |(_, name)| (*name).to_owned())
+    known
+        .iter()
+        .find(|(number, _)| is(*number))
+        .map_or_else(|| format!("call {}", place.number), |(_, name)| (*name).to_owned())
 }
