@@ -163,7 +163,17 @@ impl Counter {
 
     /// True if the ledger says that nothing is lost. For a quiet hub.
     pub fn is_balanced(&self) -> bool {
-        self.hub.recount().is_ok_and(|audit| audit.is_balanced())
+        match self.hub.recount() {
+            Ok(audit) if audit.is_balanced() => true,
+            Ok(audit) => {
+                println!("{audit}");
+                false
+            }
+            Err(error) => {
+                println!("not recounted: {error}");
+                false
+            }
+        }
     }
 
     fn clerk(&self, id: u64) -> Clerk {

@@ -209,7 +209,7 @@ pub fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
     install(board)?;
     let hub = |on_disk, lanes| Counter::open(Setting { on_disk, stock: 40_000, lanes, idle: 200 });
     let (for_stops, pause): (Box<dyn Design>, _) = match plan.what {
-        What::Hub => (Box::new(hub(false, true)?), Some((8, Duration::from_micros(100)))),
+        What::Hub => (Box::new(hub(false, true)?), Some((64, Duration::from_micros(100)))),
         What::Mutex => (Box::new(Locked::new(1_000)), None),
         What::Epoch => (Box::new(Guarded::default()), None),
     };
@@ -304,7 +304,7 @@ fn stands(board: &Board, plan: &Plan) -> Result<bool, Box<dyn Error>> {
 pub fn mix(threads: usize, time: Duration) -> Result<bool, Box<dyn Error>> {
     let board = shared()?;
     let counter = Counter::open(Setting { on_disk: false, stock: 40_000, lanes: true, idle: 200 })?;
-    let pause = Some((8, Duration::from_micros(100)));
+    let pause = Some((64, Duration::from_micros(100)));
     with_crew(board, threads, pause, &counter, || thread::sleep(time));
     let (rounds, calls): (u64, u64) = board
         .crew()
