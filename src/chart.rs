@@ -1,6 +1,6 @@
 //! The steward's charts: each seat's counters as they were at the last sample, and what became of them since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::clock::millis;
 use crate::commit::{Change, Pending};
@@ -67,7 +67,8 @@ impl Charts {
         if due.is_empty() {
             return false;
         }
-        let mut examined: HashMap<u32, Vec<Examined>> = HashMap::new();
+        // In the services' order: what is decided is journaled in the order in which it is met.
+        let mut examined: BTreeMap<u32, Vec<Examined>> = BTreeMap::new();
         let mut changed = false;
         for (_, seat) in &people.seats {
             let Some((policy, since)) = due.get(&seat.service.id) else { continue };

@@ -192,6 +192,8 @@ mod serve_test;
 mod service;
 pub mod services;
 mod signal;
+#[cfg(test)]
+mod simulation_test;
 mod slot;
 mod spread;
 mod stack;
