@@ -137,7 +137,7 @@ fn a_log_of_real_threads_keeps_the_rules_of_lanes() {
     check(&lines).unwrap();
     let grants = lines.iter().filter(|line| line.is_grant).count();
     let reports = lines.len() - grants;
-    println!("{reports} reports of {grants} leases passed, 0 failed");
+    eprintln!("{reports} reports of {grants} leases passed, 0 failed");
     assert!(reports as u64 == n && grants as u64 > n / 4, "each command once, in more leases than full ones");
     let first = lines.iter().position(|line| !line.is_grant).unwrap();
     let changed = |change: fn(&mut Line)| {
