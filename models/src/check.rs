@@ -1,7 +1,8 @@
 //! What a model is, how the checkers run it, and the states that were reached.
 
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// A compare-and-swap failed, so that its caller had to look again.
 pub(crate) const EXCHANGE_FAILED: &str = "exchange failed";
@@ -46,6 +47,10 @@ static BUG: OnceLock<String> = OnceLock::new();
 static RUNNING: OnceLock<&'static Model> = OnceLock::new();
 static EXECUTIONS: AtomicU64 = AtomicU64::new(0);
 static TIMES: [AtomicU64; 12] = [const { AtomicU64::new(0) }; 12];
+/// The states that the running execution has reached, one bit each.
+static REACHED: AtomicU64 = AtomicU64::new(0);
+/// What executions of a model came to: each the states that it reached.
+static OUTCOMES: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 /// Whether `MODELS_BUG` names this bug. Of all the bugs that are built in, one process has one in force, or none.
 pub(crate) fn is_in_force(bug: &str) -> bool {
@@ -75,6 +80,7 @@ pub(crate) fn seen_if_named(state: &str) -> bool {
     if let Some(times) = place.and_then(|place| TIMES.get(place)) {
         times.fetch_add(1, Ordering::Relaxed);
     }
+    REACHED.fetch_or(place.map_or(0, |place| 1 << place), Ordering::Relaxed);
     place.is_some()
 }
 
@@ -97,7 +103,22 @@ fn begin(model: &'static Model) {
 /// One execution, counted.
 fn execute(model: &Model) {
     EXECUTIONS.fetch_add(1, Ordering::Relaxed);
+    REACHED.store(0, Ordering::Relaxed);
     (model.body)();
+    OUTCOMES.lock().expect("nobody panics with it").insert(REACHED.load(Ordering::Relaxed));
+}
+
+/// How many executions there were.
+#[must_use]
+pub fn executions() -> u64 {
+    EXECUTIONS.load(Ordering::Relaxed)
+}
+
+/// What the executions of a model came to, if the checker took all of them: each the states that one reached, by a bit.
+#[must_use]
+pub fn outcomes(model: &Model) -> Option<Vec<u64>> {
+    let all = model.finite && (cfg!(shuttle) || (cfg!(loom) && model.bound.is_none()));
+    all.then(|| OUTCOMES.lock().expect("nobody panics with it").iter().copied().collect())
 }
 
 /// Runs a model as the checker compiled in does; returns how, and the number of executions.
@@ -109,7 +130,7 @@ fn execute(model: &Model) {
 pub fn explore(model: &'static Model) -> (String, u64) {
     begin(model);
     let how = checker::explore(model);
-    (how, EXECUTIONS.load(Ordering::Relaxed))
+    (how, executions())
 }
 
 /// Runs one schedule again, as shuttle printed it. Other checkers have none.
@@ -146,7 +167,7 @@ mod checker {
     use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
     use shuttle::{Config, Runner};
 
-    use super::{Model, execute};
+    use super::{Model, execute, executions};
 
     /// Executions of the random and of the priority-based strategy; `MODELS_ROUNDS` sets another number.
     const ROUNDS: usize = 100_000;
@@ -154,20 +175,21 @@ mod checker {
 
     pub(super) fn explore(model: &'static Model) -> String {
         let rounds = std::env::var("MODELS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-        run(model, RandomScheduler::new_from_seed(SEED, rounds));
-        run(model, PctScheduler::new_from_seed(SEED, 3, rounds));
-        if model.finite {
-            run(model, DfsScheduler::new(None, false));
-            "shuttle, random + PCT + all".to_owned()
-        } else {
-            "shuttle, random + PCT".to_owned()
-        }
+        let random = run(model, RandomScheduler::new_from_seed(SEED, rounds));
+        let pct = run(model, PctScheduler::new_from_seed(SEED, 3, rounds));
+        let most: Option<usize> = std::env::var("MODELS_DFS").ok().and_then(|text| text.parse().ok());
+        let all = (model.finite || most.is_some()).then(|| run(model, DfsScheduler::new(most, false)));
+        let all = all.map_or(String::new(), |all| format!(" + all {all}"));
+        format!("shuttle, random {random} + PCT {pct}{all}")
     }
 
-    fn run(model: &'static Model, scheduler: impl Scheduler + 'static) {
+    /// Runs a model by one strategy; how many executions that took.
+    fn run(model: &'static Model, scheduler: impl Scheduler + 'static) -> u64 {
+        let before = executions();
         let mut config = Config::new();
         config.silence_warnings = true;
         Runner::new(scheduler, config).run(move || execute(model));
+        executions() - before
     }
 
     pub(super) fn replay(model: &'static Model, schedule: &str) {

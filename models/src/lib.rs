@@ -4,7 +4,7 @@
 //! from shuttle (`--cfg shuttle`) or, with neither, from std. Each model is one function; the checkers call it once per
 //! interleaving. A model names the states that it claims to cover and fails if one of them was never reached.
 //!
-//! `./run` runs all of it: see there.
+//! `./run` runs all of it: see there. No model: the order of lanes (who is offered next; `lanes.rs`), which one thread decides.
 //!
 //! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics; that of a
 //! stock's shelf and of a run's state are steps under a lock of the checker), event-listener (its promise is: whoever listens
@@ -17,9 +17,15 @@ mod check;
 #[path = "../../src/cursor.rs"]
 #[expect(dead_code, reason = "the models recover no pool")]
 mod cursor;
+#[path = "../../tests/support/linear.rs"]
+#[cfg(not(loom))]
+mod linear;
 #[path = "../../src/news.rs"]
 #[expect(dead_code, reason = "the models wait as threads, not as tasks")]
 mod news;
+#[path = "../../tests/support/one_bucket.rs"]
+#[cfg(not(loom))]
+mod one_bucket;
 #[path = "../../src/handlers/parking.rs"]
 mod parking;
 #[path = "../../src/permits.rs"]
@@ -52,7 +58,12 @@ mod clock {
 }
 
 mod counts;
+#[cfg(not(loom))]
+mod histories;
+#[cfg(not(loom))]
+mod house;
 mod messages;
+mod museum;
 mod pools;
 mod reservations;
 mod runs;
@@ -61,7 +72,8 @@ mod slots;
 mod stacks;
 mod waits;
 
-pub use check::{Model, Seen, explore, replay, seen_in};
+pub use check::{Model, Seen, executions, explore, outcomes, replay, seen_in};
+pub use museum::{EXHIBITS, Exhibit};
 
 /// Every model.
 #[must_use]
@@ -76,6 +88,11 @@ pub fn all() -> Vec<&'static Model> {
         reservations::MODELS,
         runs::MODELS,
         waits::MODELS,
+        // Too large for loom.
+        #[cfg(not(loom))]
+        house::MODELS,
+        #[cfg(not(loom))]
+        histories::MODELS,
     ];
     models.into_iter().flatten().collect()
 }

@@ -35,7 +35,7 @@ pub(crate) const MODELS: &[Model] = &[
         body: early,
         states: &["too early", "cancelled", "cancelled before its maker knew"],
         bound: None,
-        finite: false,
+        finite: true,
         one_order: false,
     },
 ];

@@ -32,7 +32,7 @@ pub(crate) const MODELS: &[Model] = &[
         body: over,
         states: &["noted before the end", "noted after the end"],
         bound: None,
-        finite: false,
+        finite: true,
         one_order: false,
     },
 ];

@@ -24,6 +24,12 @@ pub(crate) trait Model {
     /// The state after a call that was answered so; `None` if in this state it would have been answered otherwise.
     fn step(&self, state: &Self::State, call: &Self::Call, answer: &Self::Answer) -> Option<Self::State>;
 
+    /// Another state that it may have led to: of a call whose answer does not tell what it did.
+    fn also(&self, state: &Self::State, call: &Self::Call, answer: &Self::Answer) -> Option<Self::State> {
+        let _ = (state, call, answer);
+        None
+    }
+
     /// True if a call that is answered so never changes the state, whatever that is. Then it is placed as soon as it can
     /// be, and nothing else is tried: where it can stand it harms no other. Saves most of the search.
     fn is_pure(&self, call: &Self::Call, answer: &Self::Answer) -> bool {
@@ -122,6 +128,8 @@ struct Frame<S> {
     state: S,
     /// Not tried yet.
     next: Vec<usize>,
+    /// Tried with one of its two effects.
+    again: Option<usize>,
     /// The call that led here.
     by: Option<usize>,
 }
@@ -131,7 +139,7 @@ pub(crate) fn check<M: Model>(model: &M, events: &mut [Event<M::Call, M::Answer>
     events.sort_by_key(|event| event.began);
     let placed = Placed { first: 0, ahead: Vec::new() };
     let next = placed.next(events);
-    let mut path = vec![Frame { placed, state: model.start(), next, by: None }];
+    let mut path = vec![Frame { placed, state: model.start(), next, again: None, by: None }];
     let mut seen = HashSet::new();
     let mut longest: Vec<usize> = Vec::new();
     let order = |path: &[Frame<M::State>]| path.iter().filter_map(|frame| frame.by).collect::<Vec<_>>();
@@ -147,7 +155,17 @@ pub(crate) fn check<M: Model>(model: &M, events: &mut [Event<M::Call, M::Answer>
             continue;
         };
         let Event { call, answer, .. } = &events[index];
-        let Some(state) = model.step(&frame.state, call, answer) else { continue };
+        let state = if frame.again.take_if(|again| *again == index).is_some() {
+            model.also(&frame.state, call, answer)
+        } else {
+            if model.also(&frame.state, call, answer).is_some() {
+                // Its other effect is tried after this one.
+                frame.again = Some(index);
+                frame.next.push(index);
+            }
+            model.step(&frame.state, call, answer)
+        };
+        let Some(state) = state else { continue };
         if model.is_pure(call, answer) {
             frame.next.clear();
         }
@@ -155,7 +173,7 @@ pub(crate) fn check<M: Model>(model: &M, events: &mut [Event<M::Call, M::Answer>
         if seen.insert((placed.clone(), state.clone())) {
             let mut next = placed.next(events);
             next.sort_by_key(|index| model.is_pure(&events[*index].call, &events[*index].answer));
-            path.push(Frame { placed, state, next, by: Some(index) });
+            path.push(Frame { placed, state, next, again: None, by: Some(index) });
         }
     }
     Err(stuck(events, &longest))
