@@ -43,6 +43,9 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
+/// Rounds on one hub: each opening of it reads all that the earlier ones did.
+const ROUNDS_OF_A_HUB: usize = 50;
+
 fn this_file() -> Command {
     Command::new(std::env::current_exe().unwrap())
 }
@@ -100,26 +103,32 @@ fn disturb(directory: &Path, chance: &mut Chance, told: &mut Told) {
 fn acknowledged_work_survives_being_killed() {
     let (rounds, seed) = (setting("COMMISSARY_CRASH_ROUNDS", 30), setting("COMMISSARY_CRASH_SEED", 7));
     let base = tempfile::tempdir().unwrap();
-    let directory = base.path().join("hub");
-    let (mut chance, mut told) = (Chance(seed), Told::default());
-    for round in 1..=rounds {
-        one_life(&directory, round, &mut chance, &mut told);
-        if directory.join("journal").exists() {
-            disturb(&directory, &mut chance, &mut told);
-            // Otherwise the next child recovers from it, and may be killed while it does.
-            if chance.one_in(2) {
-                check(&directory, &mut told);
+    let (mut chance, mut all, mut works) = (Chance(seed), Told::default(), Vec::new());
+    let mut rounds_left = 1..=rounds;
+    for hub in 0..rounds.div_ceil(ROUNDS_OF_A_HUB as u64) {
+        let directory = base.path().join(format!("hub-{hub}"));
+        let mut told = Told::default();
+        for round in rounds_left.by_ref().take(ROUNDS_OF_A_HUB) {
+            one_life(&directory, round, &mut chance, &mut told);
+            if directory.join("journal").exists() {
+                disturb(&directory, &mut chance, &mut told);
+                // Otherwise the next child recovers from it, and may be killed while it does.
+                if chance.one_in(2) {
+                    check(&directory, &mut told);
+                }
             }
         }
+        works = check(&directory, &mut told).work;
+        all.add(told);
+        fs::remove_dir_all(directory).unwrap();
     }
-    let contents = check(&directory, &mut told);
-    let Told { acknowledged, replayed, cuts, rebuilds, compactions, reported, .. } = told;
+    let Told { acknowledged, replayed, cuts, rebuilds, compactions, reported, .. } = all;
     assert!(acknowledged > rounds && !reported.is_empty(), "the children got nothing done");
     eprintln!(
         "{rounds} kills, seed {seed}: {acknowledged} effects acknowledged, {} of them reports; {replayed} records replayed, {cuts} \
          torn tails cut, {rebuilds} stores set aside, {compactions} compactions; at the end {:?}",
         reported.len(),
-        contents.work
+        works
     );
 }
 
@@ -210,21 +219,29 @@ mod power {
             eprintln!("power cuts | skipped: they take root, loop devices, ext4's tools and perl");
             return;
         };
-        let (mut chance, mut told) = (Chance(seed), Told::default());
-        let directory = image.root().join("hub");
-        for round in 1..=rounds {
-            Life { image: &image, directory: &directory, seed: round, durability: "sync" }
-                .end_by_power(&mut chance, &mut told);
-            // Otherwise the next child recovers.
-            if directory.join("journal").exists() && (round == rounds || chance.one_in(2)) {
-                check(&directory, &mut told);
-                tidy(&directory);
+        let (mut chance, mut all) = (Chance(seed), Told::default());
+        let mut rounds_left = 1..=rounds;
+        for hub in 0..rounds.div_ceil(ROUNDS_OF_A_HUB as u64) {
+            let directory = &image.root().join(format!("hub-{hub}"));
+            let mut told = Told::default();
+            for round in rounds_left.by_ref().take(ROUNDS_OF_A_HUB) {
+                let life = Life { image: &image, directory, seed: round, durability: "sync" };
+                life.end_by_power(&mut chance, &mut told);
+                // Otherwise the next child recovers.
+                if directory.join("journal").exists() && chance.one_in(2) {
+                    check(directory, &mut told);
+                    tidy(directory);
+                }
             }
+            check(directory, &mut told);
+            all.add(told);
+            // Its room is wanted. The next power cut must not bring it back.
+            fs::remove_dir_all(directory).unwrap();
+            fs::File::open(image.root()).unwrap().sync_all().unwrap();
         }
-        let Told { acknowledged, cuts, rebuilds, compactions, .. } = told;
+        let Told { acknowledged, cuts, rebuilds, compactions, .. } = all;
         assert!(acknowledged > rounds, "the children got nothing done");
         assert!(rebuilds > 0 || engine::engine() != Engine::Sled, "no store was ever doubted");
-        fs::remove_dir_all(&directory).unwrap();
         let (contrasts, mut lost) = ((rounds / 10).max(2), 0);
         for round in 1..=contrasts {
             let directory = image.root().join(format!("os-{round}"));

@@ -32,6 +32,17 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Adds what was told of another hub.
+    pub(crate) fn add(&mut self, other: Told) {
+        // No two children have a key in common.
+        self.reported.extend(other.reported);
+        self.acknowledged += other.acknowledged;
+        self.replayed += other.replayed;
+        self.cuts += other.cuts;
+        self.rebuilds += other.rebuilds;
+        self.compactions += other.compactions;
+    }
+
     pub(crate) fn hear(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |word: &str| word.parse::<u64>().unwrap();
