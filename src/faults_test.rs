@@ -3,11 +3,12 @@
 
 use std::cell::Cell;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::{
-    Ask, Builder, Compact, Crash, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress, Registration,
-    Reporter, Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError, Verdict,
+    Ask, Builder, Compact, Crash, Durability, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress,
+    Registration, Reporter, Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError, Verdict,
 };
 
 /// What is asked of a disk in memory.
@@ -453,10 +454,10 @@ fn disk_that_fails_while_opening_is_told_and_opens_when_healed() {
 
 /// Everything that is done to a disk, in four openings: the session; a second one while the journal is compacted; and two more. It ends
 /// when the disk fails, as does who is told so.
-fn whole_life(disk: &MemoryDisk, clock: &ManualClock) -> Session {
+fn whole_life(disk: &MemoryDisk, clock: &ManualClock, durability: Durability) -> Session {
     let mut all = Session::default();
     for opening in 0..4 {
-        let mut builder = builder(clock);
+        let mut builder = builder(clock).durability(durability);
         if opening % 2 == 1 {
             builder = builder.compact(Compact::default());
         }
@@ -476,6 +477,14 @@ fn whole_life(disk: &MemoryDisk, clock: &ManualClock) -> Session {
         }
     }
     all
+}
+
+/// A life on a disk whose `nth` call fails.
+fn life(nth: u64, lasting: bool, durability: Durability) -> (MemoryDisk, Session, Faults) {
+    let (disk, clock) = (MemoryDisk::new(), ManualClock::default());
+    FAULTS.set(Faults { nth, lasting, ..Faults::default() });
+    let session = whole_life(&disk, &clock, durability);
+    (disk, session, FAULTS.replace(Faults::default()))
 }
 
 /// An error is to be one of those that a failing disk makes.
@@ -498,20 +507,13 @@ fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
 /// cut, too, and the rest can be finished. `COMMISSARY_FAULT_EVERY` sets which n are taken: 1 are all (without it, about 40 of them).
 #[test]
 fn the_nth_call_that_fails_loses_nothing_acknowledged() {
-    let life = |nth, lasting| {
-        let (disk, clock) = (MemoryDisk::new(), ManualClock::default());
-        FAULTS.set(Faults { nth, lasting, ..Faults::default() });
-        let session = whole_life(&disk, &clock);
-        let faults = FAULTS.replace(Faults::default());
-        (disk, session, faults)
-    };
-    let (_, session, faults) = life(0, false);
+    let (_, session, faults) = life(0, false, Durability::Sync);
     assert!(session.tickets.len() > 40 && session.refused == 0 && faults.struck.is_none());
     let every = std::env::var("COMMISSARY_FAULT_EVERY").map_or(faults.made / 40, |every| every.parse().unwrap());
     let (mut lives, mut struck, mut acknowledged) = (0, Vec::new(), 0);
     for nth in (1..=faults.made).step_by(usize::try_from(every).unwrap()) {
         for lasting in [false, true] {
-            let (disk, session, faults) = life(nth, lasting);
+            let (disk, session, faults) = life(nth, lasting, Durability::Sync);
             let call = faults.struck.expect("while there are more calls");
             let what = format!("call {nth}, {call:?}, {}", if lasting { "lasting" } else { "once" });
             for crash in [Crash::Power, Crash::Process] {
@@ -532,4 +534,15 @@ fn the_nth_call_that_fails_loses_nothing_acknowledged() {
     for call in [Call::Append, Call::Sync, Call::Apply, Call::StoreRead] {
         assert!(struck.contains(&call), "{call:?} never failed");
     }
+}
+
+/// The same without syncs loses what was acknowledged, and the harness sees it.
+#[test]
+fn without_syncs_the_nth_call_that_fails_is_seen_to_lose() {
+    let (disk, session, faults) = life(150, true, Durability::Os);
+    assert!(faults.struck.is_some() && session.tickets.iter().any(|(ticket, _)| ticket.wait_durable().is_ok()));
+    recovered("a killed process", &disk.after(Crash::Process), &session, false);
+    let lost = catch_unwind(AssertUnwindSafe(|| recovered("a power cut", &disk.after(Crash::Power), &session, false)));
+    let words = lost.expect_err("something is lost").downcast::<String>().unwrap();
+    assert!(words.contains("was durable"), "{words}");
 }

@@ -15,8 +15,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use commissary::{
-    Hub, JournalError, LeaseToken, ManualClock, MemoryDisk, OpenError, OpenReport, Registration, Seat, ServiceHandle,
-    Work,
+    Client, Hub, JournalError, LeaseToken, ManualClock, MemoryDisk, OpenError, OpenReport, Registration, Seat,
+    ServiceHandle, Work,
 };
 use support::{Doubling, keys, one, policy, right, sorted};
 
@@ -45,7 +45,7 @@ fn seen(hub: &Hub, service: &ServiceHandle<Doubling>) -> Seen {
     assert_eq!(next, None);
     let mut leases = Vec::new();
     for id in [1, 2] {
-        let Some(client) = hub.client(id).filter(|client| client.is_registered()) else { continue };
+        let Some(client) = hub.client(id).filter(Client::is_registered) else { continue };
         let seat = client.activate(service).unwrap();
         leases.extend(seat.leases().unwrap().into_iter().map(|view| sorted(view.subjects)));
     }
