@@ -270,6 +270,8 @@ mod calls {
 
     /// Steps of each worker of a child: more syncs than calls that are tried.
     const CHILD_STEPS: &str = "40";
+    /// Children on one hub: each opening of it reads all that the earlier ones did.
+    const CALLS_OF_A_HUB: u64 = 15;
     /// A child that says nothing for so long hangs.
     const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -370,11 +372,14 @@ mod calls {
         let image = Image::mount(base.path());
         let (mut seed, mut struck) = (0, 0);
         for (kind, fault) in FAULTS.iter().enumerate() {
-            // Each kind on a hub of its own, which the children fill one after another. It stays: a removal is undone by a power cut.
+            // Each kind on hubs of its own, which the children fill one after another. They stay: a removal is undone by a power cut.
             let root = image.as_ref().map_or(base.path().to_path_buf(), Image::root);
-            let directory = &root.join(format!("hub-{kind}"));
-            let (mut told, mut of_these) = (Told::default(), 0);
+            let (mut all, mut told, mut of_these) = (Told::default(), Told::default(), 0);
             for nth in 1..=calls {
+                let directory = &root.join(format!("hub-{kind}-{}", nth / CALLS_OF_A_HUB));
+                if nth.is_multiple_of(CALLS_OF_A_HUB) {
+                    all.add(std::mem::take(&mut told));
+                }
                 seed += 1;
                 of_these += u64::from(fault.strikes(directory, nth, seed, &mut told));
                 if let Some(image) = &image {
@@ -387,9 +392,10 @@ mod calls {
                     power::tidy(directory);
                 }
             }
+            all.add(told);
             eprintln!(
                 "{}: {of_these} of {calls} children were struck, {} calls refused, {} effects acknowledged, 0 lost",
-                fault.what, told.refused, told.acknowledged
+                fault.what, all.refused, all.acknowledged
             );
             assert!(of_these > 0, "{}: no child was struck", fault.what);
             struck += of_these;

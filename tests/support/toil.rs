@@ -231,7 +231,7 @@ pub(crate) fn live() {
         // On a disk that fails every call may be refused, and the engine may panic. What panics in the crate is a fault.
         match of {
             of if steps.is_some() && of.ends_with("toil.rs") => say(&format!("refused {words}")),
-            of if steps.is_some() && of.contains("/sled-") => {}
+            of if steps.is_some() && (of.contains("/sled-") || of.contains("/redb-")) => {}
             _ => {
                 // A child that finds a fault must end, and not wait for a kill that proves nothing.
                 say(&format!("fault {words}"));

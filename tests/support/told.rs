@@ -41,6 +41,7 @@ impl Told {
         self.cuts += other.cuts;
         self.rebuilds += other.rebuilds;
         self.compactions += other.compactions;
+        self.refused += other.refused;
     }
 
     pub(crate) fn hear(&mut self, line: &str) {
