@@ -237,6 +237,9 @@ fn damage_in_each_small_file_of_a_directory_costs_nothing_in_silence() {
         }
     }
     let secret = names.iter().any(|name| name.ends_with("secret"));
-    assert!(secret && renewed > 0 && opened > renewed, "{names:?}: {opened} opened, {renewed} with void tokens");
+    assert!(
+        secret && renewed > 0 && (opened > renewed || names.len() == 1),
+        "{names:?}: {opened} opened, {renewed} with void tokens"
+    );
     eprintln!("{names:?}: {opened} opened, {renewed} of them with void tokens and saying so, {refused} refused");
 }
