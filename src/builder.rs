@@ -91,7 +91,7 @@ pub struct OpenReport {
     pub rebuilt: Option<String>,
     /// Where the damaged store was put.
     pub damaged: Option<PathBuf>,
-    /// The secret was missing: tokens given out before are void, `Seat::leases` gives new ones.
+    /// The secret was missing or damaged: tokens given out before are void, `Seat::leases` gives new ones.
     pub secret_renewed: bool,
     /// What the compaction did, if one was asked for and the journal held anything.
     pub compacted: Option<Compacted>,
@@ -807,8 +807,8 @@ impl Place {
                 let path = directory.join("secret");
                 match fs::read(&path) {
                     Ok(bytes) => {
-                        if let Ok(bytes) = <[u8; Secret::BYTES]>::try_from(bytes.as_slice()) {
-                            return Ok(Secret::from_bytes(bytes));
+                        if let Some(secret) = secret_of(&bytes) {
+                            return Ok(secret);
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -824,6 +824,13 @@ impl Place {
     }
 }
 
+/// The secret that a file holds, if it is as it was written: with its checksum, or, from before there was one, without.
+fn secret_of(bytes: &[u8]) -> Option<Secret> {
+    let (secret, checksum) = bytes.split_first_chunk()?;
+    let is_whole = checksum.is_empty() || checksum == crc32fast::hash(secret).to_be_bytes();
+    is_whole.then(|| Secret::from_bytes(*secret))
+}
+
 /// Writes the secret so that it is there whole, or not at all, and readable by its owner alone.
 fn keep_secret(path: &Path, secret: &Secret) -> io::Result<()> {
     let fresh = path.with_extension("new");
@@ -833,6 +840,7 @@ fn keep_secret(path: &Path, secret: &Secret) -> io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&fresh)?;
     file.write_all(secret.bytes())?;
+    file.write_all(&crc32fast::hash(secret.bytes()).to_be_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
     match path.parent() {

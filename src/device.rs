@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::compact::crash_point;
+#[cfg(test)]
+pub(crate) use crate::faults_test::{Call, fault_point};
 
 /// Bytes that can be read at any offset, by many threads, while somebody appends to them.
 pub(crate) trait ReadAt: Send + Sync + std::fmt::Debug {
@@ -264,6 +266,8 @@ impl Inode {
 
 impl ReadAt for Inode {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        fault_point(Call::Read)?;
         let bytes = self.bytes();
         let mut rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
         rest.read(buf)
@@ -364,6 +368,11 @@ impl Device for MemoryDevice {
         #[cfg(test)]
         self.run(|hooks| hooks.append.clone());
         let mut memory = self.memory();
+        #[cfg(test)]
+        if let Err(error) = fault_point(Call::Append) {
+            memory.inode.bytes().extend_from_slice(bytes.get(..bytes.len() / 2).unwrap_or_default());
+            return Err(error);
+        }
         let fits = memory.room.map_or(bytes.len(), |room| room.min(bytes.len()));
         let (written, lost) = bytes.split_at_checked(fits).unwrap_or((bytes, &[]));
         memory.inode.bytes().extend_from_slice(written);
@@ -374,6 +383,8 @@ impl Device for MemoryDevice {
     fn sync(&mut self) -> io::Result<()> {
         #[cfg(test)]
         self.run(|hooks| hooks.sync.clone());
+        #[cfg(test)]
+        fault_point(Call::Sync)?;
         let mut memory = self.memory();
         if !one_less(&mut memory.syncs) {
             return Err(io::Error::other("the device failed to sync"));
@@ -384,6 +395,8 @@ impl Device for MemoryDevice {
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        fault_point(Call::Truncate)?;
         let mut memory = self.memory();
         if !one_less(&mut memory.truncations) {
             return Err(io::Error::other("the device failed to truncate"));

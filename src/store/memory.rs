@@ -6,6 +6,9 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+#[cfg(test)]
+use crate::device::{Call, fault_point};
+
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 
 /// A store that lives and dies with the process.
@@ -89,10 +92,14 @@ impl fmt::Debug for MemoryStore {
 
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        #[cfg(test)]
+        fault_point(Call::StoreRead)?;
         Ok(self.read().pairs.get(key).cloned())
     }
 
     fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+        #[cfg(test)]
+        fault_point(Call::StoreRead)?;
         // A map's range panics when it is inverted; ours is empty.
         if end.is_some_and(|end| end <= start) {
             return Ok(Vec::new());
@@ -104,6 +111,8 @@ impl Store for MemoryStore {
     }
 
     fn last(&self, start: &[u8], last: &[u8]) -> Result<Option<Pair>, StoreError> {
+        #[cfg(test)]
+        fault_point(Call::StoreRead)?;
         if last < start {
             return Ok(None);
         }
@@ -114,6 +123,8 @@ impl Store for MemoryStore {
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         assert_unreserved(&batch);
+        #[cfg(test)]
+        fault_point(Call::Apply)?;
         let state = &mut *self.write();
         if let Some(left) = state.applies_before_fault {
             state.applies_before_fault = left.checked_sub(1);
@@ -134,6 +145,8 @@ impl Store for MemoryStore {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
+        #[cfg(test)]
+        fault_point(Call::Checkpoint)?;
         self.write().undo.clear();
         Ok(())
     }
