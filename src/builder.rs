@@ -824,11 +824,10 @@ impl Place {
     }
 }
 
-/// The secret that a file holds, if it is as it was written: with its checksum, or, from before there was one, without.
+/// The secret that a file holds, if it is as it was written, with its checksum.
 fn secret_of(bytes: &[u8]) -> Option<Secret> {
     let (secret, checksum) = bytes.split_first_chunk()?;
-    let is_whole = checksum.is_empty() || checksum == crc32fast::hash(secret).to_be_bytes();
-    is_whole.then(|| Secret::from_bytes(*secret))
+    (checksum == crc32fast::hash(secret).to_be_bytes()).then(|| Secret::from_bytes(*secret))
 }
 
 /// Writes the secret so that it is there whole, or not at all, and readable by its owner alone.
