@@ -302,8 +302,9 @@ impl<S: Service> Lease<S> {
     ///
     /// The reports must be on the subjects that are owed, from the first on and in their order; otherwise, or if one of them is
     /// refused, nothing is taken ([`Outcome::OutOfOrder`]). Of two sessions of one client that report the same subject, one
-    /// is accepted, with its state; to the other it is [`Outcome::AlreadyDone`]. After an outcome of either kind look again
-    /// ([`lane`](Self::lane), [`Seat::leases`](crate::Seat::leases)).
+    /// is accepted, with its state; to the other it is [`Outcome::AlreadyDone`]. What a call brings besides a report that is known, on
+    /// the front and in its order, is taken, with its state. After an outcome of either kind look again ([`lane`](Self::lane),
+    /// [`Seat::leases`](crate::Seat::leases)).
     ///
     /// # Errors
     ///
