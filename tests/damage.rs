@@ -5,6 +5,8 @@
 //! every byte is taken, not only some. What is told of a bookmark's bytes is beside its source,
 //! and `tests/messages_damage.rs` is about message logs.
 
+#[path = "support/directory.rs"]
+mod directory;
 #[path = "support/engine.rs"]
 mod engine;
 #[expect(dead_code, reason = "each test file uses a part of it")]
@@ -18,6 +20,7 @@ use commissary::{
     Client, Hub, JournalError, LeaseToken, ManualClock, MemoryDisk, OpenError, OpenReport, Registration, Seat,
     ServiceHandle, Work,
 };
+use directory::copy;
 use support::{Doubling, keys, one, policy, right, sorted};
 
 fn bits() -> usize {
@@ -171,19 +174,6 @@ fn files(directory: &Path, below: &Path, found: &mut Vec<PathBuf>) {
         let entry = entry.unwrap();
         let name = below.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() { files(directory, &name, found) } else { found.push(name) }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    let mut all = Vec::new();
-    files(from, Path::new(""), &mut all);
-    for name in all {
-        fs::create_dir_all(to.join(&name).parent().unwrap()).unwrap();
-        fs::copy(from.join(&name), to.join(&name)).unwrap();
-    }
-    // sled wants it, empty or not.
-    if from.join("store/blobs").exists() {
-        fs::create_dir_all(to.join("store/blobs")).unwrap();
     }
 }
 

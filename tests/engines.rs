@@ -1,5 +1,8 @@
 //! The engines of a store on disk: what each leaves behind, and going over from one to the other.
 
+#[path = "support/directory.rs"]
+mod directory;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -7,6 +10,7 @@ use std::path::Path;
 use commissary::{
     Ask, Builder, Engine, Hub, ManualClock, OpenError, Policy, Registration, Reporter, Service, StoreError, Verdict,
 };
+use directory::copy;
 
 struct Probe;
 
@@ -67,19 +71,6 @@ fn prepare(directory: &Path, engine: Engine) -> BTreeMap<u64, u64> {
     assert_eq!(done.len(), 20);
     hub.close().unwrap();
     done
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// I6: a store of the other engine is told, and is afterwards as it was.

@@ -5,6 +5,8 @@
 //! are opened or refused by name.
 
 mod common;
+#[path = "support/directory.rs"]
+mod directory;
 #[path = "support/kitchen.rs"]
 mod kitchen;
 
@@ -20,6 +22,7 @@ use commissary::{
 };
 
 use common::Plain;
+use directory::copy;
 use kitchen::{Kitchen, Log, command};
 
 /// 2026-01-01T00:00:00Z.
@@ -183,18 +186,6 @@ fn write(directory: &Path) {
         log.append(client, seq, payload.as_bytes()).wait().unwrap();
     }
     log.close().unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            assert!(fs::copy(entry.path(), target).is_ok());
-        }
-    }
 }
 
 /// Opened as it is, from the journal alone, and compacted: there is what there was.

@@ -2,6 +2,8 @@
 //! they are.
 
 mod common;
+#[path = "support/directory.rs"]
+mod directory;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +19,7 @@ use commissary::{
     ProjectError, Projected, Projection, ProjectionOptions, ServiceHandle, ServiceState,
 };
 use common::{Plain, Shop, block_on, claim_one, report_all};
+use directory::copy;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -582,18 +585,6 @@ fn nothing_is_saved_that_a_power_cut_could_undo() {
     assert_eq!(ledger.saved(), Some(reached), "what was to be saved then; what came later does not put it off");
     let cut = shop.after(Crash::Power);
     assert_eq!(cut.hub.project(Ledger::new("ledger"), by_hand()).unwrap().report().resumed_at, reached);
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 /// R128: a state of events that the journal does not hold (it lost its end after all, or an older copy was put back) is not

@@ -1,6 +1,8 @@
 //! R55, I5 to I7: what was acknowledged is there after a crash, leases go on, the store can be made again from the journal,
 //! and every kind of damage is told by name.
 
+#[path = "support/directory.rs"]
+mod directory;
 #[path = "support/engine.rs"]
 mod engine;
 #[expect(dead_code, reason = "each test file uses a part of it")]
@@ -15,6 +17,7 @@ use commissary::{
     Builder, Crash, Durability, Finding, Hub, HubError, JournalError, LeaseError, LeaseToken, ManualClock, MemoryDisk,
     OpenError, Progress, Registration, Seat, ServiceHandle, SubjectState, Ticket,
 };
+use directory::copy;
 use support::{Doubling, Rig, drain, keys, ms, one, policy, right, sorted};
 
 /// Everything that a reader can see of the work, but for counts since the opening.
@@ -320,19 +323,6 @@ fn expect_seen(directory: &Path, expected: &Seen) -> Hub {
     assert_eq!(seen(&hub, &service), *expected);
     assert!(hub.stats().work.adds_up());
     hub
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// I5, I7 on disk: results, counts and leases are there after a restart, and after a crash that left the files as they were.
