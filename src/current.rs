@@ -42,6 +42,11 @@ impl Front {
     pub(crate) fn is(&self, pool: &Arc<Pool>) -> bool {
         Arc::ptr_eq(&self.pool, pool)
     }
+
+    /// True if somebody holds the pool by a share.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shares.iter().any(|share| Arc::strong_count(share) > 1)
+    }
 }
 
 impl Deref for Front {

@@ -182,6 +182,7 @@ pub mod reservations;
 mod restore;
 mod rests;
 mod results;
+mod retired;
 mod retract;
 mod run;
 mod scratch;

@@ -19,6 +19,7 @@ use crate::measures::Measures;
 use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Spot, Terms};
 use crate::record::ServiceTally;
+use crate::retired::Retired;
 use crate::service::{Policy, Service, ServiceState};
 use crate::slot::{Mask, Slot};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
@@ -436,27 +437,30 @@ impl ServiceCore {
         self.next.load().as_ref().is_none_or(|next| next.is(&current))
     }
 
-    /// Publishes the next ordinary pool. The steward's alone.
-    pub(crate) fn publish_next(&self, pool: Arc<Pool>) {
+    /// Publishes the next ordinary pool. The steward's alone, who keeps what this returns until nobody holds it.
+    pub(crate) fn publish_next(&self, pool: Arc<Pool>) -> Vec<Retired> {
         self.counts.starved.set(0);
         self.counts.forming.formed(self.link.clock.now());
-        self.add_live(Arc::clone(&pool));
-        self.next.store(Some(Arc::new(Front::new(pool))));
+        let before = self.add_live(Arc::clone(&pool));
+        let front = Arc::new(Front::new(pool));
+        self.next.store(Some(Arc::clone(&front)));
         // Not what this thread remembers: if that is exhausted, it says nothing of the one in its place.
         let current = self.current.load();
         if current.is_exhausted() {
             self.advance(&current);
         }
         self.notify();
+        vec![before, Retired::Front(front)]
     }
 
-    /// Publishes a pool that goes before the ordinary ones. The steward's alone.
-    pub(crate) fn publish_express(&self, place: &Express, pool: Arc<Pool>) {
+    /// Publishes a pool that goes before the ordinary ones. As [`publish_next`](Self::publish_next).
+    pub(crate) fn publish_express(&self, place: &Express, pool: Arc<Pool>) -> Vec<Retired> {
         self.counts.starved.set(0);
         self.counts.forming.formed(self.link.clock.now());
-        self.add_live(Arc::clone(&pool));
+        let before = self.add_live(Arc::clone(&pool));
         place.publish(pool);
         self.notify();
+        vec![before]
     }
 
     /// When the oldest subject of the ordinary pools, as far as they are not exhausted, began to wait.
@@ -507,19 +511,21 @@ impl ServiceCore {
         self.live.load_full()
     }
 
-    /// Adds a pool to those alive. Called by the steward, and once before the service is in the table.
-    pub(crate) fn add_live(&self, pool: Arc<Pool>) {
+    /// Adds a pool to those alive, and returns what they were. Called by the steward, and once before the service is in the
+    /// table.
+    pub(crate) fn add_live(&self, pool: Arc<Pool>) -> Retired {
         let mut live = Vec::clone(&self.live.load());
         let at = live.partition_point(|other| other.generation < pool.generation);
         live.insert(at, pool);
-        self.live.store(Arc::new(live));
+        Retired::Live(self.live.swap(Arc::new(live)))
     }
 
-    /// Forgets pools. The steward's alone.
-    pub(crate) fn retain_live(&self, keep: impl FnMut(&Arc<Pool>) -> bool) {
-        let mut live = Vec::clone(&self.live.load());
-        live.retain(keep);
+    /// Forgets pools, and returns them and what was alive before. The steward's alone.
+    pub(crate) fn retain_live(&self, mut keep: impl FnMut(&Arc<Pool>) -> bool) -> Vec<Retired> {
+        let before = self.live.load_full();
+        let (live, gone): (Vec<_>, Vec<_>) = before.iter().cloned().partition(|pool| keep(pool));
         self.live.store(Arc::new(live));
+        gone.into_iter().map(Retired::Pool).chain([Retired::Live(before)]).collect()
     }
 
     /// The pools that claims are served from now: their ready slots are still to come.

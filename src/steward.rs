@@ -18,6 +18,7 @@ use crate::people::{People, is_idle};
 use crate::pool::{Birth, LOGGED_ENDED, Pool, Terms};
 use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
+use crate::retired::Retired;
 use crate::service::ServiceState;
 use crate::slot::{Cause, Mask, Phase};
 use crate::stack::{Node, Stack};
@@ -100,6 +101,8 @@ pub(crate) struct Steward {
     /// Settled pools kept for late repeats, oldest first, and their slots.
     settled: VecDeque<(u32, u64, usize)>,
     settled_slots: usize,
+    /// What clients may still hold of what was published.
+    retired: Vec<Retired>,
 }
 
 impl Steward {
@@ -127,6 +130,7 @@ impl Steward {
             released: 0,
             settled: VecDeque::new(),
             settled_slots: 0,
+            retired: Vec::new(),
         }
     }
 
@@ -190,6 +194,7 @@ impl Steward {
                 }
             }
         }
+        self.retired.retain(Retired::is_held);
         if sweeps {
             for service in &services {
                 self.wards.get(&service.id).inspect(|ward| ward.publish_lanes(service));
@@ -421,7 +426,7 @@ impl Steward {
         }
         for of in forgotten.iter().map(|(of, _)| *of).collect::<HashSet<_>>() {
             if let Some(service) = self.registry.by_id(of) {
-                service.retain_live(|pool| !forgotten.contains(&(of, pool.generation)));
+                self.retired.extend(service.retain_live(|pool| !forgotten.contains(&(of, pool.generation))));
             }
             if let Some(ward) = self.wards.get_mut(&of) {
                 ward.exhausted.retain(|generation, _| !forgotten.contains(&(of, *generation)));
@@ -446,7 +451,7 @@ impl Steward {
                 Next::Window((subjects, origins)) => {
                     let pool = Arc::new(Pool::cut_again(birth(), &subjects, origins, secret));
                     ward.rush.note(&pool);
-                    publish(service, Some(&service.urgent), pool);
+                    self.retired.extend(publish(service, Some(&service.urgent), pool));
                     formed = true;
                 }
             }
@@ -454,7 +459,8 @@ impl Steward {
                 Next::Nothing => {}
                 Next::Recalled => formed = true,
                 Next::Window(window) => {
-                    publish(service, Some(&service.front), Arc::new(Pool::cut(birth(), &window, secret)));
+                    let pool = Arc::new(Pool::cut(birth(), &window, secret));
+                    self.retired.extend(publish(service, Some(&service.front), pool));
                     formed = true;
                 }
             }
@@ -464,7 +470,7 @@ impl Steward {
                 if !window.is_empty() || !lanes.is_empty() {
                     let pool = Arc::new(Pool::cut_mixed(birth(), &window, lanes, &mut self.rng, secret));
                     ward.cut += pool.whole_print().count;
-                    publish(service, None, pool);
+                    self.retired.extend(publish(service, None, pool));
                     formed = true;
                 }
             }
@@ -477,8 +483,8 @@ impl Steward {
     }
 }
 
-/// Publishes a pool: an express one, or the next ordinary one.
-pub(crate) fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) {
+/// Publishes a pool: an express one, or the next ordinary one. What it returns is to be kept until nobody holds it.
+pub(crate) fn publish(service: &ServiceCore, express: Option<&Express>, pool: Arc<Pool>) -> Vec<Retired> {
     service.counts.pools_formed.add(1);
     service.ledger.flowed(Flow::Cut, pool.whole_print());
     let (generation, buckets) = (pool.generation, pool.slots().len());
