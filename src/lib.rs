@@ -166,6 +166,8 @@ pub mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod news;
+#[cfg(test)]
+mod no_lock_test;
 mod notices;
 mod outbox;
 mod pace;

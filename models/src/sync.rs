@@ -33,6 +33,8 @@ pub(crate) use std::{
     thread,
 };
 
+/// Set before the threads of a model start, or never.
+pub(crate) use std::sync::OnceLock;
 pub(crate) use thread::{Thread, current as current_thread};
 
 use crate::check;
