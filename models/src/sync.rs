@@ -306,6 +306,12 @@ impl AtomicU64 {
     }
 }
 
+impl AtomicU32 {
+    pub(crate) fn fetch_max(&self, n: u32, order: Ordering) -> u32 {
+        fenced(order, || self.0.fetch_max(n, order))
+    }
+}
+
 impl Default for AtomicU64 {
     fn default() -> Self {
         Self::new(0)
