@@ -157,6 +157,8 @@ mod lanes;
 #[cfg(test)]
 mod lanes_test;
 mod late;
+#[cfg(test)]
+mod late_test;
 mod lease;
 mod limits;
 mod link;
