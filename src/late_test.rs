@@ -16,9 +16,12 @@ pub(crate) enum Point {
     Taken,
 }
 
+/// What is done when a point is reached.
+type Meanwhile = (Point, Box<dyn FnOnce()>);
+
 thread_local! {
     /// What happens when a late report of this thread comes to a point.
-    static MEANWHILE: RefCell<Vec<(Point, Box<dyn FnOnce()>)>> = const { RefCell::new(Vec::new()) };
+    static MEANWHILE: RefCell<Vec<Meanwhile>> = const { RefCell::new(Vec::new()) };
 }
 
 pub(crate) fn reached(point: Point) {

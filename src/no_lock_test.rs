@@ -152,7 +152,9 @@ fn claims(watch: &Watch) {
     while !ends(&mut taken, 0) {}
     while !ends(&mut taken, 1) {}
     assert_eq!(taken.len(), 80, "the quotas are full");
-    taken.into_iter().for_each(|lease| shop.watch.call("release", || lease.release()));
+    for lease in taken {
+        shop.watch.call("release", || lease.release());
+    }
     shop.hub.tick();
     drop(shop.service.pause().unwrap());
     // What is ready is still handed out.
@@ -387,7 +389,7 @@ fn calls_that_may_lock_are_seen_to() {
     uses("register a service", &|| drop(shop.hub.register(Numbers("more")).unwrap()));
     uses("pause", &|| drop(shop.service.pause().unwrap()));
     uses("activate a service", &|| drop(shop.service.activate().unwrap()));
-    uses("read a result", &|| drop(shop.service.result(&1).unwrap()));
+    uses("read a result", &|| _ = shop.service.result(&1).unwrap());
     uses("prioritize", &|| drop(shop.service.prioritize(&[1]).unwrap()));
     uses("tick", &|| shop.hub.tick());
     // In a manual hub it answers at once.
@@ -427,7 +429,7 @@ fn beside_the_caretakers_no_call_reaches_a_lock() {
                     0 => without("release", || lease.release()),
                     1 => drop(without("report", || lease.report(reports.into_iter().take(1))).unwrap()),
                     _ if lease.is_laned() => {
-                        drop(without("submit_lane", || lease.submit_lane(reports, &calls)).unwrap())
+                        drop(without("submit_lane", || lease.submit_lane(reports, &calls)).unwrap());
                     }
                     _ => drop(without("submit", || lease.submit(reports)).unwrap()),
                 }

@@ -644,7 +644,9 @@ mod read_only {
         let (of_directory, of_file) = if may_write { (0o755, 0o644) } else { (0o555, 0o444) };
         if at.is_dir() {
             fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
-            fs::read_dir(at).unwrap().for_each(|entry| permit(&entry.unwrap().path(), may_write));
+            for entry in fs::read_dir(at).unwrap() {
+                permit(&entry.unwrap().path(), may_write);
+            }
             fs::set_permissions(at, fs::Permissions::from_mode(of_directory)).unwrap();
         } else {
             fs::set_permissions(at, fs::Permissions::from_mode(of_file)).unwrap();
