@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{MemoryFiles, rename, sync_parent};
@@ -15,7 +14,7 @@ use crate::follow::EventTail;
 use crate::house::House;
 use crate::id::check_service_id;
 use crate::record;
-use crate::sync::Arc;
+use crate::sync::{Arc, dashmap::DashMap};
 use crate::ticket::Durability;
 
 #[cfg(test)]

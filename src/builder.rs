@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::thread;
 
 use rand::SeedableRng;
@@ -31,7 +31,7 @@ use crate::steward::Steward;
 use crate::storage::DiskMeter;
 use crate::store::counted::Role;
 use crate::store::{Engine, MemoryStore, Store, marker, open_or_set_aside, set_aside};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::ticket::{CLASS_SYNC, Durability};
 use crate::writer::{BATCH_BYTES, Writer};
 

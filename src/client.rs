@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use dashmap::mapref::entry::Entry;
-
 use crate::commit::{Change, Pending};
 use crate::error::{ActivateError, DeregisterError, DetailError, RegisterClientError};
 use crate::handle::ServiceHandle;
@@ -16,7 +14,7 @@ use crate::registry::ServiceCore;
 use crate::seat::Seat;
 use crate::service::Service;
 use crate::slot::Cause;
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Ordering, dashmap::Entry};
 use crate::ticket::Ticket;
 
 /// Who wants to be registered.

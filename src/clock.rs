@@ -167,7 +167,7 @@ impl HubClock {
     }
 
     fn at(&self, reading: Duration) -> u64 {
-        // A clock that goes back, against its contract, stands still.
+        // A clock that goes back, against its contract, puts deadlines off by as much; behind the opening it stands still.
         self.resume_at.saturating_add(millis(reading).saturating_sub(self.opened))
     }
 

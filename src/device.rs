@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::compact::crash_point;
 #[cfg(test)]
 pub(crate) use crate::faults_test::{Call, fault_point};
+use crate::sync::{Arc, Mutex};
 
 /// Bytes that can be read at any offset, by many threads, while somebody appends to them.
 pub(crate) trait ReadAt: Send + Sync + std::fmt::Debug {

@@ -1,7 +1,7 @@
 //! What the handles share: the registry, the people, the store, and the caretakers of a manual hub.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 
 use crate::bookmark::Marks;
 use crate::commit::{Change, Pending};
@@ -15,7 +15,7 @@ use crate::steward::Steward;
 use crate::storage::DiskMeter;
 use crate::store::Store;
 use crate::store::counted::Role;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::ticket::Ticket;
 use crate::writer::Writer;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::thread::JoinHandle;
 
 use crate::audit::{self, Audit, Depth};
@@ -32,7 +32,7 @@ use crate::registry::ServiceCore;
 use crate::restore::restore;
 use crate::service::{Key, Service, ServiceState, contain};
 use crate::stats::{self, ClientStats, HubStats};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::ticket::Ticket;
 
 /// A hub: the shop. Cloning clones the handle; the hub is closed when the last handle is dropped.

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::audit::Move;
+#[cfg(test)]
+use crate::late_test::{Point, reached};
 use crate::lease::Hold;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Spot};
@@ -28,7 +30,10 @@ pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask
     let ranks: HashSet<u64> = places.keys().copied().collect();
     // Not in this lease: it is over. Of a subject that two leases hold, those two decide.
     let alone = seat.service.spots(&ranks).into_iter().filter(|(_, spots)| spots.len() == 1);
-    alone.filter_map(|(rank, mut spots)| Some((*places.get(&rank)?, spots.pop()?))).collect()
+    let found = alone.filter_map(|(rank, mut spots)| Some((*places.get(&rank)?, spots.pop()?))).collect();
+    #[cfg(test)]
+    reached(Point::Found);
+    found
 }
 
 /// Takes subjects from where they stand: those taken, nobody else can report. What is not taken goes out of `spots`, for
@@ -43,6 +48,8 @@ pub(crate) fn take(spots: &mut Vec<(usize, Spot)>, print_of: impl Fn(usize) -> u
         }
         took
     });
+    #[cfg(test)]
+    reached(Point::Taken);
     taken
 }
 

@@ -770,12 +770,16 @@ impl<'a> Reporting<'a> {
         for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| cleared.has(*place)) {
             let Some(slot) = origin.pool.slot(origin.index) else { continue };
             // A bucket that waits comes back to the steward as a whole.
-            if slot.abandon().is_some() {
+            let freed = slot.abandon().is_some();
+            if freed {
                 contest.freed.insert(place);
-                continue;
             }
-            if slot.snapshot().put_back() == Some(Cause::Abandoned) {
-                // Taken back before anyone held it: our own bit has decided.
+            if freed || slot.snapshot().put_back() == Some(Cause::Abandoned) {
+                // Taken back before anyone held it: our own bit has decided, unless a late report took the subject there before
+                // it was closed. Whoever took it back may have stopped before that.
+                if !slot.close().has(origin.place) {
+                    contest.lost.insert(place);
+                }
                 continue;
             }
             let taken = slot.report(Mask::of(origin.place));

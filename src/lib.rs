@@ -157,6 +157,8 @@ mod lanes;
 #[cfg(test)]
 mod lanes_test;
 mod late;
+#[cfg(test)]
+mod late_test;
 mod lease;
 mod limits;
 mod link;
@@ -166,6 +168,8 @@ pub mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod news;
+#[cfg(test)]
+mod no_lock_test;
 mod notices;
 mod outbox;
 mod pace;

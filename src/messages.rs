@@ -44,7 +44,7 @@
 //! [`Nack::Overloaded`]. Readers go beside the writer and never hold it up.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::thread::{self, JoinHandle, ThreadId};
 
 use serde::Serialize;
@@ -61,7 +61,7 @@ use crate::device::Device;
 use crate::error::{OpenError, ReadError};
 use crate::journal::{Entry, FRAME_MAX, JournalError, JournalFile, Purpose, ReplayError};
 use crate::service::contain;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::ticket::Durability;
 
 mod compact;

@@ -1,11 +1,10 @@
 //! Everyone the hub knows: who clients and seats are, and what each of them did.
 
 use std::fmt;
-use std::sync::{OnceLock, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use dashmap::DashMap;
 
 use crate::clock::{millis, utc};
 use crate::error::{ActivateError, RegisterClientError};
@@ -20,7 +19,7 @@ use crate::refused::RefusedCounts;
 use crate::registry::ServiceCore;
 use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
 use crate::spread::Categories;
-use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, Counter, Ordering};
+use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, Counter, OnceLock, Ordering, dashmap::DashMap};
 use crate::throttle::Budget;
 use crate::watch::Level;
 

@@ -686,7 +686,7 @@ impl Pool {
                 break;
             };
             // Fails only if another took that slot: one less to look at.
-            if slot.claim(owner, at, self.terms.deadline(nonce, at)) {
+            if slot.claim_aside(owner, at, self.terms.deadline(nonce, at)) {
                 got += 1;
                 took(index);
             }

@@ -1,11 +1,11 @@
 //! Subjects that were not taken in: which, and by which limit.
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use serde::Serialize;
 
 use crate::lane::LaneKey;
+use crate::sync::OnceLock;
 
 /// A subject that was offered and not taken in. Nothing is known of it: it can be offered again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use event_listener::Event;
 
 use crate::apply::FinishedLease;
 use crate::audit::{Ledger, Move};
@@ -22,6 +21,7 @@ use crate::record::ServiceTally;
 use crate::retired::Retired;
 use crate::service::{Policy, Service, ServiceState};
 use crate::slot::{Mask, Slot};
+use crate::sync::event_listener::Event;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
 /// All services of a hub.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use event_listener::Listener;
 use serde::Serialize;
 use smallvec::SmallVec;
 
@@ -25,6 +24,7 @@ use crate::serve::Served;
 use crate::service::{Service, ServiceState, Subject};
 use crate::slot::{Cause, Phase};
 use crate::sync::Arc;
+use crate::sync::event_listener::Listener;
 
 /// A client's activation for one service: what it claims from. Cloning clones the handle.
 ///

@@ -1,9 +1,8 @@
 //! The wake-up of a caretaker thread.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::sync::{AtomicU32, Ordering, Thread, current_thread, park_timeout};
+use crate::sync::{AtomicU32, OnceLock, Ordering, Thread, current_thread, park_timeout};
 
 /// Wakes one caretaker thread. Raising it is a load while the caretaker is awake, a swap and at most one unpark otherwise.
 ///

@@ -438,6 +438,15 @@ impl Slot {
         self.state.claim(owner, deadline)
     }
 
+    /// As [`claim`](Self::claim), of a slot that the cursor's claimer passed by: others may try at the same time.
+    #[must_use]
+    pub(crate) fn claim_aside(&self, owner: u32, at: u64, deadline: u64) -> bool {
+        // ordering: Relaxed; as in `claim`. The latest of those who try: who comes too late saw the slot ready after its own
+        // `at`, so that is not after the exchange that wins.
+        self.claimed.fetch_max(Moment::of(at).0, Ordering::Relaxed);
+        self.state.claim(owner, deadline)
+    }
+
     /// Moves the deadline of a lease that is not dead. It never moves back.
     pub(crate) fn renew(&self, owner: u32, deadline: u64) -> ToRenewed {
         loop {
@@ -626,6 +635,15 @@ mod tests {
         let slot = Slot::new(0, 1, 0);
         assert!(slot.claim(3, 77, 99));
         assert_eq!((slot.claimed(), slot.snapshot().time()), (77, 99));
+    }
+
+    /// Of claimers of a slot that was passed by, who comes too late leaves no trace, however long ago it began.
+    #[test]
+    fn who_claims_in_vain_does_not_move_the_moment_of_the_claim() {
+        let slot = Slot::new(0, 1, 0);
+        assert!(slot.claim_aside(3, 77, 99));
+        assert!(!slot.claim_aside(4, 5, 27));
+        assert_eq!((slot.claimed(), slot.snapshot().owner(), slot.snapshot().time()), (77, 3, 99));
     }
 
     /// R100: of an update and the end of its lease one atomic step picks the winner, subject by subject: what is accepted

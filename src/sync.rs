@@ -1,6 +1,6 @@
 //! Where the atomics and the parking of threads come from, and the named words made of one atomic.
 //!
-//! Every other file takes its atomics from here. The model checkers compile `slot.rs`, `cursor.rs`, `stack.rs`,
+//! Every other file takes its atomics from here, and its locks. The model checkers compile `slot.rs`, `cursor.rs`, `stack.rs`,
 //! `permits.rs`, `signal.rs`, `run.rs`, `news.rs`, `handlers/parking.rs`, `messages/queue.rs` and `reservations/shelf.rs` with
 //! a `sync` module of their own (see `models/`).
 
@@ -10,7 +10,17 @@ pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::Ordering;
 #[cfg(not(test))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
-pub(crate) use std::thread::{Thread, current as current_thread, park_timeout};
+#[cfg(not(test))]
+pub(crate) use std::sync::{Mutex, OnceLock, RwLock, mpsc};
+#[cfg(not(test))]
+pub(crate) use std::thread::park_timeout;
+pub(crate) use std::thread::{Thread, current as current_thread};
+
+#[cfg(test)]
+#[path = "locks_test.rs"]
+pub(crate) mod locks;
+#[cfg(test)]
+pub(crate) use self::locks::{Mutex, OnceLock, RwLock, mpsc, park_timeout};
 
 #[cfg(test)]
 #[path = "sync_test.rs"]
@@ -19,9 +29,22 @@ pub(crate) mod counted;
 #[cfg(test)]
 pub(crate) use self::counted::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 
-/// Waiting for an event.
+/// Waiting for an event. A lock inside.
 pub(crate) mod event_listener {
-    pub(crate) use ::event_listener::{Event, EventListener, Listener};
+    #[cfg(test)]
+    pub(crate) use super::locks::Event;
+    #[cfg(not(test))]
+    pub(crate) use ::event_listener::Event;
+    pub(crate) use ::event_listener::{EventListener, Listener};
+}
+
+/// A map of locked parts.
+pub(crate) mod dashmap {
+    #[cfg(test)]
+    pub(crate) use super::locks::DashMap;
+    #[cfg(not(test))]
+    pub(crate) use ::dashmap::DashMap;
+    pub(crate) use ::dashmap::mapref::entry::Entry;
 }
 
 /// Keeps a word that many threads write on a cache line of its own (two, as the prefetcher takes them in pairs).

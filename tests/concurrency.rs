@@ -504,7 +504,11 @@ const LOCKS: [(&str, &[&str], &str); 21] = [
         &["sled", "crossbeam_epoch"],
         "the store on disk locks inside, and waits for its file when it is opened: never touched by a claim or submit",
     ),
-    ("sync.rs", &["event_listener"], "names it for the files that the model checkers compile"),
+    (
+        "sync.rs",
+        &["Mutex", "RwLock", "OnceLock", "mpsc", "dashmap", "event_listener"],
+        "names them for all other files, so that the crate's own tests see who gets at one",
+    ),
 ];
 
 /// Words that betray a lock, a channel or a library with one.
@@ -622,5 +626,97 @@ fn locks_stand_only_where_they_are_named() {
         "messages/queue.rs",
     ] {
         assert!(sources.contains_key(file) && LOCKS.iter().all(|(named, _, _)| *named != file), "{file} has no lock");
+    }
+}
+
+/// What a source imports, statement by statement.
+fn imports(code: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in code.lines().map(str::trim) {
+        let line = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
+        if let Some(import) = line.strip_prefix("use ") {
+            found.push(import.to_owned());
+        } else if let Some(import) = found.last_mut().filter(|_| is_open) {
+            import.push_str(line);
+        } else {
+            continue;
+        }
+        is_open = !line.ends_with(';');
+    }
+    found
+}
+
+/// I3: locks are named in one file, from which all others take them: there the crate's own tests (`src/no_lock_test.rs`) put
+/// locks that tell which call reached them. sled and redb, which lock inside, are behind the store, as is the map in memory.
+#[test]
+fn locks_come_from_one_file() {
+    let others = ["sled", "redb", "crossbeam_epoch", "thread::sleep"];
+    let has_lock = |code: &str| SUSPECTS.iter().any(|word| !others.contains(word) && has_word(code, word));
+    let first_word = |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned);
+    let mut taken = 0;
+    for (name, code) in sources().iter().filter(|(name, _)| *name != "sync.rs") {
+        for import in imports(code).iter().filter(|import| has_lock(import)) {
+            assert!(import.starts_with("crate::sync::"), "{name}: use {import}");
+            taken += 1;
+        }
+        // Nor by its path.
+        let paths = ["std::sync::", "::dashmap", "::event_listener"];
+        let named =
+            paths.iter().flat_map(|path| code.match_indices(path).map(|(at, path)| (&code[..at], &code[at..], path)));
+        let named = named.filter(|(before, _, _)| !before.ends_with("crate::sync"));
+        let words = named.filter_map(|(_, here, path)| {
+            first_word(if path.ends_with(':') { &here[path.len()..] } else { &here[2..] })
+        });
+        assert_eq!(words.filter(|word| has_lock(word)).collect::<Vec<_>>(), Vec::<String>::new(), "{name}");
+    }
+    assert!(taken >= 14, "{taken} files take locks from there");
+}
+
+/// What of each library could keep a thread waiting; nothing but what the list above names, or what the application brings.
+const LIBRARIES: [(&str, &str); 25] = [
+    ("arc-swap", "nothing: loads are wait-free, exchanges lock-free"),
+    ("atomic-wait", "who waits for a receipt: `messages/gates.rs`, `Receipt::wait`"),
+    ("atomic-waker", "nothing"),
+    ("boxcar", "nothing"),
+    ("chrono", "nothing without local time"),
+    ("crc32fast", "nothing"),
+    ("crossbeam-epoch", "nothing; driven for sled"),
+    ("dashmap", "a lock for each part: above"),
+    ("event-listener", "a lock around the list: above"),
+    ("foldhash", "nothing"),
+    ("metrics", "the application's recorder, called by its exporter alone"),
+    ("once_cell", "nothing: its `race` alone is built in"),
+    ("postcard", "nothing"),
+    ("rand", "nothing"),
+    ("rand_chacha", "nothing"),
+    ("redb", "locks inside: above"),
+    ("rustix", "nothing: the clock"),
+    ("serde", "nothing"),
+    ("serde_bytes", "nothing"),
+    ("serde_json", "nothing"),
+    ("siphasher", "nothing"),
+    ("sled", "locks inside: above"),
+    ("smallvec", "nothing"),
+    ("thiserror", "nothing"),
+    ("tracing", "the application's subscriber; with several of them, a list's reader lock at an event's first time"),
+];
+
+/// I3: a library that is added is looked at for locks before this passes.
+#[test]
+fn libraries_are_those_that_were_looked_at() {
+    let manifest = include_str!("../Cargo.toml");
+    let sections = manifest.split("\n[").filter(|section| {
+        let head = section.lines().next().unwrap_or_default();
+        head == "dependencies]" || head.starts_with("target.") && head.ends_with(".dependencies]")
+    });
+    let lines = sections.flat_map(|section| section.lines().skip(1)).filter(|line| !line.starts_with('#'));
+    let found: BTreeMap<_, _> = lines.filter_map(|line| line.split_once(" = ")).collect();
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), LIBRARIES.map(|(name, _)| name));
+    assert!(LIBRARIES.iter().all(|(_, what)| !what.is_empty()));
+    for (library, feature) in
+        [("once_cell", "\"race\""), ("chrono", "default-features = false"), ("rustix", "\"time\"")]
+    {
+        assert!(found[library].contains(feature), "{library}");
     }
 }

@@ -4,13 +4,15 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use commissary::{
-    AddError, Ask, Hub, HubError, KeysError, LeaseError, ManualClock, OpenError, Outcome, Policy, ReadError,
-    Registration, Reporter, Seat, Service, ServiceHandle, SubjectState, Verdict,
+    AddError, Ask, Clock, Hub, HubError, KeysError, LaneKey, LeaseError, ManualClock, OpenError, Outcome, Policy,
+    ReadError, Registration, Reporter, Seat, Service, ServiceHandle, SubjectState, Verdict,
 };
 
 use common::{Plain, Shop, claim_one, exact, report_all};
@@ -392,7 +394,10 @@ fn a_changed_report_type_is_told_and_the_bytes_are_there() {
         assert_eq!(*named, format!("{key:016x}"));
         assert_eq!(now.result_raw(key).unwrap().unwrap(), [9]);
         assert_eq!(now.subject_state(key).unwrap(), SubjectState::Done);
+        let error = now.history(key).unwrap_err();
+        assert!(matches!(&error, ReadError::Decode { key: named, .. } if *named == format!("{key:016x}")), "{error}");
     }
+    assert!(matches!(now.results(None, 10), Err(ReadError::Decode { .. })));
     let seat = shop.seat(&now, 1);
     shop.settle();
     let lease = claim_one(&seat);
@@ -412,4 +417,305 @@ fn a_changed_report_type_is_told_and_the_bytes_are_there() {
     shop.tick();
     assert!(old.iter().all(|key| now.result(key).unwrap().unwrap().version == 2));
     assert!(shop.hub.stats().work.adds_up());
+}
+
+/// A service of which one part panics.
+struct Breaks(&'static str);
+
+impl Breaks {
+    fn part(&self, part: &str) {
+        assert!(self.0 != part, "{part} breaks");
+    }
+}
+
+impl Service for Breaks {
+    type Subject = u64;
+    type Report = u64;
+
+    fn id(&self) -> &str {
+        self.part("id");
+        self.0
+    }
+
+    fn policy(&self) -> Policy {
+        self.part("policy");
+        Policy { bucket_subjects: 1, max_depth: 1, ..exact() }
+    }
+
+    fn judge(&self, _: &u64, _: &u64, _: Reporter) -> Verdict {
+        self.part("judge");
+        Verdict::Accept
+    }
+
+    fn discover(&self, _: &u64, _: &u64, _: &mut Vec<u64>) {
+        self.part("discover");
+    }
+
+    fn category(&self, _: &u64) -> Option<u8> {
+        self.part("category");
+        None
+    }
+
+    fn lane(&self, _: &u64) -> Option<LaneKey> {
+        self.part("lane");
+        Some(LaneKey::from(1_u64))
+    }
+
+    fn deadline(&self, _: &u64) -> Option<DateTime<Utc>> {
+        self.part("deadline");
+        None
+    }
+}
+
+/// Whatever part of a plugin panics, the call that ran it says so, and nothing else notices: the hub is sound, what the call was to
+/// do is not done, and another service goes on.
+#[test]
+fn a_panic_in_any_part_of_a_plugin_is_its_calls_alone() {
+    let shop = Shop::open();
+    let beside = shop.hub.register(Plain::new("beside")).unwrap();
+    let neighbour = shop.seat(&beside, 2);
+    shop.stock(&beside, 7 * 4);
+    for part in ["id", "policy", "judge", "discover", "category", "lane", "deadline"] {
+        let told = match shop.hub.register(Breaks(part)) {
+            Err(error) => {
+                assert!(shop.hub.service(part).is_none(), "{part}");
+                error.to_string()
+            }
+            Ok(service) => {
+                let seat = shop.seat(&service, 1);
+                match service.add(&1) {
+                    Err(error) => {
+                        assert_eq!(service.stats().subjects_known, 0, "{part}");
+                        error.to_string()
+                    }
+                    Ok(ticket) => {
+                        shop.settle();
+                        assert_eq!(ticket.wait_visible().unwrap().added, 1);
+                        let lease = claim_one(&seat);
+                        let submitted = lease.submit([(1, 1)]).unwrap();
+                        assert_eq!((&submitted.outcomes[..], submitted.kept), (&[Outcome::PluginPanicked][..], true));
+                        assert_eq!((service.stats().panics, service.stats().subjects_done), (1, 0), "{part}");
+                        format!("{part} breaks")
+                    }
+                }
+            }
+        };
+        assert!(told.contains(&format!("{part} breaks")), "{part}: {told}");
+        report_all(&claim_one(&neighbour));
+        shop.tick();
+        assert!(shop.hub.health().is_ok() && shop.hub.stats().work.adds_up(), "{part}");
+    }
+    assert_eq!(beside.stats().subjects_done, 7 * 4);
+}
+
+/// I4: a token that is sent again, once its lease is over, changes nothing: after the last report, after a release when the same client
+/// holds the same subjects anew, after the grace, after a restart; nor is it anything to another hub.
+#[test]
+fn a_token_that_is_replayed_changes_nothing() {
+    let shop = Shop::open();
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    shop.stock(&service, 4);
+    let seat = shop.seat(&service, 1);
+    let says =
+        |subjects: &[u64], what: &str| -> Vec<_> { subjects.iter().map(|user| (*user, what.to_owned())).collect() };
+    let lease = claim_one(&seat);
+    let subjects: Vec<u64> = lease.subjects().collect();
+    let released = lease.into_token();
+    assert_eq!(seat.release(&released), Ok(4));
+    shop.settle();
+    let expired = claim_one(&seat).into_token();
+    shop.pass(service.policy().lease * 2);
+    shop.pass(service.policy().grace * 2);
+    let lease = claim_one(&seat);
+    let live = lease.token();
+    let old = [released, expired];
+    for token in &old {
+        let answer = seat.submit(token, says(&subjects, "replayed")).unwrap();
+        assert_eq!((answer.outcomes, answer.put_back), (vec![Outcome::Stale; 4], 0));
+        assert_eq!(seat.release(token), Err(LeaseError::Over));
+        assert_eq!(seat.renew(token), Err(LeaseError::Over));
+        assert_eq!(seat.resume(token).unwrap_err(), LeaseError::Over);
+    }
+    assert!(seat.renew(&live).is_ok() && seat.leases().unwrap()[0].subjects == subjects, "the live one is as it was");
+    report_all(&lease);
+    drop(lease);
+    assert_eq!(seat.submit(&live, says(&subjects, "ok")).unwrap().outcomes, vec![Outcome::AlreadyDone; 4]);
+    assert_eq!(seat.submit(&live, says(&subjects, "other")).unwrap().outcomes, vec![Outcome::Conflict; 4]);
+    shop.tick();
+    // Worked on anew, by another: the token of the round before says nothing of this one.
+    drop(service.rerun(&subjects).unwrap());
+    shop.settle();
+    let other = shop.seat(&service, 2);
+    let again = claim_one(&other);
+    assert_eq!(seat.submit(&live, says(&subjects, "replayed")).unwrap().accepted(), 0);
+    report_all(&again);
+    shop.tick();
+    let done = |service: &ServiceHandle<Plain>| {
+        subjects
+            .iter()
+            .all(|user| service.result(user).unwrap().is_some_and(|found| found.report == "ok" && found.version == 2))
+    };
+    assert!(done(&service));
+    drop((again, other, seat, service));
+    let shop = shop.restart();
+    let service = shop.hub.register(Plain::new("plain")).unwrap();
+    let seat = shop.seat(&service, 1);
+    let elsewhere = Hub::builder().manual().seed(99).open_in_memory(&commissary::MemoryDisk::new()).unwrap();
+    let theirs = elsewhere.register(Plain::new("plain")).unwrap();
+    assert_eq!(theirs.add_all(1..=4).unwrap().added, 4);
+    let stranger = seat_of(&elsewhere, &theirs, 1);
+    for token in [released, expired, live] {
+        let error = seat.submit(&token, says(&subjects, "replayed")).unwrap_err();
+        assert!(matches!(error, LeaseError::Over | LeaseError::NotOwner), "{error}");
+        assert!(stranger.submit(&token, says(&subjects, "replayed")).is_err());
+    }
+    shop.tick();
+    assert!(done(&service) && shop.hub.stats().work.adds_up());
+    assert_eq!(theirs.stats().subjects_done, 0);
+}
+
+/// A clock that breaks its contract.
+#[derive(Debug, Clone, Default)]
+struct Unsteady(Arc<AtomicU64>);
+
+impl Clock for Unsteady {
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    fn wall_ms(&self) -> i64 {
+        0
+    }
+}
+
+/// A monotonic clock that goes back, against its contract: a deadline comes later by as much; nothing panics, is lost or is done
+/// twice, and what was written is opened again, also with the clock behind what it was.
+#[test]
+fn a_monotonic_clock_that_goes_back_loses_nothing() {
+    let (clock, disk) = (Unsteady::default(), commissary::MemoryDisk::new());
+    let open = || {
+        let hub = Hub::builder().manual().clock(clock.clone()).seed(1).open_in_memory(&disk).unwrap();
+        let service = hub.register(Plain::with("unsteady", |policy| policy.linger = Duration::ZERO)).unwrap();
+        (hub, service)
+    };
+    clock.0.store(1_000_000_000, Ordering::Relaxed);
+    let (mut hub, mut service) = open();
+    drop(seat_of(&hub, &service, 1));
+    assert_eq!(service.add_all(0..80).unwrap().added, 80);
+    for (turn, ms) in [2_000_000_000, 1_500_000_000, 1_000_000_001, 0, 1, u64::MAX, 1_000_000_000, 5, 3_000_000_000]
+        .iter()
+        .enumerate()
+    {
+        let seat = hub.client(1).unwrap().activate(&service).unwrap();
+        hub.tick();
+        let (done, held) = (claim_one(&seat), claim_one(&seat));
+        clock.0.store(*ms, Ordering::Relaxed);
+        report_all(&done);
+        // Alive, or dead and over: nothing else.
+        if let Err(error) = held.renew() {
+            let is_over = matches!(error, LeaseError::Dead | LeaseError::Over | LeaseError::Capped { .. });
+            assert!(is_over, "{error}");
+        }
+        hub.tick();
+        assert!(seat.leases().is_ok() && service.stats().work.adds_up() && hub.recount().unwrap().is_balanced());
+        drop((done, held));
+        hub.tick();
+        assert_eq!(service.stats().subjects_done, 4 * (turn as u64 + 1), "at {ms}");
+        if turn % 3 == 2 {
+            drop(seat);
+            hub.close().unwrap();
+            (hub, service) = open();
+        }
+    }
+    assert!(hub.health().is_ok() && hub.recount().unwrap().is_balanced());
+}
+
+#[cfg(unix)]
+mod read_only {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "COMMISSARY_TEST_READ_ONLY";
+
+    fn permit(at: &Path, may_write: bool) {
+        let (of_directory, of_file) = if may_write { (0o755, 0o644) } else { (0o555, 0o444) };
+        if at.is_dir() {
+            fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+            for entry in fs::read_dir(at).unwrap() {
+                permit(&entry.unwrap().path(), may_write);
+            }
+            fs::set_permissions(at, fs::Permissions::from_mode(of_directory)).unwrap();
+        } else {
+            fs::set_permissions(at, fs::Permissions::from_mode(of_file)).unwrap();
+        }
+    }
+
+    /// What the child process does, which is not root; nothing by itself.
+    #[test]
+    fn child_works_in_a_directory_that_becomes_read_only() {
+        let Some(home) = std::env::var_os(CHILD).map(std::path::PathBuf::from) else { return };
+        let hub = in_directory(&home).unwrap();
+        let service = hub.register(Plain::new("plain")).unwrap();
+        let seat = seat_of(&hub, &service, 1);
+        assert_eq!(service.add_all(0..400).unwrap().added, 400);
+        hub.tick();
+        report_all(&claim_one(&seat));
+        hub.tick();
+        permit(&home, false);
+        assert!(fs::write(home.join("new"), "").is_err(), "it is read-only");
+        // What is open stays open: each call works, or says why not.
+        let mut known = 400;
+        for round in 0..20 {
+            if let Ok(Some(lease)) =
+                seat.claim(Ask::one()).map(|claim| claim.leased().and_then(|mut grant| grant.pop()))
+            {
+                let reports: Vec<_> = lease.subjects().map(|user| (user, "ok".to_owned())).collect();
+                let answer = lease.submit(reports);
+                assert!(matches!(answer, Ok(_) | Err(LeaseError::Hub(HubError::Poisoned { .. }))), "{answer:?}");
+            }
+            if let Ok(ticket) = service.add(&(1_000 + round)) {
+                hub.tick();
+                known += u64::from(ticket.wait_visible().is_ok());
+            }
+        }
+        let done = service.results(None, 1_000).unwrap().0.len();
+        assert!(done >= 4, "reads go on");
+        drop(hub.close());
+        drop((seat, service, hub));
+        // Opened anew it is refused, and nothing is changed, until it may be written again.
+        let error = in_directory(&home).unwrap_err();
+        assert!(error.to_string().contains("ermission denied"), "{error}");
+        permit(&home, true);
+        let hub = in_directory(&home).unwrap();
+        let service = hub.register(Plain::new("plain")).unwrap();
+        assert!(service.stats().subjects_known >= known && service.results(None, 1_000).unwrap().0.len() >= done);
+        assert!(hub.recount().unwrap().is_balanced());
+        hub.close().unwrap();
+        fs::write(home.join("told"), "through").unwrap();
+    }
+
+    /// A directory that becomes read-only while its hub runs: what is open goes on, what is acknowledged stays, and opening says why not.
+    #[test]
+    fn a_directory_made_read_only_while_it_is_used_loses_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let home = root.path().join("home");
+        fs::create_dir(&home).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        if fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0) {
+            // Nothing is read-only to root: somebody else, with a copy of this program that they can reach.
+            let program = root.path().join("program");
+            fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+            fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            std::os::unix::fs::chown(&home, Some(65_534), Some(65_534)).unwrap();
+            child = Command::new(program);
+            child.uid(65_534).gid(65_534);
+        }
+        let name = "read_only::child_works_in_a_directory_that_becomes_read_only";
+        let output = child.args(["--exact", name]).env(CHILD, &home).current_dir(root.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(fs::read_to_string(home.join("told")).unwrap(), "through");
+    }
 }

@@ -318,7 +318,7 @@ impl Front {
     /// As `Pool::claim_aside`; the order does not matter here.
     fn claim_aside(&self, n: usize, owner: u32, took: &mut impl FnMut(usize)) -> usize {
         let free = self.aside().into_iter().filter(|index| !self.is_barred(*index, owner));
-        let got: Vec<usize> = free.filter(|index| self.pool.slots[*index].claim(owner, 0, 0)).take(n).collect();
+        let got: Vec<usize> = free.filter(|index| self.pool.slots[*index].claim_aside(owner, 0, 0)).take(n).collect();
         if !got.is_empty() {
             seen_if_named("taken aside");
         }

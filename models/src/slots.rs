@@ -194,12 +194,12 @@ fn check_ended(slot: &Slot, all: Mask, reported: Mask, ends: &[Option<Ended>]) -
     ended
 }
 
-/// Three claims of one slot: one wins, and the word names it.
+/// Three claims of one slot that was passed by: one wins, and the word names it; the moment of the claim is not one of before.
 fn claims() {
     let slot = Arc::new(Slot::new(0, 1, 0));
-    let first = spawn(&slot, |slot| slot.claim(1, 1, 11));
-    let second = spawn(&slot, |slot| slot.claim(2, 2, 12));
-    let won = [slot.claim(3, 3, 13), join(first), join(second)];
+    let first = spawn(&slot, |slot| slot.claim_aside(1, 1, 11));
+    let second = spawn(&slot, |slot| slot.claim_aside(2, 2, 12));
+    let won = [slot.claim_aside(3, 3, 13), join(first), join(second)];
     assert_eq!(won.iter().filter(|won| **won).count(), 1, "one claim wins: {won:?}");
     let now = slot.snapshot();
     let winner = if won[0] {
@@ -210,6 +210,7 @@ fn claims() {
         2
     };
     assert_eq!((now.phase(), now.owner(), now.time()), (Phase::Leased, winner, 10 + u64::from(winner)));
+    assert!(slot.claimed() >= u64::from(winner), "claimed at {}, by {winner}", slot.claimed());
     seen(["first won", "second won", "third won"][winner as usize - 1]);
 }
 

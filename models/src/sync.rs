@@ -33,6 +33,8 @@ pub(crate) use std::{
     thread,
 };
 
+/// Set before the threads of a model start, or never.
+pub(crate) use std::sync::OnceLock;
 pub(crate) use thread::{Thread, current as current_thread};
 
 use crate::check;
@@ -301,6 +303,12 @@ impl AtomicU64 {
         }
         let bits = if bug!("bug_close_without_bit") { 0 } else { bits };
         fenced(order, || self.0.fetch_or(bits, order))
+    }
+}
+
+impl AtomicU32 {
+    pub(crate) fn fetch_max(&self, n: u32, order: Ordering) -> u32 {
+        fenced(order, || self.0.fetch_max(n, order))
     }
 }
 

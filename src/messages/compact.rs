@@ -5,7 +5,7 @@
 //! first kept position less the length of that.
 
 use std::io;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::clock::millis;
 use crate::error::{OpenError, ReadError};
 use crate::journal::{Entry, Frames, GROUP_FRAME, Group, GroupTime, JournalError, JournalFile, Purpose, Tail};
 use crate::stack::Node;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, mpsc};
 use crate::ticket::CLASS_SYNC;
 
 /// Bytes of one group of what is remembered, about.

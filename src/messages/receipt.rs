@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::gates::Gates;
 use super::window::Known;
 use crate::service::contain;
 use crate::stack::Node;
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::{Arc, AtomicBool, OnceLock, Ordering};
 use crate::ticket::Durability;
 
 /// The message is in the log.

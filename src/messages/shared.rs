@@ -1,10 +1,8 @@
 //! What senders, readers and the writer of a message log share.
 
 use std::io;
-use std::sync::OnceLock;
 
 use arc_swap::ArcSwap;
-use event_listener::{Event, Listener as _};
 
 use super::compact::{CompactError, Rewriting};
 use super::gates::Gates;
@@ -15,7 +13,8 @@ use crate::error::ReadError;
 use crate::journal::{Frames, Tail};
 use crate::pace::Outflow;
 use crate::stack::{Node, Stack};
-use crate::sync::{Arc, AtomicBool, Counter, Ordering};
+use crate::sync::event_listener::{Event, Listener as _};
+use crate::sync::{Arc, AtomicBool, Counter, OnceLock, Ordering};
 
 /// The file, for readers.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use super::Bug;
 use super::chance::{Chance, Checked, Violation, must};
 use super::reference::{Effect, LANE_KEYS, LANES, REJECTED, SERVICES, lane_state};
 use super::world::{Given, Sim, World, items_of};
+use crate::sync::locks::without;
 use crate::{
     ActivateError, Ask, Claim, ClaimError, DeregisterError, DetailError, HubError, Lease, LeaseError, LeaseToken,
     Outcome, RegisterClientError, Registration, Seat, ServiceState,
@@ -172,7 +173,7 @@ impl World {
         let model = &self.now.services[service];
         let (is_registered, state) = (self.now.is_registered(id), model.state);
         let is_suspended = model.seats.get(&id).is_some_and(|seat| seat.suspended);
-        match seat.claim(Ask::buckets(n)) {
+        match without("claim", || seat.claim(Ask::buckets(n))) {
             Ok(Claim::Leased(grant)) => {
                 let may = is_registered && !is_suspended && state.is_ready();
                 must!(may, "I4", "{id} claims: {is_registered} {is_suspended} {state}");
@@ -346,12 +347,12 @@ impl World {
         let holder = self.holder_of(given);
         let seat = holder.as_ref().filter(|_| self.bug == Bug::SharedTokens && expected.is_some()).unwrap_or(seat);
         let state = if service == LANES { self.state_after(given, reports) } else { None };
-        let answer = match (state, last) {
+        let answer = without("a report", || match (state, last) {
             (Some(state), true) => seat.submit_lane(&token, reports.iter().copied(), &state),
             (Some(state), false) => seat.report_lane(&token, reports.iter().copied(), &state),
             (None, true) => seat.submit(&token, reports.iter().copied()),
             (None, false) => seat.report(&token, reports.iter().copied()),
-        };
+        });
         match answer {
             Err(error) => {
                 self.note("refused report", &numbers);
@@ -495,7 +496,7 @@ impl World {
         let expected = self.refusal(seat, service, given);
         let Given { bucket, token, .. } = self.given[given];
         let time = self.time;
-        let answer = seat.renew(&token);
+        let answer = without("renew", || seat.renew(&token));
         self.note("renew", &[bucket.0, u64::from(bucket.1), u64::from(answer.is_ok())]);
         let grace = self.scale.grace;
         let lease = self.now.services[service].leases.get_mut(&bucket);
@@ -530,7 +531,7 @@ impl World {
         let service = self.service_of(seat);
         let expected = self.refusal(seat, service, given);
         let Given { bucket, token, .. } = self.given[given];
-        let answer = seat.release(&token);
+        let answer = without("release", || seat.release(&token));
         self.note("release", &[bucket.0, u64::from(bucket.1), u64::from(answer.is_ok())]);
         match answer {
             Ok(_) => {
@@ -578,7 +579,7 @@ impl World {
         let token = self.given[given].token;
         let forged = LeaseToken { nonce: token.nonce ^ (1 << self.chance.below(128)), ..token };
         let id = seat.client_id().value();
-        let answer = seat.release(&forged);
+        let answer = without("release", || seat.release(&forged));
         self.note("forge", &[id]);
         match answer {
             Ok(_) => Err(Violation { law: "I4", what: format!("a forged token of {id} is taken") }),

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(test)]
 use crate::device::{Call, fault_point};
+use crate::sync::{Arc, RwLock};
 
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 
