@@ -16,6 +16,10 @@ use crate::service::{Late, OverAsk, Policy};
 use crate::slot::{Cause, Mask, Phase, Slot, Snapshot, TIME_MAX, ToRenewed};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+#[cfg(test)]
+#[path = "pool_test.rs"]
+mod tests;
+
 /// The policy as it was when the pool was formed: what holds for its buckets and leases.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {

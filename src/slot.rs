@@ -646,6 +646,69 @@ mod tests {
         assert_eq!((slot.claimed(), slot.snapshot().owner(), slot.snapshot().time()), (77, 3, 99));
     }
 
+    /// What `taken` says of the places: accepted, stale, done, behind.
+    fn places(taken: Taken) -> [Vec<usize>; 4] {
+        [taken.accepted, taken.stale, taken.done, taken.behind].map(|mask| mask.places().collect())
+    }
+
+    fn masked(places: &[usize]) -> Mask {
+        places.iter().fold(Mask::default(), |mask, place| mask.with(Mask::of(*place)))
+    }
+
+    #[test]
+    fn a_report_is_told_for_each_place_what_became_of_it() {
+        let slot = Slot::leased(0, 66, 1, 7, (0, 10), Mask::first(66));
+        assert_eq!(places(slot.report(masked(&[0, 2, 62]))), [vec![0, 2, 62], vec![], vec![], vec![]]);
+        let more = slot.report(masked(&[0, 1, 63]));
+        assert_eq!((places(more), more.emptied), ([vec![1, 63], vec![], vec![0], vec![]], false));
+        assert_eq!(slot.open().count(), 61);
+        let other = Slot::leased(0, 66, 1, 7, (0, 10), masked(&[5, 64]));
+        assert!(!other.report(masked(&[5])).emptied && other.report(masked(&[64])).emptied);
+        assert!(!other.report(masked(&[64])).emptied, "not by this call");
+        assert_eq!((other.renew(7, 20), other.snapshot().is_held()), (ToRenewed::Over, true), "nobody has said so yet");
+        let ended = slot.end(Some(7), Cause::Client).unwrap();
+        assert_eq!((ended.left.count(), ended.phase, ended.was_dead), (61, Phase::Released, false));
+        // Reported before it was closed, put back, and in another word.
+        let late = slot.report(masked(&[1, 3, 64]));
+        assert_eq!((places(late), late.emptied), ([vec![], vec![3, 64], vec![1], vec![]], false));
+        assert_eq!(slot.open().count(), 61, "the record of what was put back stays");
+    }
+
+    #[test]
+    fn a_report_from_the_front_is_taken_whole_or_not_at_all() {
+        let slot = Slot::leased(0, 4, 1, 7, (0, 10), Mask::first(4));
+        assert_eq!(places(slot.report_front(0b1111, 0b0011)), [vec![0, 1], vec![], vec![], vec![]]);
+        // Whoever has not seen that is behind.
+        assert_eq!(places(slot.report_front(0b1111, 0b0111)), [vec![], vec![], vec![0, 1], vec![2]]);
+        // What was not owed from the beginning cannot be taken, though the rest stands as it was seen.
+        assert_eq!(places(slot.report_front(0b1100, 0b0110)), [vec![], vec![], vec![1], vec![2]]);
+        assert_eq!(slot.open(), masked(&[2, 3]));
+        let third = slot.report_front(0b1100, 0b0100);
+        assert_eq!((places(third), third.emptied), ([vec![2], vec![], vec![], vec![]], false));
+        assert_eq!(slot.end(Some(7), Cause::Client).unwrap().left, masked(&[3]));
+        assert_eq!(places(slot.report_front(0b1000, 0b1100)), [vec![], vec![3], vec![2], vec![]]);
+        assert_eq!(slot.open(), masked(&[3]));
+    }
+
+    #[test]
+    fn a_lease_is_its_owners_alone_and_ends_once() {
+        let slot = Slot::new(0, 2, 1);
+        assert_eq!((slot.renew(0, 20), slot.end(Some(0), Cause::Client)), (ToRenewed::NotOwner, None));
+        assert_eq!(slot.end(None, Cause::Expired), None, "nobody held it");
+        assert!(slot.claim(7, 0, 10) && !slot.claim(8, 0, 10));
+        assert_eq!((slot.renew(8, 20), slot.end(Some(8), Cause::Client)), (ToRenewed::NotOwner, None));
+        assert_eq!(slot.renew(7, 20), ToRenewed::Renewed { deadline: 20 });
+        assert_eq!(slot.renew(7, 15), ToRenewed::Renewed { deadline: 20 }, "it never moves back");
+        assert!(!slot.mark_dead(19) && slot.mark_dead(20) && !slot.mark_dead(21));
+        assert_eq!(slot.renew(7, 30), ToRenewed::Dead);
+        assert_eq!(slot.finish(), None, "two are owed");
+        let ended = slot.end(None, Cause::Expired).unwrap();
+        assert_eq!((ended.owner, ended.phase, ended.was_dead, ended.left), (7, Phase::Released, true, Mask::first(2)));
+        assert_eq!((slot.end(Some(7), Cause::Client), slot.finish()), (None, None));
+        assert_eq!((slot.renew(7, 30), slot.snapshot().put_back()), (ToRenewed::Over, Some(Cause::Expired)));
+        assert!(slot.abandon().is_none());
+    }
+
     /// R100: of an update and the end of its lease one atomic step picks the winner, subject by subject: what is accepted
     /// and what is put back are disjoint and are all, and one caller ends the lease. `RACES` sets how many are run.
     #[test]
