@@ -29,7 +29,7 @@ use crate::notices::Notice;
 use crate::outbox::{Courier, Outbox, OutboxOptions};
 use crate::projection::{Projected, Projection, ProjectionOptions};
 use crate::registry::ServiceCore;
-use crate::restore::restore;
+use crate::restore::{nothing_stored, restore};
 use crate::service::{Key, Service, ServiceState, contain};
 use crate::stats::{self, ClientStats, HubStats};
 use crate::sync::{Arc, Mutex};
@@ -187,11 +187,10 @@ impl Hub {
         let journal_needed = known.as_ref().is_none_or(|(_, value)| value.bounds() != bounds);
         // Room first: restoring makes seats.
         let room = if journal_needed { Some(house.room_for_service(&core)?) } else { None };
-        match &known {
-            Some(_) => {
-                restore(house, &core).inspect_err(|_| room.into_iter().for_each(|room| house.link.give_back(room)))?;
-            }
-            None => services.next += 1,
+        let restored = if known.is_some() { restore(house, &core) } else { nothing_stored(house, id) };
+        restored.inspect_err(|_| room.into_iter().for_each(|room| house.link.give_back(room)))?;
+        if known.is_none() {
+            services.next += 1;
         }
         if let Some(room) = room {
             drop(house.send_service(&core, room));

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::io;
 
 use crate::FORMAT_VERSION;
+use crate::clock::HUB_MS_MAX;
 use crate::device::{Device, ReadAt};
 use crate::sync::Arc;
 
@@ -1135,6 +1136,9 @@ fn check_stamp(position: u64, body: &[u8]) -> Result<Stamp, JournalError> {
     let stamp = Stamp::decode(body).ok_or_else(|| corrupt("a group frame has the wrong length"))?;
     if stamp.synced_to > position {
         return Err(corrupt("a group claims to have been synced before it was written"));
+    }
+    if stamp.time.hub_ms > HUB_MS_MAX {
+        return Err(corrupt("a group is of a time that no clock comes to"));
     }
     Ok(stamp)
 }

@@ -49,6 +49,16 @@ pub(crate) fn restore(house: &House, core: &Arc<ServiceCore>) -> Result<(), Regi
     Ok(restore_leases(house, core, leases)?)
 }
 
+/// A new service takes over nothing: what the store holds under its number came from a journal that lost the service's own record.
+pub(crate) fn nothing_stored(house: &House, service: u32) -> Result<(), RegisterServiceError> {
+    let store = house.disk.store(Role::Opening);
+    let (start, end) = (key::of(service, 0, &[]), key::of(service, u8::MAX, &[]));
+    if store.scan(&start, Some(&end), 1)?.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Corrupted { what: format!("entries of service {service}, which no record made") }.into())
+}
+
 /// Enters what the leases owe in the ledger; returns its fingerprint. Spare are subjects that the store does not owe, and
 /// all but one of those that stand more than once.
 fn note_recovered(

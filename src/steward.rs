@@ -375,7 +375,7 @@ impl Steward {
         if !pool.is_exhausted() {
             return false;
         }
-        now >= *ward.exhausted.entry(pool.generation).or_insert(now) + ABANDON_MS
+        now >= ward.exhausted.entry(pool.generation).or_insert(now).saturating_add(ABANDON_MS)
     }
 
     fn retire_seats(&mut self, now: u64) -> bool {

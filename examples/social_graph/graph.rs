@@ -9,10 +9,13 @@ use std::path::Path;
 use commissary::services::{DmState, UserList};
 use flate2::bufread::MultiGzDecoder;
 
-use crate::dice::{Dice, mix};
+use super::dice::{Dice, mix};
 
 /// The longest list that a following check takes; what a user follows beyond it is not reported.
 pub(crate) const LIST_MAX: usize = 6_500;
+
+/// No line of an edge list is longer, in bytes: what is no edge list is not taken into memory whole.
+const LINE_MAX: u64 = 1 << 16;
 
 /// A directed graph in compressed rows: the list of the user at place `p` is `targets[starts[p]..starts[p + 1]]`.
 pub(crate) struct Graph {
@@ -70,19 +73,29 @@ impl Graph {
 
     /// Reads an edge list, compressed by gzip or not.
     pub(crate) fn read(path: &Path) -> Result<Self, ReadError> {
-        let mut file = BufReader::new(File::open(path)?);
-        let compressed = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-        let plain: Box<dyn Read> = if compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-        Self::parse(BufReader::new(plain))
+        Self::decode(BufReader::new(File::open(path)?))
     }
 
-    fn parse(mut input: impl BufRead) -> Result<Self, ReadError> {
+    /// Reads the contents of such a file.
+    pub(crate) fn decode(mut input: impl BufRead) -> Result<Self, ReadError> {
+        if input.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+            Self::parse(BufReader::new(MultiGzDecoder::new(input)))
+        } else {
+            Self::parse(input)
+        }
+    }
+
+    /// Reads an edge list that is not compressed.
+    pub(crate) fn parse(mut input: impl BufRead) -> Result<Self, ReadError> {
         let (mut edges, mut notices, mut first) = (Vec::new(), Vec::new(), true);
         let mut bytes = Vec::new();
         for number in 1.. {
             bytes.clear();
-            if input.read_until(b'\n', &mut bytes)? == 0 {
+            if input.by_ref().take(LINE_MAX + 1).read_until(b'\n', &mut bytes)? == 0 {
                 break;
+            }
+            if bytes.len() as u64 > LINE_MAX {
+                return Err(ReadError::Line { number, what: format!("longer than {LINE_MAX} bytes") });
             }
             let text = String::from_utf8_lossy(&bytes);
             match Line::parse(text.trim_start_matches('\u{feff}').trim(), first) {
