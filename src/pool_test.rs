@@ -137,7 +137,9 @@ fn the_writer_is_shown_each_claim_once_and_each_mark_once() {
     assert_eq!(shown(), taken);
     assert!(shown().is_empty(), "shown before");
     let marked = [0, 1, 63, 64, 69];
-    marked.iter().for_each(|index| pool.mark(*index));
+    for index in marked {
+        pool.mark(index);
+    }
     pool.mark(69);
     pool.mark(100_000);
     assert_eq!(shown(), marked);
