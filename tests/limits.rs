@@ -280,6 +280,13 @@ fn a_submit_one_report_too_large_is_refused_whole() {
     assert!((2_001..=2_100).contains(&bytes), "{bytes}");
     assert_eq!(refused.to_string(), format!("the reports take {bytes} bytes, the limit is 2000 (submit_bytes)"));
     assert_eq!(submit_of(&second, 480), Ok(4), "nothing of it was stored");
+    for (submit_bytes, expected) in [(bytes, Ok(4)), (bytes - 1, Err(LeaseError::TooLarge { bytes, limit: bytes - 1 }))]
+    {
+        let town = Town::open(Limits { submit_bytes, report_bytes: 1_500, ..Limits::default() });
+        let seat = town.shop.seat(&town.service, 1);
+        let [_, second] = [claim_one(&seat), claim_one(&seat)];
+        assert_eq!(submit_of(&second, 500), expected);
+    }
 
     let named = town.shop.hub.service("plain").unwrap();
     // A number takes a byte for each of its three lengths, one for having no deadline, and eight.

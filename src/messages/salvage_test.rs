@@ -246,7 +246,8 @@ fn something_else_is_refused() {
     let disk = MemoryDisk::new();
     drop(crate::Hub::builder().manual().open_in_memory(&disk).unwrap());
     let mut bytes = disk.journal().bytes();
-    assert!(matches!(mend(&bytes), Err(SalvageError::Journal(JournalError::OtherPurpose { .. }))));
+    let Err(SalvageError::Journal(other @ JournalError::OtherPurpose { .. })) = mend(&bytes) else { panic!() };
+    assert_eq!(other.to_string(), "the file is a hub's journal, not a message log");
     bytes[31] ^= 1;
     assert!(matches!(mend(&bytes), Err(SalvageError::Journal(JournalError::NotAJournal))));
     assert!(matches!(mend(&[b'x'; 500]), Err(SalvageError::Journal(JournalError::NotAJournal))));
