@@ -30,10 +30,20 @@ pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask
     let ranks: HashSet<u64> = places.keys().copied().collect();
     // Not in this lease: it is over. Of a subject that two leases hold, those two decide.
     let alone = seat.service.spots(&ranks).into_iter().filter(|(_, spots)| spots.len() == 1);
-    let found = alone.filter_map(|(rank, mut spots)| Some((*places.get(&rank)?, spots.pop()?))).collect();
+    let found = alone.filter_map(|(rank, mut spots)| Some((*places.get(&rank)?, spots.pop()?)));
+    let found = found.filter(|(_, spot)| decides(spot)).collect();
     #[cfg(test)]
     reached(Point::Found);
     found
+}
+
+/// True if the subject's bit decides there who reports it: it was not offered there again, or it was put back where it stood first.
+/// That stays so.
+fn decides(spot: &Spot) -> bool {
+    let Some(origin) = spot.pool.origin(spot.index, spot.place) else { return true };
+    let slot = origin.pool.slot(origin.index).filter(|slot| slot.snapshot().is_final());
+    // Whoever ended it may have stopped before it was closed.
+    slot.is_some_and(|slot| slot.close().has(origin.place))
 }
 
 /// Takes subjects from where they stand: those taken, nobody else can report. What is not taken goes out of `spots`, for

@@ -1,4 +1,4 @@
-//! A late report that is stopped in the middle of its call, and what others do meanwhile.
+//! A report that is stopped in the middle of its call, and what others do meanwhile on a subject that is offered twice.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -7,12 +7,14 @@ use std::time::Duration;
 use crate::service::{Late, Policy, Reporter, Urgent, Verdict};
 use crate::{Ask, Hub, Lease, ManualClock, MemoryDisk, Outcome, Registration, Seat, Service, ServiceHandle, Submitted};
 
-/// Where a late report can be stopped.
+/// Where a report can be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
-    /// It has found where else its subject stands.
+    /// It has found where else its subject stands, if it is late.
     Found,
-    /// It has taken it there.
+    /// It has cleared its own bits.
+    Cleared,
+    /// It has taken it where it stands, if it is late.
     Taken,
 }
 
@@ -20,7 +22,7 @@ pub(crate) enum Point {
 type Meanwhile = (Point, Box<dyn FnOnce()>);
 
 thread_local! {
-    /// What happens when a late report of this thread comes to a point.
+    /// What happens when a report of this thread comes to a point.
     static MEANWHILE: RefCell<Vec<Meanwhile>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -35,7 +37,7 @@ fn meanwhile(point: Point, act: impl FnOnce() + 'static) {
     MEANWHILE.with_borrow_mut(|all| all.push((point, Box::new(act))));
 }
 
-struct Numbers;
+struct Numbers(Urgent);
 
 impl Service for Numbers {
     type Subject = u64;
@@ -51,7 +53,7 @@ impl Service for Numbers {
             lease: Duration::from_secs(10),
             grace: Duration::from_secs(1),
             late: Late::AcceptIfOpen,
-            urgent: Urgent::Keep,
+            urgent: self.0,
             linger: Duration::ZERO,
             expiry_spread: 0,
             cooldown: Duration::ZERO,
@@ -90,6 +92,18 @@ impl Shop {
         self.urgent.replace(Some(urgent));
     }
 
+    /// Everything has settled, and subject 1 has this result.
+    fn assert_result(&self, expected: u64, what: &str) {
+        for _ in 0..3 {
+            self.clock.advance(Duration::from_secs(11));
+            self.hub.tick();
+        }
+        assert_eq!(self.service.result(&1).unwrap().unwrap().report, expected, "{what}");
+        assert_eq!(self.service.stats().discarded, 0, "{what}");
+        let audit = self.hub.recount().unwrap();
+        assert!(audit.is_balanced() && self.hub.stats().work.adds_up(), "{what}: {audit}");
+    }
+
     fn report_urgent(&self) {
         let urgent = self.urgent.borrow();
         self.answer.set(Some(urgent.as_ref().expect("it is offered again").report([(1, 20)]).unwrap()));
@@ -97,10 +111,10 @@ impl Shop {
 }
 
 /// With subjects 1 and 2 offered again in a bucket that waits; and the lease in which they expired.
-fn open() -> (Rc<Shop>, Lease<Numbers>) {
+fn open(urgent: Urgent) -> (Rc<Shop>, Lease<Numbers>) {
     let clock = ManualClock::default();
     let hub = Hub::builder().manual().clock(clock.clone()).seed(1).open_in_memory(&MemoryDisk::new()).unwrap();
-    let service = hub.register(Numbers).unwrap();
+    let service = hub.register(Numbers(urgent)).unwrap();
     let client = |id| hub.register_client(&Registration::new(id, "name")).unwrap().client;
     let seats = [1, 2].map(|id| client(id).activate(&service).unwrap());
     assert_eq!(service.add_all([1, 2]).unwrap().added, 2);
@@ -119,7 +133,7 @@ fn open() -> (Rc<Shop>, Lease<Numbers>) {
 #[test]
 fn a_late_report_and_one_on_the_urgent_bucket_are_not_both_accepted() {
     for reported in [Some(Point::Found), Some(Point::Taken), None] {
-        let (shop, old) = open();
+        let (shop, old) = open(Urgent::Keep);
         let (offers, reports) = (Rc::clone(&shop), Rc::clone(&shop));
         meanwhile(Point::Found, move || {
             offers.offer_again();
@@ -139,14 +153,57 @@ fn a_late_report_and_one_on_the_urgent_bucket_are_not_both_accepted() {
         let accepted = [&late, &urgent].into_iter().filter(|outcome| **outcome == Outcome::Accepted).count();
         assert_eq!(accepted, 1, "{what}");
         drop((old, shop.urgent.take()));
-        for _ in 0..3 {
-            shop.clock.advance(Duration::from_secs(11));
-            shop.hub.tick();
-        }
-        let expected = if late == Outcome::Accepted { 10 } else { 20 };
-        assert_eq!(shop.service.result(&1).unwrap().unwrap().report, expected, "{what}");
-        assert_eq!(shop.service.stats().discarded, 0, "{what}");
-        let audit = shop.hub.recount().unwrap();
-        assert!(audit.is_balanced() && shop.hub.stats().work.adds_up(), "{what}: {audit}");
+        shop.assert_result(if late == Outcome::Accepted { 10 } else { 20 }, &what);
+    }
+}
+
+/// I1: whoever comes late and finds its subject only where it is offered again does not take it there, if it was reported where it
+/// stood first.
+#[test]
+fn what_was_reported_where_it_stood_is_not_taken_from_where_it_is_offered_again() {
+    for is_leased in [false, true] {
+        let (shop, old) = open(Urgent::Again);
+        let held = shop.one(0);
+        assert_eq!(shop.service.prioritize(&[1]).unwrap().0.len(), 1);
+        shop.hub.tick();
+        let again = is_leased.then(|| shop.one(1));
+        assert_eq!(held.report([(1, 10)]).unwrap().outcomes, [Outcome::Accepted]);
+        assert_eq!(old.report([(1, 20)]).unwrap().outcomes, [Outcome::Stale]);
+        let again = again.unwrap_or_else(|| shop.one(1));
+        let outcome = again.report([(1, 10)]).unwrap().outcomes;
+        assert_eq!(outcome, [Outcome::AlreadyDone], "leased before: {is_leased}");
+        drop((old, held, again));
+        shop.assert_result(10, "reported where it stood");
+    }
+}
+
+/// I1: of two leases on one subject the one is given back while a report on the other is in the middle of its call: it is not offered
+/// a third time.
+#[test]
+fn what_one_lease_gives_back_while_the_other_is_reported_is_not_offered_once_more() {
+    for reported in [0, 1] {
+        let (shop, old) = open(Urgent::Again);
+        let held = shop.one(0);
+        assert_eq!(shop.service.prioritize(&[1]).unwrap().0.len(), 1);
+        shop.hub.tick();
+        let mut leases = [Some(held), Some(shop.one(1))];
+        let report = leases[reported].take().unwrap();
+        let given_back = leases[1 - reported].take();
+        let others = Rc::clone(&shop);
+        meanwhile(Point::Cleared, move || {
+            drop(given_back);
+            others.hub.tick();
+            let grant = others.seats[1 - reported].claim(Ask::one()).unwrap().leased();
+            if let Some(third) =
+                grant.and_then(|mut grant| grant.pop()).filter(|lease| lease.subjects().any(|of| of == 1))
+            {
+                others.answer.set(Some(third.report([(1, 20)]).unwrap()));
+            }
+        });
+        assert_eq!(report.report([(1, 10)]).unwrap().outcomes, [Outcome::Accepted]);
+        let third = shop.answer.take().map(|submitted| submitted.outcomes);
+        assert_eq!(third, None, "the one that was reported: {reported}");
+        drop((old, report));
+        shop.assert_result(10, "reported in the middle");
     }
 }

@@ -15,6 +15,8 @@ use crate::error::LeaseError;
 use crate::id::LeaseToken;
 use crate::lane::{LaneView, Run, StateBytes, Step, encode_state, lane_of};
 use crate::late;
+#[cfg(test)]
+use crate::late_test::{Point, reached};
 use crate::limits::Limits;
 use crate::link::Precedence;
 use crate::measures::Call;
@@ -722,6 +724,8 @@ impl<'a> Reporting<'a> {
             (Some(run), Some(step)) => slot.report_front(run.owed_from(step.from), self.wanted.first_word()),
             _ => slot.report(self.wanted),
         };
+        #[cfg(test)]
+        reached(Point::Cleared);
         let Contest { lost, won, freed } = self.contend(taken.accepted);
         taken.accepted = taken.accepted.without(lost);
         taken.done = taken.done.with(lost);

@@ -162,7 +162,8 @@ impl Rush {
             return Back::Elsewhere;
         }
         let twins = self.twins.entry(subject.rank).or_default();
-        twins.retain(|spot| !spot.is_at(pool, index) && spot.is_owed());
+        // One that is not owed there any more was reported there, whether or not the report has come through.
+        twins.retain(|spot| !spot.is_at(pool, index));
         if !twins.is_empty() {
             return Back::Elsewhere;
         }
