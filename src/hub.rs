@@ -187,7 +187,11 @@ impl Hub {
         let journal_needed = known.as_ref().is_none_or(|(_, value)| value.bounds() != bounds);
         // Room first: restoring makes seats.
         let room = if journal_needed { Some(house.room_for_service(&core)?) } else { None };
-        let restored = if known.is_some() { restore(house, &core) } else { nothing_stored(house, id) };
+        let restored = match &known {
+            Some(_) => restore(house, &core),
+            // Told once: who registers again gets another number.
+            None => nothing_stored(house, id).inspect_err(|_| services.next += 1),
+        };
         restored.inspect_err(|_| room.into_iter().for_each(|room| house.link.give_back(room)))?;
         if known.is_none() {
             services.next += 1;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use crate::apply::FinishedLease;
 use crate::audit::{Ledger, Move};
@@ -297,6 +297,11 @@ impl ServiceCore {
     pub(crate) fn forget_panics(&self) {
         // ordering: Relaxed; a count.
         self.panics.store(0, Ordering::Relaxed);
+    }
+
+    /// What ordinary claims are served from.
+    pub(crate) fn front(&self) -> Arc<Front> {
+        Guard::into_inner(self.current.load())
     }
 
     /// The pool that ordinary claims are served from: one look a claim, for its terms and its buckets.

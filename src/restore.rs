@@ -56,7 +56,8 @@ pub(crate) fn nothing_stored(house: &House, service: u32) -> Result<(), Register
     if store.scan(&start, Some(&end), 1)?.is_empty() {
         return Ok(());
     }
-    Err(StoreError::Corrupted { what: format!("entries of service {service}, which no record made") }.into())
+    let what = format!("entries of service {service}, which no record made; who registers again gets another number");
+    Err(StoreError::Corrupted { what }.into())
 }
 
 /// Enters what the leases owe in the ledger; returns its fingerprint. Spare are subjects that the store does not owe, and

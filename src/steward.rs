@@ -227,6 +227,8 @@ impl Steward {
                 self.link.steward.raise();
             }
         }
+        // The first one: nobody published it.
+        self.retired.push(Retired::Front(service.front()));
         for pool in service.live().iter() {
             ward.rush.note(pool);
             ward.lanes.note(pool);

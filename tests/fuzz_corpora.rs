@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use commissary::messages::{Journal, Retain};
-use commissary::{Ask, Compact, Hub, ManualClock, Registration};
+use commissary::{Ask, Compact, Hub, ManualClock, MemoryDisk, Registration};
 
 #[path = "../fuzz/src/lib.rs"]
 #[allow(
@@ -41,6 +41,28 @@ fn replay(name: &str, run: fn(&[u8], &mut Seen), states: &[&'static str]) {
     let missed: Vec<_> = states.iter().filter(|state| !seen.contains(*state)).collect();
     assert!(missed.is_empty(), "{files} files of {name} did not come through {missed:?}");
     assert_eq!(seen, states.iter().copied().collect::<BTreeSet<_>>());
+}
+
+/// I6: entries of a service that no record made are told; whoever registers it again gets an empty one, which lasts.
+#[test]
+fn what_the_journal_holds_of_a_service_without_its_record_is_told_once() {
+    let file = fs::read(corpus("journal").join("service-unknown")).unwrap();
+    let (how, mut journal) = (file[0], file[1..].to_vec());
+    if how % 2 == 1 {
+        targets::seal::seal(&mut journal);
+    }
+    let disk = MemoryDisk::from_journal(&journal);
+    let open = || Hub::builder().manual().clock(ManualClock::default()).seed(1).open_in_memory(&disk).unwrap();
+    let hub = open();
+    let refused = hub.register(targets::journal::Probe).unwrap_err().to_string();
+    assert!(refused.contains("which no record made; who registers again gets another number"), "{refused}");
+    let service = hub.register(targets::journal::Probe).unwrap();
+    assert_eq!(service.add_all([1, 2]).unwrap().added, 2);
+    hub.tick();
+    assert!(hub.recount().unwrap().is_balanced());
+    hub.close().unwrap();
+    drop((hub, service));
+    assert_eq!(open().register(targets::journal::Probe).unwrap().stats().subjects_known, 2);
 }
 
 /// What the first byte stands for is told in `fuzz/src/journal.rs` and `fuzz/src/messages.rs`.

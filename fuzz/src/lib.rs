@@ -8,7 +8,7 @@ pub mod journal;
 pub mod json;
 pub mod messages;
 pub mod ops;
-mod seal;
+pub mod seal;
 pub mod token;
 pub mod wire;
 
