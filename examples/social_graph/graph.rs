@@ -14,7 +14,8 @@ use super::dice::{Dice, mix};
 /// The longest list that a following check takes; what a user follows beyond it is not reported.
 pub(crate) const LIST_MAX: usize = 6_500;
 
-/// No line of an edge list is longer, in bytes: what is no edge list is not taken into memory whole.
+/// No line of an edge list is longer, in bytes, its end ("\n" or "\r\n") not counted: what is no edge list is not taken into
+/// memory whole.
 const LINE_MAX: u64 = 1 << 16;
 
 /// A directed graph in compressed rows: the list of the user at place `p` is `targets[starts[p]..starts[p + 1]]`.
@@ -91,10 +92,11 @@ impl Graph {
         let mut bytes = Vec::new();
         for number in 1.. {
             bytes.clear();
-            if input.by_ref().take(LINE_MAX + 1).read_until(b'\n', &mut bytes)? == 0 {
+            if input.by_ref().take(LINE_MAX + 2).read_until(b'\n', &mut bytes)? == 0 {
                 break;
             }
-            if bytes.len() as u64 > LINE_MAX {
+            let line = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(&bytes);
+            if line.len() as u64 > LINE_MAX {
                 return Err(ReadError::Line { number, what: format!("longer than {LINE_MAX} bytes") });
             }
             let text = String::from_utf8_lossy(&bytes);
