@@ -40,6 +40,16 @@ fn cooling(subjects: u64) -> Pool {
     Pool::cut(birth(&policy), &(0..subjects).map(cooled).collect::<Vec<_>>(), &secret())
 }
 
+/// Like `pool`, but the first subject cools down for seat 1 until `BORN` + 10.
+fn cooling_first(subjects: u64) -> Pool {
+    let cooled = |rank| match rank {
+        0 => SubjectBuf { cooldowns: [Cooldown { seat: 1, until: BORN + 10 }].into(), ..subject(rank) },
+        _ => subject(rank),
+    };
+    let policy = Policy { bucket_subjects: 1, ..Policy::default() };
+    Pool::cut(birth(&policy), &(0..subjects).map(cooled).collect::<Vec<_>>(), &secret())
+}
+
 fn claim(pool: &Pool, n: usize, seat: u32, now: u64) -> Vec<usize> {
     let mut took = Vec::new();
     assert_eq!(pool.claim(n, seat, now, |index| took.push(index)), took.len());
@@ -118,6 +128,11 @@ fn what_was_passed_by_left_and_taken_back_is_recalled_and_nothing_else() {
     let other = (index + 1) % 3;
     assert!(pool.slot(other).unwrap().abandon().is_some());
     assert!(pool.was_recalled(other) && !pool.is_aside(other));
+    // The only one that was passed by; its neighbour was taken at once.
+    let pool = cooling_first(2);
+    assert_eq!(claim(&pool, 1, 1, BORN), [1]);
+    assert!(pool.slot(0).unwrap().abandon().is_some());
+    assert!(pool.was_recalled(0) && !pool.was_recalled(1));
     // One that no claimer passed by.
     let untouched = super::tests::pool(1, 1);
     assert!(untouched.slot(0).unwrap().abandon().is_some());
@@ -195,14 +210,14 @@ fn subjects_are_found_by_rank_and_where_else_they_stand() {
     assert_eq!(spots.iter().map(at).collect::<Vec<_>>(), [(3, 1, 1), (4, 2, 0)]);
     assert!(spots.iter().all(|(_, spot)| spot.is_at(&first, spot.index) && spot.is_responsible() && spot.is_owed()));
     assert!(!spots[0].1.is_at(&first, 0) && !spots[0].1.is_at(&Arc::new(pool(6, 2)), 1));
-    // Offered again, as the second and the fourth of five, in buckets of two.
-    let again: Vec<_> = [10, 3, 11, 4, 12].into_iter().map(subject).collect();
-    let origins = vec![(1, spots[0].1.clone()), (3, spots[1].1.clone())];
+    // Offered again, as the second and the third of five, in buckets of two.
+    let again: Vec<_> = [10, 3, 4, 11, 12].into_iter().map(subject).collect();
+    let origins = vec![(1, spots[0].1.clone()), (2, spots[1].1.clone())];
     let policy = Policy { bucket_subjects: 2, ..Policy::default() };
     let second = Pool::cut_again(birth(&policy), &again, origins, &secret());
     assert!(second.is_shared() && !first.is_shared());
     let of = |index| second.origins(index).map(|(place, spot)| (place, spot.index, spot.place)).collect::<Vec<_>>();
-    assert_eq!([of(0), of(1), of(2), of(3)], [vec![(1, 1, 1)], vec![(1, 2, 0)], vec![], vec![]]);
+    assert_eq!([of(0), of(1), of(2), of(3)], [vec![(1, 1, 1)], vec![(0, 2, 0)], vec![], vec![]]);
     assert!(second.origin(0, 1).is_some() && second.origin(0, 0).is_none() && second.origin(2, 0).is_none());
     // Reported where it stood first: it is owed there no more. Given back there, it is owed, but nobody has it.
     assert_eq!(claim(&first, 3, 1, BORN).len(), 3);
@@ -235,12 +250,7 @@ fn buckets_are_found_by_the_numbers_that_tokens_have() {
 
 #[test]
 fn a_claim_of_several_that_passes_some_by_gets_no_more_than_it_asked_for() {
-    let cooled = |rank| match rank {
-        0 => SubjectBuf { cooldowns: [Cooldown { seat: 1, until: BORN + 10 }].into(), ..subject(rank) },
-        _ => subject(rank),
-    };
-    let policy = Policy { bucket_subjects: 1, ..Policy::default() };
-    let pool = Pool::cut(birth(&policy), &(0..10).map(cooled).collect::<Vec<_>>(), &secret());
+    let pool = cooling_first(10);
     assert_eq!(claim(&pool, 3, 1, BORN), [1, 2, 3]);
     assert_eq!(claim(&pool, 2, 2, BORN), [4, 5], "what was passed by comes last");
     assert_eq!(claim(&pool, 9, 2, BORN), [6, 7, 8, 9, 0]);
