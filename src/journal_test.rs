@@ -608,6 +608,26 @@ fn creating_over_something_is_refused() {
     assert_eq!(device.bytes(), b"x");
 }
 
+/// A file may be cut off behind its writer's back, at the end of a whole group.
+#[test]
+fn what_is_read_again_ends_where_it_was_written_to() {
+    let sample = small();
+    let device = MemoryDevice::holding(&sample.bytes);
+    let (mut journal, _) = open_device(&device, 0, 0).0.unwrap();
+    let mut reread = || {
+        let mut entries = 0;
+        let visit = &mut |_: Entry<'_>| {
+            entries += 1;
+            Ok::<_, Infallible>(())
+        };
+        journal.reread(visit).map(|()| entries).map_err(|error| error.to_string())
+    };
+    assert_eq!(reread(), Ok(sample.entries.len()));
+    device.set_bytes(&sample.bytes[..sample.offset(sample.groups[2])]);
+    let refused = reread().unwrap_err();
+    assert!(refused.contains("the file does not end where it was written to"), "{refused}");
+}
+
 #[test]
 fn file_of_somebody_else_is_not_a_journal() {
     for bytes in [b"hello".as_slice(), b"CMSRYJNX", &[b'x'; 32], &[b'y'; 500]] {

@@ -65,6 +65,9 @@ fn reports_on_unassigned_subjects_are_noticed_once_a_call() {
     let bucket = bucket(&lease.token());
     assert_eq!(kinds(&shop.hub.notices()), [NoticeKind::NotInBucket { bucket, subjects: 2 }]);
     assert_eq!(faults(&seat, &shop).not_in_bucket, 2);
+    // Of another fault there is none.
+    assert_eq!(lease.report([(mine, "b".to_owned())]).unwrap().outcomes, [Outcome::AlreadyDone]);
+    assert_eq!(kinds(&shop.hub.notices()).len(), 1);
 }
 
 /// R59: a token that was never given out is noticed as forged; a call of a client that is not registered makes no notice
