@@ -1099,6 +1099,14 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_elements_without_bytes_ends_with_an_error() {
+        let read: Vec<_> = list::<()>("units", &[7]).collect();
+        let expected = DecodeError { what: "units", why: "an element of no bytes".to_owned() };
+        assert_eq!(read, [Err(expected)]);
+        assert_eq!(list::<u8>("bytes", &[7, 8]).collect::<Vec<_>>(), [Ok(7), Ok(8)]);
+    }
+
+    #[test]
     fn every_record_decodes_to_itself() {
         let mut items = Vec::new();
         let item = Item {

@@ -700,12 +700,14 @@ mod read_only {
     /// A directory that becomes read-only while its hub runs: what is open goes on, what is acknowledged stays, and opening says why not.
     #[test]
     fn a_directory_made_read_only_while_it_is_used_loses_nothing() {
-        let root = tempfile::tempdir().unwrap();
+        let is_root = fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0);
+        // Nothing is read-only to root: somebody else does it, with a copy of this program, where they can reach both. What the
+        // environment names for temporary files may be root's alone.
+        let root = if is_root { tempfile::tempdir_in("/tmp") } else { tempfile::tempdir() }.unwrap();
         let home = root.path().join("home");
         fs::create_dir(&home).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap());
-        if fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0) {
-            // Nothing is read-only to root: somebody else, with a copy of this program that they can reach.
+        if is_root {
             let program = root.path().join("program");
             fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
             fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -341,6 +341,23 @@ fn a_lane_state_one_byte_too_long_is_refused() {
     town.others_go_on();
 }
 
+/// R16: `submit_bytes`, of the reports on a lane and its state together: neither alone is over it.
+#[test]
+fn a_lane_state_counts_with_the_reports() {
+    let ask = |submit_bytes: usize| {
+        let town = Town::open(Limits { submit_bytes, report_bytes: 100, ..Limits::default() });
+        let service = town.shop.hub.register(Queue).unwrap();
+        service.add_all(1..=2).unwrap();
+        town.shop.settle();
+        let lease = claim_one(&town.shop.seat(&service, 1));
+        lease.report_lane([(1, 0)], &"x".repeat(150)).map(|submitted| submitted.accepted())
+    };
+    let Err(LeaseError::TooLarge { bytes, limit: 160 }) = ask(160) else { panic!() };
+    assert!((161..=180).contains(&bytes), "{bytes}");
+    assert_eq!(ask(bytes - 1), Err(LeaseError::TooLarge { bytes, limit: bytes - 1 }));
+    assert_eq!(ask(bytes), Ok(1));
+}
+
 /// R16: `json_bytes`.
 #[test]
 fn a_json_body_one_byte_too_long_is_refused() {
