@@ -187,15 +187,14 @@ impl Hub {
         let journal_needed = known.as_ref().is_none_or(|(_, value)| value.bounds() != bounds);
         // Room first: restoring makes seats.
         let room = if journal_needed { Some(house.room_for_service(&core)?) } else { None };
-        let restored = match &known {
-            Some(_) => restore(house, &core),
-            // Told once: who registers again gets another number.
-            None => nothing_stored(house, id).inspect_err(|_| services.next += 1),
+        let restored = if known.is_some() {
+            restore(house, &core)
+        } else {
+            // Taken even if it is refused: that is told once, and who registers again gets another number.
+            services.next += 1;
+            nothing_stored(house, id)
         };
         restored.inspect_err(|_| room.into_iter().for_each(|room| house.link.give_back(room)))?;
-        if known.is_none() {
-            services.next += 1;
-        }
         if let Some(room) = room {
             drop(house.send_service(&core, room));
         }

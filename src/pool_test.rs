@@ -29,25 +29,17 @@ fn secret() -> Secret {
 
 /// Subjects 0 and up, in buckets of `bucket`.
 fn pool(subjects: u64, bucket: usize) -> Pool {
+    cooling(subjects, bucket, 0)
+}
+
+/// The same; the first `cool` of them cool down for seat 1 until `BORN` + 10.
+fn cooling(subjects: u64, bucket: usize, cool: u64) -> Pool {
+    let subject = |rank| {
+        let cooldown = (rank < cool).then_some(Cooldown { seat: 1, until: BORN + 10 });
+        SubjectBuf { cooldowns: cooldown.into_iter().collect(), ..subject(rank) }
+    };
     let policy = Policy { bucket_subjects: bucket, expiry_spread: 0, ..Policy::default() };
     Pool::cut(birth(&policy), &(0..subjects).map(subject).collect::<Vec<_>>(), &secret())
-}
-
-/// Like `pool`, but each subject cools down for seat 1 until `BORN` + 10.
-fn cooling(subjects: u64) -> Pool {
-    let cooled = |rank| SubjectBuf { cooldowns: [Cooldown { seat: 1, until: BORN + 10 }].into(), ..subject(rank) };
-    let policy = Policy { bucket_subjects: 1, ..Policy::default() };
-    Pool::cut(birth(&policy), &(0..subjects).map(cooled).collect::<Vec<_>>(), &secret())
-}
-
-/// Like `pool`, but the first subject cools down for seat 1 until `BORN` + 10.
-fn cooling_first(subjects: u64) -> Pool {
-    let cooled = |rank| match rank {
-        0 => SubjectBuf { cooldowns: [Cooldown { seat: 1, until: BORN + 10 }].into(), ..subject(rank) },
-        _ => subject(rank),
-    };
-    let policy = Policy { bucket_subjects: 1, ..Policy::default() };
-    Pool::cut(birth(&policy), &(0..subjects).map(cooled).collect::<Vec<_>>(), &secret())
 }
 
 fn claim(pool: &Pool, n: usize, seat: u32, now: u64) -> Vec<usize> {
@@ -103,7 +95,8 @@ fn subjects_that_no_claim_took_are_counted_by_the_pools_mean() {
 
 #[test]
 fn one_claim_passes_by_so_many_slots_and_no_more() {
-    let pool = cooling(PASSED_BY_MAX as u64 * 2 + 1);
+    let all = PASSED_BY_MAX as u64 * 2 + 1;
+    let pool = cooling(all, 1, all);
     let taken = |seat| claim(&pool, 1, seat, BORN).len();
     assert_eq!((taken(1), pool.aside().count()), (0, PASSED_BY_MAX));
     assert_eq!((taken(1), pool.aside().count()), (0, PASSED_BY_MAX * 2));
@@ -116,7 +109,7 @@ fn one_claim_passes_by_so_many_slots_and_no_more() {
 
 #[test]
 fn what_was_passed_by_left_and_taken_back_is_recalled_and_nothing_else() {
-    let pool = cooling(3);
+    let pool = cooling(3, 1, 3);
     assert_eq!(pool.claim_one(1, BORN), None, "that is not simple");
     assert!(claim(&pool, 3, 1, BORN).is_empty());
     let all = || [0, 1, 2].map(|index| (pool.is_aside(index), pool.was_recalled(index)));
@@ -129,7 +122,7 @@ fn what_was_passed_by_left_and_taken_back_is_recalled_and_nothing_else() {
     assert!(pool.slot(other).unwrap().abandon().is_some());
     assert!(pool.was_recalled(other) && !pool.is_aside(other));
     // The only one that was passed by; its neighbour was taken at once.
-    let pool = cooling_first(2);
+    let pool = cooling(2, 1, 1);
     assert_eq!(claim(&pool, 1, 1, BORN), [1]);
     assert!(pool.slot(0).unwrap().abandon().is_some());
     assert!(pool.was_recalled(0) && !pool.was_recalled(1));
@@ -250,7 +243,7 @@ fn buckets_are_found_by_the_numbers_that_tokens_have() {
 
 #[test]
 fn a_claim_of_several_that_passes_some_by_gets_no_more_than_it_asked_for() {
-    let pool = cooling_first(10);
+    let pool = cooling(10, 1, 1);
     assert_eq!(claim(&pool, 3, 1, BORN), [1, 2, 3]);
     assert_eq!(claim(&pool, 2, 2, BORN), [4, 5], "what was passed by comes last");
     assert_eq!(claim(&pool, 9, 2, BORN), [6, 7, 8, 9, 0]);
