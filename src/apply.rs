@@ -239,9 +239,9 @@ impl Applier {
         *leased = change(*leased);
     }
 
-    /// Records applied since the last `flush`, about.
-    pub(crate) fn changes(&self) -> usize {
-        self.changes
+    /// True if what was applied since the last `flush`, so many bytes of the journal, is enough for a batch.
+    pub(crate) fn batch_is_full(&self, bytes: usize) -> bool {
+        self.store.batch_size().is_reached(self.changes, bytes)
     }
 
     /// Leases that ended since the last call.

@@ -33,10 +33,7 @@ use crate::store::counted::Role;
 use crate::store::{Engine, MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::{Arc, Mutex};
 use crate::ticket::{CLASS_SYNC, Durability};
-use crate::writer::{BATCH_BYTES, Writer};
-
-/// Records applied in one batch while replaying.
-const REPLAY_BATCH: usize = 4_096;
+use crate::writer::Writer;
 
 /// Sets options and opens a hub.
 #[derive(Debug, Clone)]
@@ -709,7 +706,7 @@ impl Replayed<'_> {
         self.class = entry.class;
         self.last = Some((entry.next, entry.time));
         self.unwritten += entry.body.len();
-        if self.applier.changes() >= REPLAY_BATCH || self.unwritten >= BATCH_BYTES {
+        if self.applier.batch_is_full(self.unwritten) {
             self.applier.flush(entry.next, entry.time, entry.class)?;
             // Nobody keeps anything in memory yet.
             drop(self.applier.take_effects());

@@ -65,6 +65,20 @@ pub(crate) fn open_or_set_aside(
     })
 }
 
+/// How much is applied in one batch, about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchSize {
+    pub(crate) changes: usize,
+    /// Bytes of the journal in which they stand.
+    pub(crate) bytes: usize,
+}
+
+impl BatchSize {
+    pub(crate) fn is_reached(self, changes: usize, bytes: usize) -> bool {
+        changes >= self.changes || bytes >= self.bytes
+    }
+}
+
 /// Ordered bytes to bytes, with atomic batches and explicit durability.
 ///
 /// # Concurrency
@@ -78,8 +92,9 @@ pub(crate) fn open_or_set_aside(
 /// A batch that was applied survives the end of the process only by chance, and a power cut only after `checkpoint`.
 /// After either, the store holds what a whole number of batches left, in the order they were applied, and never less than the last
 /// checkpoint.
-/// After a power cut sled alone promises this only for batches that fit into a segment of its file. The writer ends a batch after 1 MiB of
-/// journal, which is mostly less, but one group may be more; so a store of sled that was not closed is not believed then (see its marker).
+/// After a power cut sled alone promises this only for batches that fit into a segment of its file. Its batch size is mostly less, but one
+/// group may be more, and so may a record that is long or erases from many blocks; so a store of sled that was not closed is not believed
+/// then (see its marker).
 /// Bits that rot on the disk are found when they can be, not always.
 pub(crate) trait Store: Send + Sync + Debug {
     /// The value of `key`, if it has one.
@@ -90,6 +105,11 @@ pub(crate) trait Store: Send + Sync + Debug {
 
     /// The last pair with `start <= key <= last`, if any.
     fn last(&self, start: &[u8], last: &[u8]) -> Result<Option<Pair>, StoreError>;
+
+    /// How large batches are at best: larger ones write more neighbours at once, and keep others waiting for longer.
+    fn batch_size(&self) -> BatchSize {
+        BatchSize { changes: 8_192, bytes: 1 << 20 }
+    }
 
     /// Applies the whole batch; not durable before `checkpoint`.
     ///

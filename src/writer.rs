@@ -43,11 +43,6 @@ const BACKLOG_BYTES: usize = 16 << 20;
 const BACKLOG_MS: u64 = 50;
 /// Journal bytes between checkpoints of the store.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Changes applied in one batch, about. Larger batches write more neighbours at once.
-const BATCH_CHANGES: usize = 8_192;
-/// Journal bytes applied in one batch, and a group more at most: what the store writes at once stays below a segment of sled's file, unless
-/// a single record is long, or erases from many blocks.
-pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// A change taken from the queue. Whatever becomes of the writer, its ticket is answered: here at the latest.
 #[derive(Debug)]
@@ -206,7 +201,7 @@ impl Writer {
         }
         let mut applied: Vec<(Journaled, Vec<Intake>)> = Vec::new();
         let mut bytes = 0;
-        while self.applier.changes() < BATCH_CHANGES && bytes < BATCH_BYTES {
+        while !self.applier.batch_is_full(bytes) {
             let Some(journaled) = self.backlog.pop_front() else { break };
             bytes += journaled.group.bytes();
             self.backlog_bytes -= journaled.group.bytes();

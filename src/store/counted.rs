@@ -1,6 +1,6 @@
 //! A store that counts what is asked of it, for one of the parts that ask.
 
-use super::{Batch, Pair, Store, StoreError};
+use super::{Batch, BatchSize, Pair, Store, StoreError};
 use crate::storage::StoreOps;
 use crate::sync::{Arc, Counter, Padded};
 
@@ -136,6 +136,10 @@ impl Store for Counted {
 
     fn size_on_disk(&self) -> Result<u64, StoreError> {
         self.store.size_on_disk()
+    }
+
+    fn batch_size(&self) -> BatchSize {
+        self.store.batch_size()
     }
 }
 

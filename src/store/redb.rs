@@ -13,7 +13,7 @@ use ::redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTabl
 
 use super::folder::{lock, parent, refuse_foreign, size_of_files, sync_dir};
 use super::shield::{self, Shield};
-use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
+use super::{Batch, BatchSize, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 use crate::FORMAT_VERSION;
 
 /// The one file of the store, which redb locks.
@@ -163,6 +163,11 @@ impl Store for RedbStore {
 
     fn size_on_disk(&self) -> Result<u64, StoreError> {
         Ok(size_of_files(&self.dir)?)
+    }
+
+    /// A page is copied once a batch, however many of its pairs change.
+    fn batch_size(&self) -> BatchSize {
+        BatchSize { changes: 32_768, bytes: 4 << 20 }
     }
 }
 
