@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::audit::Move;
+use crate::contest;
 #[cfg(test)]
 use crate::late_test::{Point, reached};
 use crate::lease::Hold;
@@ -41,9 +42,7 @@ pub(crate) fn find(seat: &SeatCore, pool: &Arc<Pool>, index: usize, wanted: Mask
 /// That stays so.
 fn decides(spot: &Spot) -> bool {
     let Some(origin) = spot.pool.origin(spot.index, spot.place) else { return true };
-    let slot = origin.pool.slot(origin.index).filter(|slot| slot.snapshot().is_final());
-    // Whoever ended it may have stopped before it was closed.
-    slot.is_some_and(|slot| slot.close().has(origin.place))
+    origin.pool.slot(origin.index).is_some_and(|slot| contest::was_put_back(slot, origin.place))
 }
 
 /// Takes subjects from where they stand: those taken, nobody else can report. What is not taken goes out of `spots`, for

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::audit::Move;
 use crate::commit::{Change, Pending, Reports};
+use crate::contest::Contest;
 use crate::current::Held;
 use crate::error::LeaseError;
 use crate::id::LeaseToken;
@@ -773,26 +774,7 @@ impl<'a> Reporting<'a> {
         let mut contest = Contest::default();
         for (place, origin) in self.pool.origins(self.index).filter(|(place, _)| cleared.has(*place)) {
             let Some(slot) = origin.pool.slot(origin.index) else { continue };
-            // A bucket that waits comes back to the steward as a whole.
-            let freed = slot.abandon().is_some();
-            if freed {
-                contest.freed.insert(place);
-            }
-            if freed || slot.snapshot().put_back() == Some(Cause::Abandoned) {
-                // Taken back before anyone held it: our own bit has decided, unless a late report took the subject there before
-                // it was closed. Whoever took it back may have stopped before that.
-                if !slot.close().has(origin.place) {
-                    contest.lost.insert(place);
-                }
-                continue;
-            }
-            let taken = slot.report(Mask::of(origin.place));
-            if !taken.accepted.is_empty() {
-                contest.won.insert(place);
-            } else if taken.stale.is_empty() {
-                contest.lost.insert(place);
-            }
-            // Put back there: our own bit has decided.
+            contest.ask(place, slot, origin.place);
         }
         contest
     }
@@ -922,17 +904,6 @@ impl<'a> Reporting<'a> {
             }
         }
     }
-}
-
-/// Who reports the subjects of a bucket that stood in another one as well, by their places.
-#[derive(Debug, Default)]
-struct Contest {
-    /// Reported on the other lease.
-    lost: Mask,
-    /// Taken from the other lease.
-    won: Mask,
-    /// Nobody held the other bucket: it was taken back.
-    freed: Mask,
 }
 
 fn set_accepted(node: &mut Arc<Node<Pending>>, accepted: Mask, late: Mask, whole: bool) {

@@ -110,6 +110,7 @@ mod client;
 mod clock;
 mod commit;
 mod compact;
+mod contest;
 pub mod contract;
 mod cooldown;
 #[cfg(test)]
@@ -202,6 +203,7 @@ mod simulation_test;
 mod slot;
 mod spread;
 mod stack;
+mod standing;
 mod stats;
 mod steward;
 mod storage;

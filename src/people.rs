@@ -19,6 +19,7 @@ use crate::refused::RefusedCounts;
 use crate::registry::ServiceCore;
 use crate::slot::{Cause, Ended, OWNERS_MAX, Phase};
 use crate::spread::Categories;
+use crate::standing::{Activated, ClientWord, Quota, Room, SeatWord, Words};
 use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, Counter, OnceLock, Ordering, dashmap::DashMap};
 use crate::throttle::Budget;
 use crate::watch::Level;
@@ -57,8 +58,7 @@ impl fmt::Debug for People {
 pub(crate) struct ClientCore {
     pub(crate) id: ClientId,
     pub(crate) name: Arc<str>,
-    /// Bit 0: registered; above it, how many times it was deregistered. A seat is active for one value of it.
-    word: AtomicU32,
+    pub(crate) word: ClientWord,
     /// Its seats: (service, seat).
     seats: ArcSwap<Vec<(u32, u32)>>,
     pub(crate) repeats: Budget,
@@ -71,7 +71,7 @@ impl ClientCore {
         Self {
             id,
             name: Arc::from(name),
-            word: AtomicU32::new(u32::from(registered)),
+            word: ClientWord::new(registered),
             seats: ArcSwap::from_pointee(Vec::new()),
             repeats: Budget::default(),
             first_wall_ms,
@@ -79,23 +79,13 @@ impl ClientCore {
         }
     }
 
-    pub(crate) fn word(&self) -> u32 {
-        // ordering: SeqCst; a claim looks again after it took slots, so that it is wholly before a deregistration or
-        // undone by one of the two.
-        self.word.load(Ordering::SeqCst)
-    }
-
     pub(crate) fn is_registered(&self) -> bool {
-        self.word() & 1 == 1
+        self.word.is_registered()
     }
 
     /// Flips the registered bit. False if it stood so already.
     pub(crate) fn set_registered(&self, registered: bool) -> bool {
-        let from = self.word();
-        let to = if registered { from | 1 } else { (from & !1).wrapping_add(2) };
-        (from & 1 == 1) != registered
-            // ordering: SeqCst; see `word`.
-            && self.word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.word.set_registered(registered)
     }
 
     pub(crate) fn seat(&self, service: u32) -> Option<u32> {
@@ -110,16 +100,13 @@ pub(crate) struct SeatCore {
     pub(crate) index: u32,
     pub(crate) client: Arc<ClientCore>,
     pub(crate) service: Arc<ServiceCore>,
-    /// The state in the two low bits, the level in the two above.
-    word: AtomicU32,
+    word: SeatWord,
     /// Why it has its level; `None` if that never changed.
     why: ArcSwapOption<String>,
     /// Hub time, ms, of the last change of the level.
     level_at: AtomicU64,
-    /// The client's word at the time of activation.
-    grant: AtomicU32,
     /// Leases held.
-    held: AtomicU32,
+    held: Quota,
     /// The seat's own declaration of what it can do; `u32::MAX`: none.
     pub(crate) declared_claim: AtomicU32,
     pub(crate) declared_leases: AtomicU32,
@@ -247,29 +234,6 @@ impl SeatCounts {
 /// No moment of the wall clock.
 const NEVER: i64 = i64::MIN;
 
-const ACTIVE: u32 = 0;
-const INACTIVE: u32 = 1;
-const SUSPENDED: u32 = 2;
-/// The bits of a seat's word that hold its state; the level stands above them.
-const STATE: u32 = 0b11;
-const LEVEL_SHIFT: u32 = 2;
-
-fn level_bits(level: Level) -> u32 {
-    match level {
-        Level::Healthy => 0,
-        Level::Suspect => 1 << LEVEL_SHIFT,
-        Level::Quarantined => 2 << LEVEL_SHIFT,
-    }
-}
-
-fn level_of(word: u32) -> Level {
-    match word >> LEVEL_SHIFT {
-        0 => Level::Healthy,
-        1 => Level::Suspect,
-        _ => Level::Quarantined,
-    }
-}
-
 impl SeatCore {
     pub(crate) fn new(
         index: u32,
@@ -278,19 +242,13 @@ impl SeatCore {
         value: SeatValue,
         people: Weak<People>,
     ) -> Self {
-        let state = match value.state {
-            SeatState::Active => ACTIVE,
-            SeatState::Inactive => INACTIVE,
-            SeatState::Suspended => SUSPENDED,
-        };
         let now = service.link.clock.now();
         Self {
             index,
-            word: AtomicU32::new(state | level_bits(value.level)),
+            word: SeatWord::new(value.state, value.level, client.word.get()),
             why: ArcSwapOption::from_pointee(value.why),
             level_at: AtomicU64::new(value.level_at),
-            grant: AtomicU32::new(client.word()),
-            held: AtomicU32::new(0),
+            held: Quota::default(),
             declared_claim: AtomicU32::new(u32::MAX),
             declared_leases: AtomicU32::new(u32::MAX),
             made_at: now,
@@ -315,39 +273,17 @@ impl SeatCore {
     }
 
     pub(crate) fn level(&self) -> Level {
-        self.standing().1
+        self.word.level()
     }
 
     /// What it is and how far it is trusted, by one look.
     pub(crate) fn standing(&self) -> (SeatState, Level) {
-        self.standing_of(self.word())
+        self.words().standing()
     }
 
-    /// Its state and level, as one word.
-    pub(crate) fn word(&self) -> u32 {
-        // ordering: SeqCst; as the client's word.
-        self.word.load(Ordering::SeqCst)
-    }
-
-    /// True if it was activated when the client's word was this.
-    pub(crate) fn is_granted_by(&self, client: u32) -> bool {
-        // ordering: SeqCst; as the client's word.
-        self.grant.load(Ordering::SeqCst) == client
-    }
-
-    /// True if it is active and healthy, as its own and its client's word say: what nearly every claim finds.
-    pub(crate) fn is_well(&self, word: u32, client: u32) -> bool {
-        word == ACTIVE | level_bits(Level::Healthy) && self.is_granted_by(client)
-    }
-
-    /// What a word of its, read just now, says.
-    pub(crate) fn standing_of(&self, word: u32) -> (SeatState, Level) {
-        let state = match word & STATE {
-            ACTIVE if self.is_granted_by(self.client.word()) => SeatState::Active,
-            SUSPENDED => SeatState::Suspended,
-            _ => SeatState::Inactive,
-        };
-        (state, level_of(word))
+    /// The words that decide on its claims and leases.
+    pub(crate) fn words(&self) -> Words<'_> {
+        Words { client: &self.client.word, seat: &self.word, service: &self.service.state }
     }
 
     /// Why it has its level; `None` if that never changed.
@@ -370,16 +306,7 @@ impl SeatCore {
         self.why.store(Some(Arc::clone(why)));
         // ordering: Relaxed; see `level_at`.
         self.level_at.store(now, Ordering::Relaxed);
-        let change = |word| (level_of(word) == from).then_some((word & STATE) | level_bits(to));
-        // ordering: SeqCst, both; see `standing`.
-        self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
-    }
-
-    /// Changes the state if it is `from`; the level stays as it is.
-    fn shift(&self, from: u32, to: u32) -> bool {
-        let change = |word| (word & STATE == from).then_some((word & !STATE) | to);
-        // ordering: SeqCst, both; see `standing`.
-        self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
+        self.word.set_level(from, to)
     }
 
     /// Takes note of a successful call.
@@ -422,9 +349,9 @@ impl SeatCore {
         [told(&self.first_activated), told(&self.last_activated)]
     }
 
-    /// `Active -> Inactive`, by the steward.
+    /// `Active -> Inactive`, by the steward, or as its client is deregistered.
     pub(crate) fn retire(&self) -> bool {
-        let retired = self.shift(ACTIVE, INACTIVE);
+        let retired = self.word.retire();
         if retired {
             // ordering: Relaxed; sizes the next pool.
             self.service.active_seats.fetch_sub(1, Ordering::Relaxed);
@@ -432,25 +359,16 @@ impl SeatCore {
         retired
     }
 
+    /// True if it was not active before.
     pub(crate) fn activate(&self) -> Result<bool, ActivateError> {
-        let word = self.client.word();
-        // ordering: SeqCst, all; see `standing`.
-        let active = self.state() == SeatState::Active;
-        let seen = self.word.load(Ordering::SeqCst) & STATE;
-        if seen == SUSPENDED {
-            return Err(ActivateError::Suspended);
-        }
-        if active {
-            return Ok(false);
-        }
-        self.grant.store(word, Ordering::SeqCst);
-        if seen == INACTIVE {
-            let won = self.shift(INACTIVE, ACTIVE);
-            if won {
+        match self.word.activate(&self.client.word) {
+            Activated::Suspended => return Err(ActivateError::Suspended),
+            Activated::Unchanged => return Ok(false),
+            Activated::Anew => {}
+            Activated::Entered => {
                 // ordering: Relaxed; sizes the next pool.
                 self.service.active_seats.fetch_add(1, Ordering::Relaxed);
             }
-            return Ok(won);
         }
         Ok(true)
     }
@@ -464,14 +382,8 @@ impl SeatCore {
     /// Sets or lifts an administrator's bar.
     pub(crate) fn set_suspended(&self, suspended: bool) {
         if !suspended {
-            // If it is another state, there was no bar.
-            self.shift(SUSPENDED, INACTIVE);
-            return;
-        }
-        let bar = |word| Some((word & !STATE) | SUSPENDED);
-        // ordering: SeqCst, both; see `standing`.
-        let before = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, bar);
-        if before.is_ok_and(|word| word & STATE == ACTIVE) {
+            self.word.reinstate();
+        } else if self.word.suspend() {
             // ordering: Relaxed; sizes the next pool.
             self.service.active_seats.fetch_sub(1, Ordering::Relaxed);
         }
@@ -480,30 +392,16 @@ impl SeatCore {
     /// Takes room for up to `n` leases below `quota`; `now` is the clock's coarse reading, as it is of all that measure the
     /// time at work. Lock-free.
     pub(crate) fn reserve(&self, n: u32, quota: u32, now: u64) -> u32 {
-        // ordering: Relaxed; a quota, it publishes nothing.
-        let mut held = self.held.load(Ordering::Relaxed);
-        loop {
-            let room = n.min(quota.saturating_sub(held));
-            if room == 0 {
-                return 0;
-            }
-            // ordering: Relaxed, both; see above.
-            match self.held.compare_exchange_weak(held, held + room, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => {
-                    if held == 0 {
-                        // ordering: Relaxed; an estimate of the seat's speed.
-                        self.busy_since.store(now.max(1), Ordering::Relaxed);
-                    }
-                    return room;
-                }
-                Err(now_held) => held = now_held,
-            }
+        let Room { leases, first } = self.held.take(n, quota);
+        if first {
+            // ordering: Relaxed; an estimate of the seat's speed.
+            self.busy_since.store(now.max(1), Ordering::Relaxed);
         }
+        leases
     }
 
     pub(crate) fn give_back(&self, n: u32, now: u64) {
-        // ordering: Relaxed; see `reserve`.
-        if n > 0 && self.held.fetch_sub(n, Ordering::Relaxed) == n {
+        if self.held.give_back(n) {
             // ordering: Relaxed; an estimate.
             let since = self.busy_since.swap(0, Ordering::Relaxed);
             if since != 0 {
@@ -514,8 +412,7 @@ impl SeatCore {
 
     /// Leases held, those being claimed right now included.
     pub(crate) fn leases_held(&self) -> u32 {
-        // ordering: Relaxed; a statistic.
-        self.held.load(Ordering::Relaxed)
+        self.held.held()
     }
 
     /// For leases that were alive before a restart.

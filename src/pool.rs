@@ -520,6 +520,11 @@ impl Pool {
         self.runs.get(index)?.as_deref()
     }
 
+    /// The lanes that its buckets run.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs.iter().flatten().map(|run| run.lane())
+    }
+
     /// The slot's number, as tokens and the journal name it.
     pub(crate) fn number(&self, index: usize) -> u32 {
         match &self.numbers {

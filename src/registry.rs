@@ -21,6 +21,7 @@ use crate::record::ServiceTally;
 use crate::retired::Retired;
 use crate::service::{Policy, Service, ServiceState};
 use crate::slot::{Mask, Slot};
+use crate::standing::ServiceWord;
 use crate::sync::event_listener::Event;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Counter, Ordering, Watermark};
 
@@ -77,7 +78,7 @@ pub(crate) struct ServiceCore {
     pub(crate) name: Arc<str>,
     pub(crate) link: Arc<Link>,
     pub(crate) plugin: Arc<dyn Plugin>,
-    state: AtomicU32,
+    pub(crate) state: ServiceWord,
     policy: ArcSwap<Policy>,
     /// What ordinary claims are served from.
     current: Current,
@@ -224,7 +225,7 @@ impl ServiceCore {
             id,
             name: Arc::from(name),
             plugin,
-            state: AtomicU32::new(state as u32),
+            state: ServiceWord::new(state),
             policy: ArcSwap::from_pointee(policy),
             current: Current::new(Pool::empty(birth)),
             next: ArcSwapOption::empty(),
@@ -248,20 +249,17 @@ impl ServiceCore {
     }
 
     pub(crate) fn state(&self) -> ServiceState {
-        // ordering: SeqCst; a claim looks again after it took slots, so that it is wholly before a revocation or undone.
-        ServiceState::from_u32(self.state.load(Ordering::SeqCst))
+        self.state.get()
     }
 
     /// Sets the state; returns what it was.
     pub(crate) fn set_state(&self, state: ServiceState) -> ServiceState {
-        // ordering: SeqCst; see `state`.
-        ServiceState::from_u32(self.state.swap(state as u32, Ordering::SeqCst))
+        self.state.set(state)
     }
 
     /// Sets the state if it is `from`.
     pub(crate) fn change_state(&self, from: ServiceState, to: ServiceState) -> bool {
-        // ordering: SeqCst; see `state`.
-        self.state.compare_exchange(from as u32, to as u32, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.state.change(from, to)
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {

@@ -11,8 +11,8 @@ use crate::measures::Call;
 use crate::pace::spread;
 use crate::people::SeatCore;
 use crate::pool::{Pool, Terms};
-use crate::record::SeatState;
 use crate::service::{OverAsk, ServiceState};
+use crate::standing::{Admitted, Barred};
 use crate::sync::Ordering;
 use crate::watch::Level;
 
@@ -23,16 +23,6 @@ pub(crate) enum Served {
     Granted { asked: u32, limit: u32 },
     /// There was none for it.
     Empty(Empty),
-}
-
-/// Who passed the checks before a claim.
-struct Admitted {
-    /// The client's word.
-    word: u32,
-    /// The seat's.
-    seat: u32,
-    state: ServiceState,
-    level: Level,
 }
 
 /// What applies to one claim.
@@ -102,8 +92,8 @@ impl SeatCore {
         }
         service.ledger.moved(Move::Assigned, sum.print);
         link.writer.raise();
-        if !self.is_still(&admitted) {
-            self.still_admitted(admitted.word)?;
+        if !(link.is_open() && self.words().is_still(&admitted)) {
+            self.still_admitted(&admitted)?;
         }
         Ok(Served::Granted { asked, limit })
     }
@@ -133,48 +123,28 @@ impl SeatCore {
     /// The checks before a claim.
     fn admit(&self) -> Result<Admitted, ClaimError> {
         self.service.link.check()?;
-        let word = self.client.word();
-        if word & 1 == 0 {
-            return Err(ClaimError::NotRegistered);
-        }
-        let seat = self.word();
-        let level = if self.is_well(seat, word) { Level::Healthy } else { self.level_of_active(seat)? };
-        let state = self.service.state();
-        if state.is_ready() { Ok(Admitted { word, seat, state, level }) } else { Err(ClaimError::NotReady { state }) }
+        self.words().admit().map_err(|barred| self.refuse(barred))
     }
 
     #[cold]
-    fn level_of_active(&self, word: u32) -> Result<Level, ClaimError> {
-        match self.standing_of(word) {
-            (SeatState::Active, Level::Quarantined) => {
-                Err(ClaimError::Quarantined { why: self.why().unwrap_or_default() })
-            }
-            (SeatState::Active, level) => Ok(level),
-            (SeatState::Inactive, _) => Err(ClaimError::Inactive),
-            (SeatState::Suspended, _) => Err(ClaimError::Suspended),
+    fn refuse(&self, barred: Barred) -> ClaimError {
+        match barred {
+            Barred::NotRegistered => ClaimError::NotRegistered,
+            Barred::Inactive => ClaimError::Inactive,
+            Barred::Suspended => ClaimError::Suspended,
+            Barred::Quarantined => ClaimError::Quarantined { why: self.why().unwrap_or_default() },
+            Barred::NotReady(state) => ClaimError::NotReady { state },
         }
     }
 
-    /// True if every word that let the claim in says what it said: then so would the checks.
-    fn is_still(&self, admitted: &Admitted) -> bool {
-        self.service.link.is_open()
-            && self.client.word() == admitted.word
-            && self.word() == admitted.seat
-            && self.is_granted_by(admitted.word)
-            && self.service.state() == admitted.state
-    }
-
-    /// Looks again, after slots were taken and a word was found changed: a deregistration, suspension, quarantine or revocation
-    /// in between undoes the claim, so that it is wholly before them or never was.
+    /// The second look, if the first glance did not do.
     #[cold]
-    fn still_admitted(&self, word: u32) -> Result<(), ClaimError> {
-        match self.admit() {
-            Ok(now) if now.word == word => Ok(()),
-            Ok(_) => Err(ClaimError::Inactive),
-            // A poisoned or closed hub keeps the lease: it is taken back, or goes on, when it is reopened.
-            Err(ClaimError::Hub(_)) => Ok(()),
-            Err(error) => Err(error),
+    fn still_admitted(&self, admitted: &Admitted) -> Result<(), ClaimError> {
+        // A poisoned or closed hub keeps the lease: it is taken back, or goes on, when it is reopened.
+        if self.service.link.check().is_err() {
+            return Ok(());
         }
+        self.words().still_admits(admitted).map_err(|barred| self.refuse(barred))
     }
 
     #[cold]

@@ -20,7 +20,7 @@ use crate::record::SeatState;
 use crate::registry::{Generations, Registry, ServiceCore};
 use crate::retired::Retired;
 use crate::service::ServiceState;
-use crate::slot::{Cause, Mask, Phase};
+use crate::slot::{Cause, Mask, Phase, Snapshot};
 use crate::stack::{Node, Stack};
 use crate::store::Store;
 use crate::sync::Arc;
@@ -231,7 +231,7 @@ impl Steward {
         self.retired.push(Retired::Front(service.front()));
         for pool in service.live().iter() {
             ward.rush.note(pool);
-            ward.lanes.note(pool);
+            pool.lanes().for_each(|lane| ward.lanes.run(lane));
         }
         self.wards.insert(service.id, ward);
     }
@@ -309,7 +309,7 @@ impl Steward {
                     due.offer(pool, index, seen.owner(), pool.born + seen.time());
                     // If its turn does not come in this round.
                     earliest = earliest.min(now + millis(PERIOD));
-                } else if let Some(cause) = self.must_end(service, seen) {
+                } else if let Some(cause) = self.must_end(seen) {
                     changed |= self.end(pool, index, seen.owner(), cause);
                 } else if seen.is_held() && slot.open().is_empty() {
                     changed |= self.end(pool, index, seen.owner(), Cause::Client);
@@ -339,18 +339,11 @@ impl Steward {
     }
 
     /// Why a lease must end now, whatever its deadline, if it must.
-    fn must_end(&self, service: &ServiceCore, seen: crate::slot::Snapshot) -> Option<Cause> {
+    fn must_end(&self, seen: Snapshot) -> Option<Cause> {
         if !seen.is_held() {
             return None;
         }
-        if service.state() == ServiceState::Revoked {
-            return Some(Cause::Revoked);
-        }
-        let seat = self.people.seats.get(seen.owner() as usize)?;
-        if !seat.client.is_registered() {
-            return Some(Cause::Deregistered);
-        }
-        (seat.state() == SeatState::Suspended).then_some(Cause::Revoked)
+        self.people.seats.get(seen.owner() as usize)?.words().must_end()
     }
 
     fn end(&self, pool: &Arc<Pool>, index: usize, owner: u32, cause: Cause) -> bool {

@@ -479,7 +479,8 @@ impl Ward {
         self.ledger.read_to.raise_to(self.reader.next_rank());
         if service.ledger.is_asked() {
             let returned: Print = self.returned.iter().map(|subject| subject.rank).collect();
-            let waiting = self.rush.print().plus(returned).plus(self.reader.print()).plus(self.lanes.print());
+            let laned: Print = self.lanes.ranks().collect();
+            let waiting = self.rush.print().plus(returned).plus(self.reader.print()).plus(laned);
             let passed_over = self.reader.passed_over().clone();
             self.ledger.answer(Queues { waiting, read_to: self.reader.next_rank(), passed_over });
         }

@@ -316,14 +316,14 @@ impl House {
 }
 
 /// A caretaker's turns, until the house is closed; one after that.
-fn caretake(house: &House, signal: &Signal, mut turn: impl FnMut()) {
+pub(crate) fn caretake(closing: &AtomicBool, signal: &Signal, mut turn: impl FnMut()) {
     signal.adopt();
     loop {
         let looks_first = bug!("bug_signal_look_first");
         if !looks_first {
             signal.lower();
         }
-        let closing = house.closing.load(Ordering::SeqCst);
+        let closing = closing.load(Ordering::SeqCst);
         turn();
         if closing {
             return;
@@ -493,7 +493,7 @@ fn house() {
         let house = Arc::clone(&house);
         thread::spawn(move || {
             let mut waiting = Vec::new();
-            caretake(&house, &house.steward, || house.keep(&mut waiting));
+            caretake(&house.closing, &house.steward, || house.keep(&mut waiting));
             waiting
         })
     };
@@ -501,7 +501,7 @@ fn house() {
         let house = Arc::clone(&house);
         thread::spawn(move || {
             let mut writer = Writer::new(&house);
-            caretake(&house, &house.writer, || writer.turn());
+            caretake(&house.closing, &house.writer, || writer.turn());
             (writer.journal, writer.ends)
         })
     };

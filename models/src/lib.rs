@@ -4,7 +4,7 @@
 //! from shuttle (`--cfg shuttle`) or, with neither, from std. Each model is one function; the checkers call it once per
 //! interleaving. A model names the states that it claims to cover and fails if one of them was never reached.
 //!
-//! `./run` runs all of it: see there. No model: the order of lanes (who is offered next; `lanes.rs`), which one thread decides.
+//! `./run` runs all of it: see there.
 //!
 //! Not shown here: arc-swap itself (the swaps of pools are copies of the steps in `registry.rs` and `express.rs`, on atomics; that of a
 //! stock's shelf and of a run's state are steps under a lock of the checker), event-listener (its promise is: whoever listens
@@ -14,9 +14,15 @@
 #[macro_use]
 mod check;
 
+#[path = "../../src/contest.rs"]
+mod contest;
 #[path = "../../src/cursor.rs"]
 #[expect(dead_code, reason = "the models recover no pool")]
 mod cursor;
+#[path = "../../src/lanes.rs"]
+#[cfg(not(loom))]
+#[expect(dead_code, reason = "the models delete nothing, restore nothing and ask for no figures")]
+mod lanes;
 #[path = "../../tests/support/linear.rs"]
 #[cfg(not(loom))]
 mod linear;
@@ -45,6 +51,9 @@ mod signal;
 mod slot;
 #[path = "../../src/stack.rs"]
 mod stack;
+#[path = "../../src/standing.rs"]
+#[expect(dead_code, reason = "the models trust everybody")]
+mod standing;
 #[expect(dead_code, reason = "every atomic has every operation; not each is used")]
 mod sync;
 
@@ -57,6 +66,46 @@ mod clock {
     }
 }
 
+/// What a seat can be. In the crate it can be stored, too.
+mod record {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum SeatState {
+        Active,
+        Inactive,
+        Suspended,
+    }
+}
+
+/// How far a client is trusted. In the crate it can be stored, too.
+mod watch {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Level {
+        Healthy,
+        Suspect,
+        Quarantined,
+    }
+}
+
+/// What a service can be, of what matters here. In the crate it can be stored, too.
+mod service {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum ServiceState {
+        Active,
+        Revoked,
+    }
+
+    impl ServiceState {
+        pub(crate) fn from_u32(value: u32) -> Self {
+            if value == 0 { Self::Active } else { Self::Revoked }
+        }
+
+        pub(crate) fn is_ready(self) -> bool {
+            self == Self::Active
+        }
+    }
+}
+
+mod contests;
 mod counts;
 #[cfg(not(loom))]
 mod histories;
@@ -70,6 +119,9 @@ mod runs;
 mod signals;
 mod slots;
 mod stacks;
+mod standings;
+#[cfg(not(loom))]
+mod turns;
 mod waits;
 
 pub use check::{Model, Seen, executions, explore, outcomes, replay, seen_in};
@@ -88,11 +140,15 @@ pub fn all() -> Vec<&'static Model> {
         reservations::MODELS,
         runs::MODELS,
         waits::MODELS,
+        standings::MODELS,
+        contests::MODELS,
         // Too large for loom.
         #[cfg(not(loom))]
         house::MODELS,
         #[cfg(not(loom))]
         histories::MODELS,
+        #[cfg(not(loom))]
+        turns::MODELS,
     ];
     models.into_iter().flatten().collect()
 }

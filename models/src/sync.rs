@@ -307,6 +307,26 @@ impl AtomicU64 {
 }
 
 impl AtomicU32 {
+    pub(crate) fn fetch_sub(&self, n: u32, order: Ordering) -> u32 {
+        fenced(order, || self.0.fetch_sub(n, order))
+    }
+
+    pub(crate) fn fetch_update(
+        &self,
+        order: Ordering,
+        failed: Ordering,
+        mut change: impl FnMut(u32) -> Option<u32>,
+    ) -> Result<u32, u32> {
+        let mut now = self.load(failed);
+        while let Some(next) = change(now) {
+            match self.compare_exchange_weak(now, next, order, failed) {
+                Ok(before) => return Ok(before),
+                Err(other) => now = other,
+            }
+        }
+        Err(now)
+    }
+
     pub(crate) fn fetch_max(&self, n: u32, order: Ordering) -> u32 {
         fenced(order, || self.0.fetch_max(n, order))
     }
