@@ -1,15 +1,18 @@
 //! What a reader of the events keeps across restarts: where it was, and what it had made of what it read; a small file,
 //! replaced whole.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{MemoryFiles, rename, sync_parent};
+use crate::device::MemoryFiles;
+#[cfg(test)]
+use crate::device::{Call, fault_point};
 use crate::error::ReadError;
 use crate::events::{Event, EventKind};
+use crate::files;
 use crate::follow::EventTail;
 use crate::house::House;
 use crate::id::check_service_id;
@@ -230,7 +233,7 @@ impl Mark {
     fn look(&self) -> io::Result<Found> {
         let bytes = match &self.place {
             MarkPlace::Memory(files) => files.read(&self.name),
-            MarkPlace::Directory(directory) => match fs::read(directory.join(&self.name)) {
+            MarkPlace::Directory(directory) => match files::read(&directory.join(&self.name)) {
                 Ok(bytes) => Some(bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
@@ -258,7 +261,11 @@ impl Mark {
         let bytes = encode(self.kind, bookmark);
         let last = bytes.first_chunk().copied();
         match &self.place {
-            MarkPlace::Memory(files) => files.replace(&self.name, bytes),
+            MarkPlace::Memory(files) => {
+                #[cfg(test)]
+                fault_point(Call::Create)?;
+                files.replace(&self.name, bytes);
+            }
             MarkPlace::Directory(directory) => {
                 if let Err(error) = replace(directory, self.kind, &directory.join(&self.name), &bytes) {
                     // It may have its name already.
@@ -292,17 +299,17 @@ impl Mark {
 fn replace(directory: &Path, kind: MarkKind, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let shelf = directory.join(kind.directory());
     if !shelf.try_exists()? {
-        fs::create_dir_all(&shelf)?;
-        sync_parent(&shelf)?;
+        files::create_dir_all(&shelf)?;
+        files::sync_parent(&shelf)?;
     }
     // No id has this character.
     let mut fresh = path.as_os_str().to_os_string();
     fresh.push("~");
     let fresh = PathBuf::from(fresh);
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    rename(&fresh, path)
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    files::fill(&files::create(&options, &fresh)?, bytes)?;
+    files::rename_synced(&fresh, path)
 }
 
 fn encode(kind: MarkKind, bookmark: &Bookmark) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! Bookmarks step by step.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;

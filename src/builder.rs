@@ -1,7 +1,7 @@
 //! Options, and the opening of a hub: journal, store, replay, threads.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::thread;
@@ -16,6 +16,9 @@ use crate::clock::{Clock, HubClock, SystemClock};
 use crate::compact::{self, Compact, Compacted};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice, MemoryFiles};
 use crate::error::{OpenError, StoreError, TicketError};
+#[cfg(test)]
+use crate::faults_test::{Call, name_fault_point};
+use crate::files;
 use crate::house::{Caretakers, House, Shelf};
 use crate::hub::{Hub, Threads};
 use crate::id::{ClientId, Secret};
@@ -264,15 +267,15 @@ impl Builder {
     ///
     /// The directory holds `journal` (the truth), `store/` (its index), `secret` (what tokens are made from) and, if there are any,
     /// `projections/` and `outboxes/` (where each was, and what it made of the events); while the hub is open, or
-    /// after it was not closed, also `store.unsynced` (sled's store only). If that is there and the machine was started anew since, the
-    /// store is rebuilt.
+    /// after it was not closed, also `store.unsynced` (sled's store only). If that is there and the machine was started anew since, or a
+    /// write failed, the store is rebuilt.
     ///
     /// # Errors
     ///
     /// [`OpenError`].
     pub fn open(self, directory: impl AsRef<Path>) -> Result<Hub, OpenError> {
         let directory = directory.as_ref().to_path_buf();
-        fs::create_dir_all(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
+        files::create_dir_all(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
         self.open_at(&Place::Directory(directory))
     }
 
@@ -736,7 +739,11 @@ impl Place {
 
     fn store(&self, engine: Engine, cache_bytes: u64, report: &mut OpenReport) -> Result<Arc<dyn Store>, OpenError> {
         match self {
-            Self::Memory(disk) => Ok(Arc::new(disk.store.clone())),
+            Self::Memory(disk) => {
+                #[cfg(test)]
+                name_fault_point(Call::StoreOpen)?;
+                Ok(Arc::new(disk.store.clone()))
+            }
             Self::Directory(directory) => {
                 let (store, aside) =
                     open_or_set_aside(engine, &directory.join("store"), cache_bytes).map_err(|error| match error {
@@ -781,7 +788,11 @@ impl Place {
         tracing::error!(reason, "store set aside, to be rebuilt from the journal");
         report.rebuilt = Some(reason.to_owned());
         match self {
-            Self::Memory(disk) => disk.store.clear(),
+            Self::Memory(disk) => {
+                #[cfg(test)]
+                name_fault_point(Call::Rename)?;
+                disk.store.clear();
+            }
             Self::Directory(directory) => {
                 let store = directory.join("store");
                 let moved = if store.exists() { set_aside(&store).map(Some)? } else { None };
@@ -802,7 +813,7 @@ impl Place {
             }
             Self::Directory(directory) => {
                 let path = directory.join("secret");
-                match fs::read(&path) {
+                match files::read(&path) {
                     Ok(bytes) => {
                         if let Some(secret) = secret_of(&bytes) {
                             return Ok(secret);
@@ -834,13 +845,8 @@ fn keep_secret(path: &Path, secret: &Secret) -> io::Result<()> {
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&fresh)?;
-    file.write_all(secret.bytes())?;
-    file.write_all(&crc32fast::hash(secret.bytes()).to_be_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    match path.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    let mut bytes = secret.bytes().to_vec();
+    bytes.extend_from_slice(&crc32fast::hash(secret.bytes()).to_be_bytes());
+    files::fill(&files::create(&options, &fresh)?, &bytes)?;
+    files::rename_synced(&fresh, path)
 }

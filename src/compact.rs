@@ -16,8 +16,11 @@ use serde::Serialize;
 use crate::apply::stored;
 use crate::builder::{Place, open_file};
 use crate::clock::millis;
-use crate::device::{Device, rename};
+use crate::device::Device;
 use crate::error::OpenError;
+#[cfg(test)]
+use crate::faults_test::{Call, name_fault_point};
+use crate::files;
 use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Purpose, ReplayError};
 use crate::record::{self, GAP, PAST, Past, Record, SNAPSHOT, Snapshot, StoredPair, Tombstone, key};
 use crate::redact::{RedactError, Redaction};
@@ -252,7 +255,11 @@ impl Place {
     pub(crate) fn fresh_journal(&self) -> Result<Box<dyn Device>, OpenError> {
         crash_point();
         match self {
-            Self::Memory(disk) => Ok(Box::new(disk.fresh().clone())),
+            Self::Memory(disk) => {
+                #[cfg(test)]
+                name_fault_point(Call::Create)?;
+                Ok(Box::new(disk.fresh().clone()))
+            }
             Self::Directory(directory) => open_file(directory, "journal.new"),
         }
     }
@@ -262,10 +269,16 @@ impl Place {
     pub(crate) fn replace_journal(&self, fresh: Box<dyn Device>) -> Result<Box<dyn Device>, OpenError> {
         match self {
             Self::Memory(disk) => {
+                #[cfg(test)]
+                name_fault_point(Call::Rename)?;
                 disk.journal().take_over(disk.fresh());
                 crash_point();
+                #[cfg(test)]
+                name_fault_point(Call::SyncNames)?;
                 disk.journal().sync_name();
                 crash_point();
+                #[cfg(test)]
+                name_fault_point(Call::Remove)?;
                 disk.store().clear();
                 crash_point();
                 Ok(Box::new(disk.journal().clone()))
@@ -275,7 +288,7 @@ impl Place {
                 let failed = |source| OpenError::Io { path: directory.clone(), source };
                 retire(&directory.join("store"), &directory.join("store.old"))?;
                 crash_point();
-                rename(&directory.join("journal.new"), &journal).map_err(failed)?;
+                files::rename_synced(&directory.join("journal.new"), &journal).map_err(failed)?;
                 fresh.renamed(&journal);
                 crash_point();
                 // It was of the store that is gone.
@@ -289,7 +302,12 @@ impl Place {
     /// Finishes or undoes what a compaction that was stopped left behind. The journal is locked.
     pub(crate) fn sweep(&self) -> Result<(), OpenError> {
         match self {
-            Self::Memory(disk) => disk.fresh().clear(),
+            Self::Memory(disk) if disk.fresh().size() > 0 => {
+                #[cfg(test)]
+                name_fault_point(Call::Remove)?;
+                disk.fresh().clear();
+            }
+            Self::Memory(_) => {}
             Self::Directory(directory) => {
                 sweep(directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
             }
@@ -300,7 +318,11 @@ impl Place {
     /// Removes a store that reflects a journal from before a compaction, and may hold what that erased.
     pub(crate) fn discard_store(&self) -> Result<(), OpenError> {
         match self {
-            Self::Memory(disk) => disk.store().clear(),
+            Self::Memory(disk) => {
+                #[cfg(test)]
+                name_fault_point(Call::Remove)?;
+                disk.store().clear();
+            }
             Self::Directory(directory) => {
                 let (store, old) = (directory.join("store"), directory.join("store.old"));
                 retire(&store, &old)?;
@@ -318,9 +340,9 @@ fn sweep(directory: &Path) -> io::Result<()> {
     if fresh.try_exists()? {
         tracing::info!("a compaction did not take effect: the journal is as it was");
         if old.try_exists()? && !store.try_exists()? {
-            rename(&old, &store)?;
+            files::rename_synced(&old, &store)?;
         }
-        fs::remove_file(&fresh)
+        files::remove_file(&fresh)
     } else if old.try_exists()? {
         tracing::info!("a compaction took effect: removing what it left behind");
         remove_old_stores(directory)
@@ -345,7 +367,7 @@ fn remove_old_stores(directory: &Path) -> io::Result<()> {
 
 /// Removes a directory and what is in it, or a file.
 fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+    if fs::symlink_metadata(path)?.is_dir() { files::remove_dir_all(path) } else { files::remove_file(path) }
 }
 
 /// Where a crash may come: a test stops here.

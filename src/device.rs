@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::compact::crash_point;
 #[cfg(test)]
 pub(crate) use crate::faults_test::{Call, fault_point};
+use crate::files;
 use crate::sync::{Arc, Mutex};
 
 /// Bytes that can be read at any offset, by many threads, while somebody appends to them.
@@ -85,6 +86,8 @@ fn read_file_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     use std::os::unix::fs::FileExt as _;
     #[cfg(windows)]
     use std::os::windows::fs::FileExt as _;
+    #[cfg(test)]
+    fault_point(Call::Read)?;
     loop {
         #[cfg(unix)]
         let result = file.read_at(buf, offset);
@@ -153,7 +156,9 @@ impl FileDevice {
     fn open_once(path: &Path) -> Result<FileDevice, FileDeviceError> {
         let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
         // Append mode: even a writer that lost track of the end could not overwrite what is there.
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let file = files::create(&options, path).map_err(failed)?;
         match lock_patiently(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -164,7 +169,7 @@ impl FileDevice {
         // An empty file is new, or its creator crashed before it had written anything: either way its name may not
         // be on disk yet, and syncing the file alone would not put it there.
         if file.metadata().map_err(failed)?.len() == 0 {
-            sync_parent(path).map_err(failed)?;
+            files::sync_parent(path).map_err(failed)?;
         }
         Ok(FileDevice { file, path: path.to_path_buf() })
     }
@@ -188,25 +193,6 @@ fn is_named(_file: &File, _path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Gives the file `from` the name `to`, in the place of a file that had it, and returns when that would survive a power cut.
-pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::rename(from, to)?;
-    sync_parent(to)
-}
-
-/// Returns when the names in a file's directory would survive a power cut.
-#[cfg(unix)]
-pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
-}
-
-/// Elsewhere a directory cannot be opened as a file, and names are journaled by the file system.
-#[cfg(not(unix))]
-pub(crate) fn sync_parent(_path: &Path) -> io::Result<()> {
-    Ok(())
-}
-
 impl ReadAt for FileDevice {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         read_file_at(&self.file, offset, buf)
@@ -221,19 +207,28 @@ impl Device for FileDevice {
     /// On Unix a file of its own, which holds no lock: a reader that outlives the hub keeps nobody out. Elsewhere locks
     /// keep other handles from reading, so that it must be the same one.
     fn reader(&self) -> io::Result<Arc<dyn ReadAt>> {
-        let file = if cfg!(unix) { File::open(&self.path)? } else { self.file.try_clone()? };
+        let file = if cfg!(unix) { files::open(&self.path)? } else { self.file.try_clone()? };
         Ok(Arc::new(FileReader(file)))
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Err(error) = fault_point(Call::Append) {
+            write_whole(&mut self.file, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
+            return Err(error);
+        }
         write_whole(&mut self.file, bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        fault_point(Call::Sync)?;
         self.file.sync_data()
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        fault_point(Call::Truncate)?;
         self.file.set_len(len)?;
         self.file.sync_all()
     }
@@ -626,7 +621,7 @@ mod tests {
         assert!(is_named(&old.file, &path).unwrap());
         let waiters = path.clone();
         let waiter = thread::spawn(move || FileDevice::open(&waiters).unwrap());
-        rename(&fresh, &path).unwrap();
+        files::rename_synced(&fresh, &path).unwrap();
         assert!(!is_named(&old.file, &path).unwrap() && is_named(&new.file, &path).unwrap());
         // Whether the waiter opened the file before it lost its name or after, it ends with the one that has it now.
         drop((old, new));

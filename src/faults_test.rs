@@ -1,55 +1,102 @@
-//! A session on a disk that fails at its n-th byte, sync or batch, for every n: every ticket tells the truth, reads go on,
+//! A session on a disk that fails at its n-th byte, sync, batch or anything else, for every n: every ticket tells the truth, reads go on,
 //! and reopening on the healed disk recovers what was durable and no half of anything.
+
+mod nth_call;
 
 use std::cell::Cell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::{
-    Ask, Builder, Compact, Crash, Durability, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress,
-    Registration, Reporter, Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError, Verdict,
+    Ask, Builder, Crash, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress, Registration, Reporter,
+    Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError, Verdict,
 };
 
-/// What is asked of a disk in memory.
+/// What is asked of a disk, in memory or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     Append,
     Sync,
     Truncate,
     Read,
-    Apply,
-    Checkpoint,
+    /// A file is opened, to be read.
+    Open,
+    /// A file is opened that may have to be made; or a directory.
+    Create,
+    Rename,
+    Remove,
+    /// A directory is synced.
+    SyncNames,
+    StoreOpen,
     StoreRead,
+    /// Nothing of a batch is applied.
+    Apply,
+    /// A part of a batch is applied, where the engine may leave one.
+    ApplyPart,
+    /// All of a batch is applied, and the answer is an error.
+    Applied,
+    Checkpoint,
 }
 
-/// Which calls of one thread fail.
-#[derive(Debug, Clone, Copy, Default)]
-struct Faults {
-    /// Calls so far.
-    made: u64,
-    /// The one that fails; 0: none.
+const CALLS: [Call; 15] = [
+    Call::Append,
+    Call::Sync,
+    Call::Truncate,
+    Call::Read,
+    Call::Open,
+    Call::Create,
+    Call::Rename,
+    Call::Remove,
+    Call::SyncNames,
+    Call::StoreOpen,
+    Call::StoreRead,
+    Call::Apply,
+    Call::ApplyPart,
+    Call::Applied,
+    Call::Checkpoint,
+];
+
+/// Which call is to fail, of one thread.
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    call: Call,
+    /// Counted from 1, among those of its kind.
     nth: u64,
-    /// Every one after it, too.
+    /// And every one after it, of whatever kind.
     lasting: bool,
-    /// The first that failed.
-    struck: Option<Call>,
 }
+
+#[derive(Debug, Clone, Copy)]
+struct Faults {
+    /// Calls so far, by kind.
+    made: [u64; CALLS.len()],
+    fault: Option<Fault>,
+    struck: bool,
+}
+
+const NO_FAULTS: Faults = Faults { made: [0; CALLS.len()], fault: None, struck: false };
 
 thread_local! {
-    static FAULTS: Cell<Faults> = const { Cell::new(Faults { made: 0, nth: 0, lasting: false, struck: None }) };
+    static FAULTS: Cell<Faults> = const { Cell::new(NO_FAULTS) };
 }
 
 /// Fails if it is this call's turn.
 pub(crate) fn fault_point(call: Call) -> io::Result<()> {
     let mut faults = FAULTS.get();
-    faults.made += 1;
-    let fails = faults.nth > 0 && (faults.made == faults.nth || faults.lasting && faults.made > faults.nth);
-    if fails {
-        faults.struck.get_or_insert(call);
-    }
+    let made = &mut faults.made[call as usize];
+    *made += 1;
+    let fails = faults.fault.is_some_and(|fault| {
+        let its_turn = fault.call == call && fault.nth == *made;
+        its_turn || faults.struck && fault.lasting
+    });
+    faults.struck |= fails;
     FAULTS.set(faults);
     if fails { Err(io::Error::other("the disk fails")) } else { Ok(()) }
+}
+
+/// As `fault_point`, for names on a disk in memory.
+pub(crate) fn name_fault_point(call: Call) -> Result<(), OpenError> {
+    fault_point(call).map_err(|source| OpenError::Io { path: "memory".into(), source })
 }
 
 struct Doubling;
@@ -219,6 +266,21 @@ impl Session {
     }
 }
 
+/// Whether an error is one of those that a failing disk makes. A new hub's store that cannot be made counts as one that was lost.
+fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    std::iter::from_fn(|| {
+        let this = cause?;
+        cause = this.source();
+        Some(this.to_string())
+    })
+    .any(|words| {
+        ["poisoned", "i/o", "the disk fails", "since an earlier failure", "cannot be rebuilt"]
+            .iter()
+            .any(|part| words.contains(part))
+    })
+}
+
 /// How many tickets came to each end.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Ends {
@@ -232,10 +294,21 @@ fn builder(clock: &ManualClock) -> Builder {
     Hub::builder().manual().clock(clock.clone()).seed(1)
 }
 
+/// Where a hub lives.
+trait Home {
+    fn open(&self, builder: Builder) -> Result<Hub, OpenError>;
+}
+
+impl Home for MemoryDisk {
+    fn open(&self, builder: Builder) -> Result<Hub, OpenError> {
+        builder.open_in_memory(self)
+    }
+}
+
 /// Opens a hub with the service on a disk without faults.
-fn open(disk: &MemoryDisk) -> (Hub, ServiceHandle<Doubling>, ManualClock) {
+fn open(home: &impl Home) -> (Hub, ServiceHandle<Doubling>, ManualClock) {
     let clock = ManualClock::default();
-    let hub = builder(&clock).open_in_memory(disk).unwrap();
+    let hub = home.open(builder(&clock)).unwrap();
     let service = hub.register(Doubling).unwrap();
     hub.tick();
     (hub, service, clock)
@@ -312,8 +385,17 @@ fn reads_go_on(what: &str, hub: &Hub, service: &ServiceHandle<Doubling>, session
 
 /// Opens the disk again: what was durable is there, what was refused is not, what is unknown is there whole or not at all;
 /// and all that is known can be finished, each subject once.
-fn recovered(what: &str, disk: &MemoryDisk, session: &Session, exact: bool) {
-    let (hub, service, clock) = open(disk);
+fn recovered(what: &str, home: &impl Home, session: &Session, exact: bool) {
+    goes_on(what, open(home), session, exact);
+}
+
+/// As `recovered`, of a hub that is open.
+fn goes_on(
+    what: &str,
+    (hub, service, clock): (Hub, ServiceHandle<Doubling>, ManualClock),
+    session: &Session,
+    exact: bool,
+) {
     for (ticket, effect) in &session.tickets {
         let (there, all) = effect.there(&hub, &service);
         match ticket.progress() {
@@ -352,6 +434,8 @@ fn recovered(what: &str, disk: &MemoryDisk, session: &Session, exact: bool) {
     let counts = service.stats();
     assert_eq!((counts.subjects_done, accepted as u64), (counts.subjects_known, counts.subjects_known), "{what}");
     assert!(hub.stats().work.adds_up(), "{what}: {:?}", hub.stats().work);
+    let audit = hub.recount().unwrap();
+    assert!(audit.is_balanced(), "{what}: {audit}");
     hub.close().unwrap();
 }
 
@@ -450,99 +534,4 @@ fn disk_that_fails_while_opening_is_told_and_opens_when_healed() {
             }
         }
     }
-}
-
-/// Everything that is done to a disk, in four openings: the session; a second one while the journal is compacted; and two more. It ends
-/// when the disk fails, as does who is told so.
-fn whole_life(disk: &MemoryDisk, clock: &ManualClock, durability: Durability) -> Session {
-    let mut all = Session::default();
-    for opening in 0..4 {
-        let mut builder = builder(clock).durability(durability);
-        if opening % 2 == 1 {
-            builder = builder.compact(Compact::default());
-        }
-        let Some(hub) = typed(builder.open_in_memory(disk)) else { break };
-        let Some(service) = typed(hub.register(Doubling)) else { break };
-        let session = if opening == 0 {
-            Session::run(&hub, &service, clock)
-        } else {
-            Session::go_on(&hub, &service, clock, opening * 100)
-        };
-        count("of one opening", &session);
-        all.tickets.extend(session.tickets);
-        all.refused += session.refused;
-        let _ = typed(hub.close());
-        if FAULTS.get().struck.is_some() {
-            break;
-        }
-    }
-    all
-}
-
-/// A life on a disk whose `nth` call fails.
-fn life(nth: u64, lasting: bool, durability: Durability) -> (MemoryDisk, Session, Faults) {
-    let (disk, clock) = (MemoryDisk::new(), ManualClock::default());
-    FAULTS.set(Faults { nth, lasting, ..Faults::default() });
-    let session = whole_life(&disk, &clock, durability);
-    (disk, session, FAULTS.replace(Faults::default()))
-}
-
-/// An error is to be one of those that a failing disk makes.
-fn typed<T, E: std::error::Error + 'static>(result: Result<T, E>) -> Option<T> {
-    result.map_err(|error| assert!(is_of_the_disk(&error), "{error}")).ok()
-}
-
-fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    std::iter::from_fn(|| {
-        let this = cause?;
-        cause = this.source();
-        Some(this.to_string())
-    })
-    .any(|words| ["poisoned", "i/o", "the disk fails"].iter().any(|part| words.contains(part)))
-}
-
-/// R55, R111: the n-th of all that is asked of the disk fails, whatever it is and whenever it comes, in the session, while the hub is
-/// opened or closed, and while its journal is compacted; once, and from then on. What was acknowledged is there, whole, after a power
-/// cut, too, and the rest can be finished. `COMMISSARY_FAULT_EVERY` sets which n are taken: 1 are all (without it, about 40 of them).
-#[test]
-fn the_nth_call_that_fails_loses_nothing_acknowledged() {
-    let (_, session, faults) = life(0, false, Durability::Sync);
-    assert!(session.tickets.len() > 40 && session.refused == 0 && faults.struck.is_none());
-    let every = std::env::var("COMMISSARY_FAULT_EVERY").map_or(faults.made / 40, |every| every.parse().unwrap());
-    let (mut lives, mut struck, mut acknowledged) = (0, Vec::new(), 0);
-    for nth in (1..=faults.made).step_by(usize::try_from(every).unwrap()) {
-        for lasting in [false, true] {
-            let (disk, session, faults) = life(nth, lasting, Durability::Sync);
-            let call = faults.struck.expect("while there are more calls");
-            let what = format!("call {nth}, {call:?}, {}", if lasting { "lasting" } else { "once" });
-            for crash in [Crash::Power, Crash::Process] {
-                recovered(&format!("{what}, {crash:?}"), &disk.after(crash), &session, false);
-            }
-            recovered(&format!("{what}, without the store"), &disk.without_store(), &session, false);
-            lives += 1;
-            acknowledged += session.tickets.iter().filter(|(ticket, _)| ticket.wait_durable().is_ok()).count();
-            if !struck.contains(&call) {
-                struck.push(call);
-            }
-        }
-    }
-    eprintln!(
-        "{} calls, one of {every} failed, once and lasting: {lives} lives, {acknowledged} tickets acknowledged, 0 lost; {struck:?}",
-        faults.made
-    );
-    for call in [Call::Append, Call::Sync, Call::Apply, Call::StoreRead] {
-        assert!(struck.contains(&call), "{call:?} never failed");
-    }
-}
-
-/// The same without syncs loses what was acknowledged, and the harness sees it.
-#[test]
-fn without_syncs_the_nth_call_that_fails_is_seen_to_lose() {
-    let (disk, session, faults) = life(150, true, Durability::Os);
-    assert!(faults.struck.is_some() && session.tickets.iter().any(|(ticket, _)| ticket.wait_durable().is_ok()));
-    recovered("a killed process", &disk.after(Crash::Process), &session, false);
-    let lost = catch_unwind(AssertUnwindSafe(|| recovered("a power cut", &disk.after(Crash::Power), &session, false)));
-    let words = lost.expect_err("something is lost").downcast::<String>().unwrap();
-    assert!(words.contains("was durable"), "{words}");
 }

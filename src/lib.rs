@@ -133,6 +133,7 @@ mod express;
 mod fairness;
 #[cfg(test)]
 mod faults_test;
+mod files;
 mod first_rounds;
 #[cfg(test)]
 mod first_rounds_random_test;

@@ -115,9 +115,9 @@ pub(crate) trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// After an error the outcome is unknown: none, all or a part of the batch may be there, now and after opening again. The store may
-    /// refuse every later call with [`StoreError::Closed`]; the cure is to open it again and replay the journal from the position it holds,
-    /// which writes the same values over whatever part was left.
+    /// After an error the outcome is unknown: none, all or a part of the batch may be there. The store may refuse every later call with
+    /// [`StoreError::Closed`]; the cure is to open it again and replay the journal from the position it holds. An engine that may leave a
+    /// part sees to it that it is not believed again: replayed over a part, what adds to a count that it reads would count twice.
     ///
     /// # Panics
     ///

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::builder::MemoryDisk;
-use crate::device::{Device, FileDevice, FileDeviceError, ReadAt, open_read_only, sync_parent};
+use crate::device::{Device, FileDevice, FileDeviceError, ReadAt, open_read_only};
 use crate::error::OpenError;
+use crate::files;
 use crate::journal::JournalFile;
 use crate::sync::Arc;
 
@@ -52,7 +53,7 @@ impl Place {
     pub(super) fn rename(&self, fresh: &mut Box<dyn Device>) -> io::Result<()> {
         match self {
             Self::File(path) => {
-                fs::rename(fresh_name(path), path)?;
+                files::rename(&fresh_name(path), path)?;
                 fresh.renamed(path);
             }
             Self::Memory(disk) => {
@@ -66,7 +67,7 @@ impl Place {
     /// Returns when the log's name would survive a power cut.
     pub(super) fn sync_name(&self) -> io::Result<()> {
         match self {
-            Self::File(path) => sync_parent(path),
+            Self::File(path) => files::sync_parent(path),
             Self::Memory(disk) => {
                 disk.journal().sync_name();
                 Ok(())
@@ -78,7 +79,7 @@ impl Place {
     pub(super) fn discard_fresh(&self) {
         match self {
             Self::File(path) => {
-                if let Err(error) = fs::remove_file(fresh_name(path))
+                if let Err(error) = files::remove_file(&fresh_name(path))
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     tracing::warn!(%error, "what is left of a compaction could not be removed");
@@ -100,7 +101,7 @@ fn remove_left_over(path: &Path) -> Result<(), OpenError> {
         let what = "it is a log of its own, where a compaction would write; move it away";
         return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, what)));
     }
-    fs::remove_file(path).map_err(failed)
+    files::remove_file(path).map_err(failed)
 }
 
 /// Where a compaction writes: beside the log, so that a rename does.

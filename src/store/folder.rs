@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use crate::device::lock_patiently;
+use crate::files;
 
 /// The file each engine keeps its pairs in, and locks: sled's and redb's.
 const ENGINE_FILES: [&str; 2] = ["db", "redb"];
@@ -120,8 +121,7 @@ pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
         match fs::symlink_metadata(&damaged) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::rename(dir, &damaged)?;
-                sync_dir(parent(dir))?;
+                files::rename_synced(dir, &damaged)?;
                 drop(held);
                 return Ok(damaged);
             }
@@ -136,24 +136,9 @@ pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
 pub(crate) fn retire(dir: &Path, to: &Path) -> Result<(), StoreError> {
     if dir.try_exists()? {
         drop(lock(dir)?);
-        fs::rename(dir, to)?;
-        sync_dir(parent(dir))?;
+        files::rename_synced(dir, to)?;
     }
     Ok(())
-}
-
-/// The directory that names `dir`.
-pub(super) fn parent(dir: &Path) -> &Path {
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        None => dir,
-    }
-}
-
-/// Puts the names in `dir` on disk; elsewhere than on Unix directories cannot be opened, and the file system sees to it.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
 /// The sum of the lengths of the files under `dir`; one removed meanwhile counts nothing.

@@ -1,13 +1,14 @@
 //! The file beside a store that says: what was written here may not all be on the disk.
 //!
 //! It holds the boot id of the machine that wrote it. The end of a process loses nothing that the process had written, the end of the
-//! machine may: if the marker is still there and the machine has started anew since, the store is not believed.
+//! machine may: if the marker is still there and the machine has started anew since, the store is not believed. Nor is it after a write
+//! that failed, which may have left a part of a batch: a replay adds to counts that it reads, and so must not begin on such a part.
 
-use super::folder::{parent, sync_dir};
+use crate::files;
 use crate::sync::{AtomicBool, Ordering};
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Where the system keeps the id that it draws each time it starts.
@@ -15,6 +16,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What stands for a boot id where there is none.
 const UNKNOWN: &str = "unknown";
+
+/// What stands there once a write has failed.
+const FAILED: &str = "failed";
 
 /// The marker of one store.
 #[derive(Debug)]
@@ -39,12 +43,22 @@ impl Marker {
             return Ok(());
         }
         // A half-written one is of no known boot, and so means the same.
-        let mut file = File::create(&self.path)?;
-        file.write_all(boot_id().as_deref().unwrap_or(UNKNOWN).as_bytes())?;
-        file.sync_all()?;
-        sync_dir(parent(&self.path))?;
+        self.write(boot_id().as_deref().unwrap_or(UNKNOWN))?;
         self.set.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Says that a write failed. An empty file says no less, so that no room is needed for it.
+    pub(crate) fn doubt(&self) -> io::Result<()> {
+        self.set.store(false, Ordering::Relaxed);
+        self.write(FAILED)
+    }
+
+    fn write(&self, words: &str) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        files::fill(&files::create(&options, &self.path)?, words.as_bytes())?;
+        files::sync_parent(&self.path)
     }
 
     /// Removes it: everything is on the disk. That the removal may not be costs a rebuild at worst.
@@ -55,10 +69,12 @@ impl Marker {
     }
 }
 
-/// Why the store in `dir` cannot be believed, if it cannot: it was not closed, and the machine may have stopped since.
+/// Why the store in `dir` cannot be believed, if it cannot: a write to it failed, or it was not closed, and the machine may have stopped
+/// since.
 pub(crate) fn distrust(dir: &Path) -> io::Result<Option<&'static str>> {
     Ok(match verdict(&path(dir), boot_id().as_deref())? {
         Found::None | Found::ThisBoot => None,
+        Found::Failed => Some("a write to it failed, so a part of a batch may be in it"),
         Found::OtherBoot => {
             Some("it was not closed before the machine stopped, so parts of it may not have reached the disk")
         }
@@ -78,11 +94,12 @@ enum Found {
     None,
     ThisBoot,
     OtherBoot,
+    Failed,
     Unknown,
 }
 
 fn verdict(path: &Path, now: Option<&str>) -> io::Result<Found> {
-    let then = match fs::read(path) {
+    let then = match files::read(path) {
         Ok(then) => then,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::None),
         Err(error) => return Err(error),
@@ -91,6 +108,7 @@ fn verdict(path: &Path, now: Option<&str>) -> io::Result<Found> {
     Ok(match then.as_slice() {
         b"" => Found::Unknown,
         then if then == UNKNOWN.as_bytes() => Found::Unknown,
+        then if then == FAILED.as_bytes() => Found::Failed,
         then if Some(then) == now => Found::ThisBoot,
         _ if now.is_some() => Found::OtherBoot,
         _ => Found::Unknown,
@@ -111,7 +129,7 @@ fn path(dir: &Path) -> PathBuf {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match files::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -139,6 +157,8 @@ mod tests {
         assert_eq!(found(Some("a"), None), Found::Unknown);
         assert_eq!(found(Some(UNKNOWN), None), Found::Unknown, "two unknown boots are not one");
         assert_eq!(found(Some(UNKNOWN), Some("b")), Found::Unknown);
+        assert_eq!(found(Some(FAILED), Some("b")), Found::Failed);
+        assert_eq!(found(Some(FAILED), None), Found::Failed);
     }
 
     #[test]

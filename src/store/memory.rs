@@ -142,6 +142,8 @@ impl Store for MemoryStore {
             state.undo.entry(key).or_insert(before);
         }
         debug_assert!(!state.pairs.contains_key(VERSION_KEY), "the map took the reserved key");
+        #[cfg(test)]
+        fault_point(Call::Applied)?;
         Ok(())
     }
 

@@ -11,10 +11,13 @@ use std::path::{Path, PathBuf};
 
 use ::redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
-use super::folder::{lock, parent, refuse_foreign, size_of_files, sync_dir};
+use super::folder::{lock, refuse_foreign, size_of_files};
 use super::shield::{self, Shield};
 use super::{Batch, BatchSize, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 use crate::FORMAT_VERSION;
+#[cfg(test)]
+use crate::device::{Call, fault_point};
+use crate::files::{self, sync_dir, sync_parent};
 
 /// The one file of the store, which redb locks.
 const FILE: &str = "redb";
@@ -53,6 +56,8 @@ impl RedbStore {
         prepare(dir)?;
         let mut builder = Database::builder();
         builder.set_cache_size(usize::try_from(cache_bytes).unwrap_or(usize::MAX));
+        #[cfg(test)]
+        fault_point(Call::StoreOpen)?;
         let db = shield::caught(|| builder.create(dir.join(FILE)).map_err(|error| translated(error.into())))?;
         let store = RedbStore { db: Some(db), dir: dir.to_owned(), shield: Shield::default() };
         store.admit_version()?;
@@ -62,7 +67,7 @@ impl RedbStore {
             Ok(())
         })?;
         sync_dir(dir)?;
-        sync_dir(parent(dir))?;
+        sync_parent(dir)?;
         Ok(store)
     }
 
@@ -86,7 +91,11 @@ impl RedbStore {
     /// Calls into redb, catching its panics; after one, nothing is asked of it again.
     fn call<T>(&self, ask: impl FnOnce(&Database) -> Result<T, ::redb::Error>) -> Result<T, StoreError> {
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
-        self.shield.call(|| ask(db).map_err(translated))
+        self.shield.call(|| {
+            #[cfg(test)]
+            fault_point(Call::StoreRead)?;
+            ask(db).map_err(translated)
+        })
     }
 
     /// Reads the pairs as they are now.
@@ -138,6 +147,8 @@ impl Store for RedbStore {
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         assert_unreserved(&batch);
         self.write(|db| {
+            #[cfg(test)]
+            fault_point(Call::Apply)?;
             let mut write = db.begin_write()?;
             write.set_durability(Durability::None)?;
             let mut pairs = write.open_table(PAIRS)?;
@@ -148,12 +159,17 @@ impl Store for RedbStore {
                 }
             }
             drop(pairs);
-            Ok(write.commit()?)
+            write.commit()?;
+            #[cfg(test)]
+            fault_point(Call::Applied)?;
+            Ok(())
         })
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
         self.write(|db| {
+            #[cfg(test)]
+            fault_point(Call::Checkpoint)?;
             let mut write = db.begin_write()?;
             write.set_durability(Durability::Immediate)?;
             write.set_quick_repair(true);
@@ -213,8 +229,8 @@ fn translated(error: ::redb::Error) -> StoreError {
 /// Makes `dir` fit to be opened: there, ours, and held by nobody.
 fn prepare(dir: &Path) -> Result<(), StoreError> {
     if !dir.try_exists()? {
-        fs::create_dir_all(dir)?;
-        sync_dir(parent(dir))?;
+        files::create_dir_all(dir)?;
+        sync_parent(dir)?;
         return Ok(());
     }
     if !dir.join(FILE).try_exists()?

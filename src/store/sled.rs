@@ -19,11 +19,14 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use super::folder::{lock, parent, refuse_foreign, size_of_files, sync_dir};
+use super::folder::{lock, refuse_foreign, size_of_files};
 use super::marker::Marker;
 use super::shield::{self, Shield};
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 use crate::FORMAT_VERSION;
+#[cfg(test)]
+use crate::device::{Call, fault_point};
+use crate::files::{self, sync_dir, sync_parent};
 use crate::sync::{AtomicU64, Ordering};
 
 /// One turn of the epoch collector for so many records of a batch, which held memory at a tenth of what it was without.
@@ -91,6 +94,8 @@ impl SledStore {
             .cache_capacity(cache_bytes)
             .flush_every_ms(None)
             .segment_size(SEGMENT_BYTES);
+        #[cfg(test)]
+        fault_point(Call::StoreOpen)?;
         let db = caught(|| config.open())?;
         let store = SledStore {
             db: Some(db),
@@ -127,7 +132,11 @@ impl SledStore {
     /// Calls into sled, catching its panics; after one, nothing is asked of it again.
     fn call<T>(&self, ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
-        self.shield.call(|| ask(db).map_err(translated))
+        self.shield.call(|| {
+            #[cfg(test)]
+            fault_point(Call::StoreRead)?;
+            ask(db).map_err(translated)
+        })
     }
 
     /// Syncs what is under way if `bytes` more would make it too long to survive a power cut.
@@ -136,6 +145,16 @@ impl SledStore {
             0 => Ok(()),
             unsynced if unsynced.saturating_add(bytes) <= UNSYNCED_BYTES_MAX => Ok(()),
             _ => self.checkpoint(),
+        }
+    }
+
+    /// Has the store made anew by the next opening: a batch of sled's that fails in its middle is not taken back.
+    fn doubt(&self, why: &StoreError) {
+        if matches!(why, StoreError::Closed) {
+            return;
+        }
+        if let Err(error) = self.marker.doubt() {
+            tracing::error!(dir = %self.dir.display(), %why, %error, "a batch failed, and the store could not be marked: rebuild it");
         }
     }
 
@@ -183,20 +202,23 @@ impl Store for SledStore {
             self.shield.fail();
             return Err(source.into());
         }
-        let mut writes = ::sled::Batch::default();
-        for (key, value) in batch {
-            match value {
-                Some(value) => writes.insert(key, value),
-                None => writes.remove(key),
-            }
-        }
         self.write(|db| {
-            db.apply_batch(writes)?;
+            #[cfg(test)]
+            fault_point(Call::Apply)?;
+            #[cfg(test)]
+            if let Err(error) = fault_point(Call::ApplyPart) {
+                db.apply_batch(writes(batch.iter().take(records / 2)))?;
+                return Err(error.into());
+            }
+            db.apply_batch(writes(batch.iter()))?;
+            #[cfg(test)]
+            fault_point(Call::Applied)?;
             for _ in 0..records / RECORDS_PER_EPOCH_FLUSH + EPOCH_FLUSHES_MIN {
                 crossbeam_epoch::pin().flush();
             }
             Ok(())
-        })?;
+        })
+        .inspect_err(|error| self.doubt(error))?;
         self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -204,6 +226,8 @@ impl Store for SledStore {
     fn checkpoint(&self) -> Result<(), StoreError> {
         let unsynced = self.unsynced_bytes.load(Ordering::Relaxed);
         self.write(|db| {
+            #[cfg(test)]
+            fault_point(Call::Checkpoint)?;
             db.flush()?;
             // sled's flush starts the write-back of the log and waits for it, which covers neither the file's length nor its blocks.
             // Large values are files of their own, synced by sled; their names are not.
@@ -249,6 +273,18 @@ impl fmt::Debug for SledStore {
     }
 }
 
+/// A batch as sled takes it.
+fn writes<'a>(pairs: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>) -> ::sled::Batch {
+    let mut writes = ::sled::Batch::default();
+    for (key, value) in pairs {
+        match value {
+            Some(value) => writes.insert(key.as_slice(), value.as_slice()),
+            None => writes.remove(key.as_slice()),
+        }
+    }
+    writes
+}
+
 /// Runs a call into sled and turns its errors and panics into ours.
 fn caught<T>(ask: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
     shield::caught(|| ask().map_err(translated))
@@ -289,8 +325,8 @@ fn owned(entry: ::sled::Result<(::sled::IVec, ::sled::IVec)>) -> ::sled::Result<
 /// Makes `dir` fit to be opened: there, ours, held by nobody, and without half-written snapshots.
 fn prepare(dir: &Path) -> Result<(), StoreError> {
     if !dir.try_exists()? {
-        fs::create_dir_all(dir)?;
-        sync_dir(parent(dir))?;
+        files::create_dir_all(dir)?;
+        sync_parent(dir)?;
         return Ok(());
     }
     let mut half_written = Vec::new();
@@ -315,7 +351,7 @@ fn prepare(dir: &Path) -> Result<(), StoreError> {
     for path in half_written {
         // A kill while sled writes a snapshot leaves this behind, and the next open would take it for a snapshot and fail for good.
         tracing::info!(path = %path.display(), "removing a half-written snapshot");
-        fs::remove_file(path)?;
+        files::remove_file(&path)?;
     }
     if let Some(log) = held {
         // sled's opening writes a snapshot of the log as it reads it now, and that may not be on disk yet.
@@ -335,7 +371,7 @@ fn sync_all_files(dir: &Path) -> io::Result<()> {
     }
     sync_dir(&dir.join("blobs"))?;
     sync_dir(dir)?;
-    sync_dir(parent(dir))
+    sync_parent(dir)
 }
 
 #[cfg(test)]

@@ -1,0 +1,97 @@
+//! Names in directories. All that a hub does to them is done here, so that a test can make each of it fail.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+#[cfg(test)]
+use crate::device::{Call, fault_point};
+
+/// Makes a directory, and those above it.
+pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault_point(Call::Create)?;
+    fs::create_dir_all(path)
+}
+
+/// Opens a file that may have to be made.
+pub(crate) fn create(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(test)]
+    fault_point(Call::Create)?;
+    options.open(path)
+}
+
+/// Opens a file to be read.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    #[cfg(test)]
+    fault_point(Call::Open)?;
+    File::open(path)
+}
+
+/// What a small file holds.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    fault_point(Call::Read)?;
+    fs::read(path)
+}
+
+/// Writes a small file's bytes, and returns when they would survive a power cut; its name needs more.
+pub(crate) fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(test)]
+    if let Err(error) = fault_point(Call::Append) {
+        file.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;
+        return Err(error);
+    }
+    file.write_all(bytes)?;
+    #[cfg(test)]
+    fault_point(Call::Sync)?;
+    file.sync_all()
+}
+
+/// Gives the file or directory `from` the name `to`, in the place of a file that had it.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault_point(Call::Rename)?;
+    fs::rename(from, to)
+}
+
+/// As `rename`, and returns when that would survive a power cut.
+pub(crate) fn rename_synced(from: &Path, to: &Path) -> io::Result<()> {
+    rename(from, to)?;
+    sync_parent(to)
+}
+
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault_point(Call::Remove)?;
+    fs::remove_file(path)
+}
+
+/// Removes a directory and what is in it.
+pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault_point(Call::Remove)?;
+    fs::remove_dir_all(path)
+}
+
+/// The directory that names `path`.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+/// Returns when the names in a directory would survive a power cut. Elsewhere than on Unix it cannot be opened as a file, and the file
+/// system journals the names.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault_point(Call::SyncNames)?;
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+/// As `sync_dir`, of the directory that names `path`.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_dir(parent(path))
+}
