@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
+mod body;
 pub mod edges;
+#[path = "../../tests/support/hub_model/mod.rs"]
+mod hub_model;
 pub mod journal;
 pub mod json;
 pub mod messages;

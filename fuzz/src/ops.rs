@@ -1,242 +1,101 @@
-//! Bytes are operations on a manual hub in memory, crashes and reopenings among them. After every tick the counts add up, no subject is
-//! done twice, and what was durable is there.
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use commissary::{
-    Ask, Crash, Durability, Hub, LeaseToken, Limits, ManualClock, MemoryDisk, Outcome, Policy, Registration, Reporter,
-    Revoke, Seat, Service, ServiceHandle, Verdict,
-};
+//! Bytes are operations of three clients at two services of a hub in memory, crashes and reopenings among them: the same operations, and
+//! the same model beside them, as in `tests/model.rs`. After every one the hub answers as the model does; in the end everything
+//! that was taken in gets done.
 
 use super::Seen;
+use super::hub_model::{CLIENTS, Op, Pick, Reports, SERVICES, STATES as SERVICE_STATES, STEPS, World, opening};
 
 /// What the corpus comes through.
 pub const STATES: &[&str] = &[
     "granted",
+    "nothing to claim",
+    "quota full",
+    "inactive seat",
+    "suspended seat",
+    "service not ready",
+    "refused claim",
     "accepted",
+    "accepted on a dead lease",
+    "accepted on a recovered lease",
+    "found",
+    "found too deep",
     "done already",
     "another report",
     "rejected",
-    "over for a subject",
-    "over",
+    "not in the bucket",
+    "put back before",
+    "given back",
     "expired",
-    "found",
+    "lease over",
+    "dead lease",
+    "not the owner",
+    "service revoked",
+    "refused call",
     "process killed",
     "power lost",
+    "closed",
     "store lost",
-    "suspended",
-    "revoked",
 ];
 
-const CLIENTS: u64 = 3;
-
-struct Probe;
-
-impl Service for Probe {
-    type Subject = u32;
-    type Report = u32;
-
-    fn id(&self) -> &'static str {
-        "probe"
-    }
-
-    fn policy(&self) -> Policy {
-        Policy {
-            bucket_subjects: 2,
-            leases_in_flight: 4,
-            lease: Duration::from_secs(2),
-            grace: Duration::from_secs(1),
-            idle: Duration::from_secs(20),
-            max_depth: 1,
-            ..Policy::default()
-        }
-    }
-
-    /// Every seventh report is refused.
-    fn judge(&self, _subject: &u32, report: &u32, _reporter: Reporter) -> Verdict {
-        if report % 7 == 6 { Verdict::Reject("seventh".to_owned()) } else { Verdict::Accept }
-    }
-
-    fn discover(&self, subject: &u32, report: &u32, found: &mut Vec<u32>) {
-        if report % 7 == 5 {
-            found.push(subject + 100);
-        }
-    }
-}
-
-struct World<'a> {
-    seen: &'a mut Seen,
-    disk: MemoryDisk,
-    clock: ManualClock,
-    hub: Hub,
-    service: ServiceHandle<Probe>,
-    seats: Vec<Seat<Probe>>,
-    tokens: Vec<(usize, LeaseToken, Vec<u32>)>,
-    /// Results that a crash must not take.
-    durable: BTreeMap<u32, u32>,
-    /// Results accepted since the last tick.
-    pending: BTreeMap<u32, u32>,
-}
-
-fn open(disk: &MemoryDisk, clock: &ManualClock) -> (Hub, ServiceHandle<Probe>, Vec<Seat<Probe>>) {
-    let limits = Limits { repeat_burst: u32::MAX, notices: 8, ..Limits::default() };
-    let builder = Hub::builder().manual().clock(clock.clone()).seed(1).limits(limits).durability(Durability::Sync);
-    let hub = builder.open_in_memory(disk).expect("what a hub wrote it opens again");
-    let service = hub.register(Probe).expect("a service registers again");
-    let seats = (1..=CLIENTS).filter_map(|id| seat(&hub, &service, id)).collect();
-    (hub, service, seats)
-}
-
-/// A seat of a registered client: `None` if the service is not ready, or the client is suspended.
-fn seat(hub: &Hub, service: &ServiceHandle<Probe>, id: u64) -> Option<Seat<Probe>> {
-    let registered =
-        hub.register_client(&Registration::new(id, format!("client_{id}"))).expect("a client registers again");
-    registered.client.activate(service).ok()
-}
-
-impl<'a> World<'a> {
-    fn new(seen: &'a mut Seen) -> Self {
-        let (disk, clock) = (MemoryDisk::new(), ManualClock::default());
-        let (hub, service, seats) = open(&disk, &clock);
-        let (tokens, durable, pending) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { seen, disk, clock, hub, service, seats, tokens, durable, pending }
-    }
-
-    fn check(&mut self) {
-        let stats = self.service.stats();
-        if stats.work.buckets_expired > 0 {
-            self.seen.insert("expired");
-        }
-        assert!(stats.work.adds_up(), "{:?}", stats.work);
-        assert!(self.hub.stats().work.adds_up());
-        assert_eq!(stats.subjects_done, self.durable.len() as u64, "{stats:?}");
-        assert_eq!(stats.work.subjects_reported, stats.subjects_done, "a subject was counted twice");
-        for (key, value) in &self.durable {
-            let finding = self.service.result(key).expect("memory reads").expect("a durable result is there");
-            assert_eq!(finding.report, *value, "subject {key}");
-        }
-        let mut held = std::collections::BTreeSet::new();
-        for seat in &self.seats {
-            for view in seat.leases().into_iter().flatten() {
-                for key in view.subjects {
-                    assert!(held.insert(key), "subject {key} is in two leases");
-                    assert!(!self.durable.contains_key(&key), "subject {key} is done, and owed");
-                }
-            }
-        }
-    }
-
-    fn tick(&mut self) {
-        self.hub.tick();
-        self.durable.append(&mut self.pending);
-        self.check();
-    }
-
-    fn reopen(&mut self, disk: MemoryDisk) {
-        self.pending.clear();
-        let (hub, service, seats) = open(&disk, &self.clock);
-        (self.disk, self.hub, self.service, self.seats) = (disk, hub, service, seats);
-        self.tick();
-    }
-
-    fn report(&mut self, which: u8, part: bool) {
-        let place = usize::from(which) % self.tokens.len().max(1);
-        let Some((seat, token, keys)) = self.tokens.get(place).cloned() else { return };
-        let Some(seat) = self.seats.get(seat) else { return };
-        let keys = if part { keys.get(..1).unwrap_or_default() } else { keys.as_slice() };
-        let value = u32::from(which / 16);
-        let reports = keys.iter().map(|key| (*key, value));
-        let Ok(submitted) = (if part { seat.report(&token, reports) } else { seat.submit(&token, reports) }) else {
-            self.seen.insert("over");
-            return;
-        };
-        for (key, outcome) in keys.iter().zip(&submitted.outcomes) {
-            self.seen.insert(match outcome {
-                Outcome::Accepted => "accepted",
-                Outcome::AlreadyDone => "done already",
-                Outcome::Conflict => "another report",
-                Outcome::Rejected { .. } => "rejected",
-                _ => "over for a subject",
-            });
-            if *outcome == Outcome::Accepted {
-                if value % 7 == 5 {
-                    self.seen.insert("found");
-                }
-                let before = self.pending.insert(*key, value);
-                assert!(before.is_none() && !self.durable.contains_key(key), "subject {key} was accepted twice");
-            }
-        }
-    }
-
-    fn step(&mut self, op: u8, arg: u8) {
-        let place = usize::from(arg) % self.seats.len().max(1);
-        match op % 20 {
-            0..=2 => drop(self.service.add(&u32::from(arg % 48))),
-            3..=5 => {
-                let Some(Ok(claim)) =
-                    self.seats.get(place).map(|seat| seat.claim(Ask::buckets(1 + u32::from(arg / 128))))
-                else {
-                    return;
-                };
-                for lease in claim.leased().into_iter().flatten() {
-                    self.seen.insert("granted");
-                    let keys = lease.subjects().collect();
-                    self.tokens.push((place, lease.into_token(), keys));
-                }
-            }
-            6 | 7 => self.report(arg, false),
-            8 => self.report(arg, true),
-            9 | 10 => {
-                self.clock.advance(Duration::from_millis(u64::from(arg) * 20));
-                self.tick();
-            }
-            11 => self.tick(),
-            12 | 13 => {
-                let Some((seat, token, _)) = self.tokens.get(usize::from(arg) % self.tokens.len().max(1)) else {
-                    return;
-                };
-                let Some(seat) = self.seats.get(*seat) else { return };
-                if op % 20 == 12 { drop(seat.release(token)) } else { drop(seat.renew(token)) }
-            }
-            14 => drop(self.hub.client(1 + u64::from(arg) % CLIENTS).map(|client| client.deregister())),
-            15 => self.seats = (1..=CLIENTS).filter_map(|id| seat(&self.hub, &self.service, id)).collect(),
-            16 if arg >= 128 => {
-                if self.service.suspend(1 + u64::from(arg) % CLIENTS).is_ok() {
-                    self.seen.insert("suspended");
-                }
-            }
-            16 => drop(self.service.reinstate(1 + u64::from(arg) % CLIENTS)),
-            17 => drop(match arg % 4 {
-                0 => self.service.pause(),
-                1 => self.service.revoke(Revoke::Drain),
-                2 => {
-                    self.seen.insert("revoked");
-                    self.service.revoke(Revoke::Immediate)
-                }
-                _ => self.service.activate(),
-            }),
-            18 => {
-                let (crash, name) =
-                    if arg < 128 { (Crash::Process, "process killed") } else { (Crash::Power, "power lost") };
-                self.seen.insert(name);
-                self.reopen(self.disk.after(crash));
-            }
-            _ => {
-                if arg < 128 {
-                    self.hub.close().expect("memory closes");
-                    self.durable.append(&mut self.pending);
-                }
-                self.seen.insert("store lost");
-                self.reopen(self.disk.without_store());
-            }
-        }
-    }
-}
+/// Bytes of one operation: what it is, and three that say more. All are the same size, so that what follows a change stays what it was.
+pub const OP_BYTES: usize = 4;
+/// Operations in one run; what follows is not read. Each costs its checks.
+pub const OPS_MAX: usize = 64;
 
 pub fn run(bytes: &[u8], seen: &mut Seen) {
-    let mut world = World::new(seen);
-    for step in bytes.chunks_exact(2).take(400) {
-        world.step(step[0], step[1]);
+    let mut world = World::new();
+    for op in opening() {
+        world.step(&op);
     }
-    world.tick();
+    for bytes in bytes.as_chunks::<OP_BYTES>().0.iter().take(OPS_MAX) {
+        world.step(&op(*bytes));
+    }
+    world.drain();
+    seen.append(&mut world.seen);
+}
+
+/// As often as in `tests/model.rs`, about.
+fn op([what, a, b, c]: [u8; OP_BYTES]) -> Op {
+    let client = 1 + u64::from(a) % CLIENTS;
+    let service = usize::from(b) % SERVICES;
+    let token = Pick(u64::from(a) << 56);
+    let by = Some(u64::from(b % 8)).filter(|by| (1..=CLIENTS).contains(by));
+    match what % 32 {
+        0..2 => Op::Register { client },
+        2 => Op::Deregister { client },
+        3 => Op::RegisterService { service },
+        4..7 => Op::Activate { client, service },
+        7..11 => Op::Claim { client, service, n: u32::from(c % 4) },
+        11..16 => Op::Submit { token, by, what: reports(b, c) },
+        16 => Op::Renew { token, by },
+        17 => Op::Release { token, by },
+        18 => Op::DropGuard { token, by },
+        19 if b < 128 => Op::Forge { token, by: 1 + u64::from(b) % CLIENTS, digit: 32 + usize::from(c % 32) },
+        19 => Op::Elsewhere { token, by: 1 + u64::from(b) % CLIENTS },
+        20 | 21 => Op::Add { service, keys: keys(a, c) },
+        22..25 => Op::Advance { ms: STEPS[usize::from(a) % STEPS.len()] },
+        25..28 => Op::Tick,
+        28 => Op::SetState { service, state: SERVICE_STATES[usize::from(a) % SERVICE_STATES.len()] },
+        29 => Op::Suspend { client, service, suspended: c < 128 },
+        30 => Op::Crash { power: a < 128, with_store: b < 128 },
+        _ => Op::Close { with_store: b < 128 },
+    }
+}
+
+/// The low three bits of `b` say who reports.
+fn reports(b: u8, c: u8) -> Reports {
+    let some = c >> 3 & 7;
+    let (refused, foreign, twice) = match c >> 6 {
+        0 => (0, false, false),
+        1 => (some, false, false),
+        2 => (0, true, false),
+        _ => (some & 1, some & 2 == 2, true),
+    };
+    Reports { mask: 1 + c % 7, refused, foreign, twice, value: u32::from(b >> 3 & 7).min(4), last: b & 64 == 64 }
+}
+
+/// One to five of sixteen, from the first on, some apart or all the same.
+fn keys(first: u8, how: u8) -> Vec<u64> {
+    let (count, apart) = (1 + how % 5, how / 5 % 4);
+    (0..count).map(|nth| u64::from(first.wrapping_add(nth * apart) % 16)).collect()
 }
