@@ -121,7 +121,10 @@ impl<T: Tally, const BITS: u32, const TOP: u32> Histogram<T, BITS, TOP> {
     pub(crate) fn snapshot(&self) -> Distribution {
         let mut filled = Vec::new();
         let mut count = 0;
-        for (bucket, tally) in self.counts.iter().enumerate() {
+        // ordering: Relaxed, both; statistics. Values come between these two: most histograms are empty, or all in a few buckets.
+        let (least, most) = (self.least.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed));
+        let (first, past) = if least > most { (0, 0) } else { (Self::bucket(least), Self::bucket(most) + 1) };
+        for (bucket, tally) in self.counts.iter().enumerate().take(past).skip(first) {
             let n = tally.value();
             if n > 0 {
                 let (from, width) = Self::span(bucket);
@@ -132,8 +135,6 @@ impl<T: Tally, const BITS: u32, const TOP: u32> Histogram<T, BITS, TOP> {
         if count == 0 {
             return Distribution { resolution: 1 << BITS, ..Distribution::default() };
         }
-        // ordering: Relaxed, both; statistics.
-        let (least, most) = (self.least.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed));
         let mut shown = Distribution {
             count,
             sum: self.sum.value(),

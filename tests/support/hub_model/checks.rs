@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use commissary::{LeaseError, Seat, SeatState, ServiceState, SubjectState, Work};
+use commissary::{LeaseError, LeaseToken, Seat, SeatState, ServiceState, SubjectState, Work};
 
 use super::reference::{Counts, Phase};
 use super::world::World;
@@ -12,6 +12,10 @@ use super::{CLIENTS, Check, FOREIGN, GRACE, LEASE, LINGER, Op, PER_CLAIM, Report
 impl World {
     /// G7: what reads see, subject by subject.
     pub(super) fn check_results(&self) {
+        let all = self.hub.stats();
+        for service in &self.services {
+            assert!(all.services.contains(&service.stats()), "the hub tells of {} what it tells itself", service.id());
+        }
         for (service, model) in self.services.iter().zip(&self.model.services) {
             for key in model.known.keys().copied().chain([FOREIGN]) {
                 let found = service.result(&key).expect("readable").map(|finding| {
@@ -33,12 +37,13 @@ impl World {
     /// What holds after every step.
     pub(super) fn check(&self) {
         let mut total = Vec::new();
+        let all = self.hub.stats();
         for (place, (service, model)) in self.services.iter().zip(&self.model.services).enumerate() {
             let (leased, pending) = (model.leased(), model.pending());
             let owed: usize = model.leases.values().map(|lease| lease.owed().len()).sum();
             assert_eq!(owed, leased.len(), "I1: no subject in two live leases");
             assert_eq!(model.known.len(), pending.len() + leased.len() + model.done.len(), "G8");
-            let stats = service.stats();
+            let stats = all.services.iter().find(|stats| stats.id == service.id()).expect("it is registered");
             assert_eq!(stats.state, model.state);
             assert_eq!(stats.subjects_known, model.known.len() as u64, "G8: known");
             assert_eq!(stats.subjects_done, model.visible.len() as u64, "G8: done");
@@ -54,7 +59,7 @@ impl World {
             assert_eq!(figures(&stats.work), add(&sum), "I2: a service is the sum of its seats");
             total.push(figures(&stats.work));
         }
-        let work = self.hub.stats().work;
+        let work = all.work;
         assert!(work.adds_up(), "I2: {work:?}");
         assert_eq!(figures(&work), add(&total), "I2: the hub is the sum of its services");
         for (id, client) in &self.clients {
@@ -108,22 +113,24 @@ impl World {
                 return;
             }
         };
-        let found: BTreeMap<String, _> = views
+        let id_of =
+            |token: &LeaseToken| self.given.iter().position(|given| given.token == *token).expect("it was given out");
+        let found: BTreeMap<usize, _> = views
             .into_iter()
             .map(|view| {
                 let subjects: BTreeSet<u64> = view.subjects.iter().copied().collect();
-                (view.token.to_string(), (subjects, view.time_left, view.dead))
+                (id_of(&view.token), (subjects, view.time_left, view.dead))
             })
             .collect();
         let held = self.model.services[service].leases.iter().filter(|(_, lease)| lease.client == client);
-        let expected: BTreeMap<String, _> = held
+        let expected: BTreeMap<usize, _> = held
             .filter(|(_, lease)| lease.is_held())
             .map(|(id, lease)| {
                 let (left, dead) = match lease.phase {
                     Phase::Live { deadline } => (deadline.saturating_sub(self.now), false),
                     _ => (0, true),
                 };
-                (self.given[*id].token.to_string(), (lease.owed(), Duration::from_millis(left), dead))
+                (*id, (lease.owed(), Duration::from_millis(left), dead))
             })
             .collect();
         assert_eq!(found, expected, "what {client} holds of service {service}");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use commissary::{
     ActivateError, AdminError, Ask, Claim, ClaimError, Client, Crash, DeregisterError, EmptyReason, Hub, Lease,
-    LeaseError, LeaseToken, ManualClock, MemoryDisk, Outcome, Registration, Revoke, Seat, SeatState, ServiceHandle,
-    ServiceState, Submitted, Ticket,
+    LeaseError, LeaseToken, Limits, ManualClock, MemoryDisk, Outcome, Registration, Revoke, Seat, SeatState,
+    ServiceHandle, ServiceState, Submitted, Ticket,
 };
 
 use super::reference::{Change, LeaseModel, Model, Owed, Phase, ServiceModel, Taken};
@@ -41,7 +41,10 @@ pub(crate) struct World {
 }
 
 fn open(disk: &MemoryDisk, clock: &ManualClock) -> (Hub, Vec<ServiceHandle<Check>>) {
-    let hub = Hub::builder().manual().clock(clock.clone()).seed(7).open_in_memory(disk).expect("open");
+    // Places for notices are made with the hub, and a run opens many.
+    let limits = Limits { notices: 8, ..Limits::default() };
+    let builder = Hub::builder().manual().clock(clock.clone()).seed(7).limits(limits);
+    let hub = builder.open_in_memory(disk).expect("open");
     let services = ["first", "second"].map(|id| hub.register(Check { id }).expect("register")).to_vec();
     (hub, services)
 }
