@@ -33,6 +33,7 @@ use crate::stack::Stack;
 use crate::steward::Steward;
 use crate::storage::DiskMeter;
 use crate::store::counted::Role;
+use crate::store::marker::Distrust;
 use crate::store::{Engine, MemoryStore, Store, marker, open_or_set_aside, set_aside};
 use crate::sync::{Arc, Mutex};
 use crate::ticket::{CLASS_SYNC, Durability};
@@ -340,9 +341,12 @@ impl Builder {
                 return Err(not_rebuildable(None));
             }
             place.set_store_aside(report, "asked for")?;
-        } else if let Some(reason) = place.distrust()? {
+        } else if let Some(Distrust { reason, is_known }) = place.distrust()? {
             if whole {
                 place.set_store_aside(report, reason)?;
+            } else if is_known && !self.accept_missing_journal {
+                // Replayed over, a part of a batch would count twice.
+                return Err(not_rebuildable(None));
             } else {
                 tracing::warn!(reason, "the store is kept: without the journal's beginning it cannot be rebuilt");
             }
@@ -775,7 +779,7 @@ impl Place {
     }
 
     /// Why the store cannot be believed although it may look well, if there is one and it cannot.
-    fn distrust(&self) -> Result<Option<&'static str>, OpenError> {
+    fn distrust(&self) -> Result<Option<Distrust>, OpenError> {
         let Self::Directory(directory) = self else { return Ok(None) };
         let store = directory.join("store");
         if !store.exists() {

@@ -36,9 +36,11 @@ pub(crate) enum Call {
     /// All of a batch is applied, and the answer is an error.
     Applied,
     Checkpoint,
+    /// A checkpoint wrote, and is not synced yet.
+    Checkpointed,
 }
 
-const CALLS: [Call; 15] = [
+const CALLS: [Call; 16] = [
     Call::Append,
     Call::Sync,
     Call::Truncate,
@@ -54,6 +56,7 @@ const CALLS: [Call; 15] = [
     Call::ApplyPart,
     Call::Applied,
     Call::Checkpoint,
+    Call::Checkpointed,
 ];
 
 /// Which call is to fail, of one thread.

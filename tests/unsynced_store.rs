@@ -165,6 +165,31 @@ fn unsynced_store_is_kept_when_the_journal_cannot_replace_it() {
     assert_eq!(results(&hub).0, kept);
 }
 
+/// R111: a replay over a part of a batch would count twice, and the store is not made anew from a journal without its beginning.
+#[test]
+fn store_with_a_failed_write_is_refused_when_the_journal_cannot_replace_it() {
+    let base = tempfile::tempdir().unwrap();
+    let left = crashed(base.path());
+    fs::remove_file(left.join("journal")).unwrap();
+    drop(Hub::builder().manual().clock(ManualClock::default()).accept_missing_journal().open(&left).unwrap());
+    fs::write(marker(&left), "failed").unwrap();
+    for _ in 0..2 {
+        let refusal = Hub::builder().manual().clock(ManualClock::default()).open(&left).unwrap_err();
+        assert!(matches!(refusal, commissary::OpenError::NotRebuildable { damaged: None }), "{refusal:?}");
+        assert_eq!(fs::read(marker(&left)).unwrap(), b"failed", "it stays refused");
+    }
+}
+
+#[test]
+fn store_with_a_failed_write_is_made_anew() {
+    let base = tempfile::tempdir().unwrap();
+    let left = crashed(base.path());
+    fs::write(marker(&left), "failed").unwrap();
+    let hub = open(&left);
+    assert!(report(&hub).rebuilt.as_deref().is_some_and(|why| why.contains("a write to it failed")));
+    assert_eq!(results(&hub).0.len(), 20);
+}
+
 #[test]
 fn marker_without_a_store_means_nothing() {
     let base = tempfile::tempdir().unwrap();

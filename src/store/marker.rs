@@ -69,10 +69,19 @@ impl Marker {
     }
 }
 
+/// Why a store cannot be believed.
+#[derive(Debug)]
+pub(crate) struct Distrust {
+    pub(crate) reason: &'static str,
+    /// It is known that a write was left in its middle, not only possible.
+    pub(crate) is_known: bool,
+}
+
 /// Why the store in `dir` cannot be believed, if it cannot: a write to it failed, or it was not closed, and the machine may have stopped
 /// since.
-pub(crate) fn distrust(dir: &Path) -> io::Result<Option<&'static str>> {
-    Ok(match verdict(&path(dir), boot_id().as_deref())? {
+pub(crate) fn distrust(dir: &Path) -> io::Result<Option<Distrust>> {
+    let found = verdict(&path(dir), boot_id().as_deref())?;
+    let reason = match found {
         Found::None | Found::ThisBoot => None,
         Found::Failed => Some("a write to it failed, so a part of a batch may be in it"),
         Found::OtherBoot => {
@@ -81,7 +90,8 @@ pub(crate) fn distrust(dir: &Path) -> io::Result<Option<&'static str>> {
         Found::Unknown => Some(
             "it was not closed, and whether the machine stopped since is not known: parts of it may not have reached the disk",
         ),
-    })
+    };
+    Ok(reason.map(|reason| Distrust { reason, is_known: found == Found::Failed }))
 }
 
 /// Removes the marker of a store that is gone.

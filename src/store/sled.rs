@@ -148,20 +148,21 @@ impl SledStore {
         }
     }
 
-    /// Has the store made anew by the next opening: a batch of sled's that fails in its middle is not taken back.
+    /// Has the store made anew by the next opening: a batch of sled's that fails in its middle is not taken back, and a write that sled does
+    /// on threads of its own shows in a later call.
     fn doubt(&self, why: &StoreError) {
         if matches!(why, StoreError::Closed) {
             return;
         }
         if let Err(error) = self.marker.doubt() {
-            tracing::error!(dir = %self.dir.display(), %why, %error, "a batch failed, and the store could not be marked: rebuild it");
+            tracing::error!(dir = %self.dir.display(), %why, %error, "a write failed, and the store could not be marked: rebuild it");
         }
     }
 
     /// As `call`, for writes: any failure closes the store, because sled may hold part of what was being written.
     fn write<T>(&self, ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
-        self.shield.write(|| ask(db).map_err(translated))
+        self.shield.write(|| ask(db).map_err(translated)).inspect_err(|error| self.doubt(error))
     }
 }
 
@@ -217,8 +218,7 @@ impl Store for SledStore {
                 crossbeam_epoch::pin().flush();
             }
             Ok(())
-        })
-        .inspect_err(|error| self.doubt(error))?;
+        })?;
         self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -229,6 +229,8 @@ impl Store for SledStore {
             #[cfg(test)]
             fault_point(Call::Checkpoint)?;
             db.flush()?;
+            #[cfg(test)]
+            fault_point(Call::Checkpointed)?;
             // sled's flush starts the write-back of the log and waits for it, which covers neither the file's length nor its blocks.
             // Large values are files of their own, synced by sled; their names are not.
             open_log(&self.dir)?.sync_data()?;
