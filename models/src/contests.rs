@@ -5,8 +5,8 @@
 //! `Reporting::take_effect`, `late::find` and `late::take`, and, where the steward takes part, of `Ward::hurry` and `Rush::take_back`.
 
 #[cfg(not(loom))]
-use crate::check::{EXCHANGE_FAILED, seen};
-use crate::check::{Model, seen_if_named, seen_when};
+use crate::check::seen;
+use crate::check::{EXCHANGE_FAILED, Model, seen_if_named, seen_when};
 use crate::contest::{Contest, was_put_back};
 use crate::slot::{Cause, Mask, Slot};
 use crate::sync::{Arc, AtomicBool, Ordering, thread};
@@ -29,10 +29,18 @@ pub(crate) const MODELS: &[Model] = &[
         one_order: false,
     },
     Model {
-        name: "contest_late",
-        body: || late(Twins::report_first),
-        states: &["the holder reported it", TAKEN_FROM_HOLDER, FOUND_NOTHING],
+        name: "contest_taken_back",
+        body: taken_back,
+        states: &[TAKEN_BACK, "taken back by the steward", "reported late", EXCHANGE_FAILED],
         bound: Some(3),
+        finite: false,
+        one_order: false,
+    },
+    Model {
+        name: "contest_late",
+        body: || late(hold),
+        states: &["the holder reported it", TAKEN_FROM_HOLDER, FOUND_NOTHING],
+        bound: Some(2),
         finite: false,
         one_order: false,
     },
@@ -84,7 +92,6 @@ const GIVEN_BACK: &str = "given back";
 
 /// The subject's place in both buckets; another one stands beside it in W.
 const SUBJECT: usize = 0;
-#[cfg(not(loom))]
 const BESIDE: usize = 1;
 const HOLDER: u32 = 1;
 const HURRIED: u32 = 2;
@@ -235,6 +242,23 @@ fn waiting() {
     let late = spawn(&twins, |twins| twins.take_late(&twins.first));
     let again = twins.report_again();
     assert_eq!(count(&[join(claimer), join(late), again]), 1, "a report was lost");
+}
+
+/// W waits and is taken back: a late report by who found the subject there before, and one on U.
+fn taken_back() {
+    let twins = Twins::new(Slot::new(0, 2, 0), leased(1, HURRIED), true);
+    let steward = spawn(&twins, |twins| twins.first.abandon().is_some());
+    let late = spawn(&twins, |twins| twins.take_late(&twins.first));
+    let again = twins.report_again();
+    assert_eq!(count(&[join(late), again]), 1, "a report was lost");
+    seen_when(join(steward), "taken back by the steward");
+}
+
+/// Both reports of the holder of W.
+fn hold(twins: &Twins) -> bool {
+    let accepted = twins.report_first();
+    assert!(take(&twins.first, BESIDE), "a lease was closed that nobody ended");
+    accepted
 }
 
 /// A report on U, one by who comes late, and what becomes of the lease on W.

@@ -258,7 +258,7 @@ fn taken_away(call: Call) {
 /// A claim from a pool that is published just now, and a suspension.
 fn published() {
     let shop = Shop::new(1, true);
-    let claimer = spawn(&shop, |shop| drop(shop.claim()));
+    let claimer = spawn(&shop, |shop| _ = shop.claim());
     let steward = spawn(&shop, Shop::publish);
     shop.take_away(Call::Suspend);
     join(claimer);

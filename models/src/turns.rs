@@ -158,7 +158,9 @@ impl House {
         let pools: Vec<OnceLock<Pool>> = (0..POOLS).map(|_| OnceLock::new()).collect();
         let _ = pools[0].set(empty);
         let mut store = Store::default();
-        AT_FIRST.into_iter().for_each(|lane| store.add(lane));
+        for lane in AT_FIRST {
+            store.add(lane);
+        }
         Self {
             pools,
             current: AtomicU32::new(0),
@@ -612,7 +614,9 @@ fn turns() {
         house.steward.raise();
         thread::yield_now();
     }
-    threads.into_iter().for_each(|thread| thread.join().expect(PANICKED));
+    for thread in threads {
+        thread.join().expect(PANICKED);
+    }
     house.closing.store(true, Ordering::SeqCst);
     house.writer.raise();
     writer.join().expect(PANICKED);
