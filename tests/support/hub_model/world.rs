@@ -21,6 +21,9 @@ pub(super) struct Given {
     pub(super) subjects: Vec<u64>,
 }
 
+/// How a subject was: its state, and its record with who made it.
+pub(super) type Look = (SubjectState, Option<(u32, u64)>);
+
 /// The hub and the model, side by side.
 pub(crate) struct World {
     clock: ManualClock,
@@ -39,7 +42,7 @@ pub(crate) struct World {
     /// Every tick looks at every subject, not only at those that changed: a crash and the end do in any case.
     pub(super) is_thorough: bool,
     /// How subjects were when they were last looked at, by service.
-    pub(super) looked: [BTreeMap<u64, (SubjectState, Option<(u32, u64)>)>; SERVICES],
+    pub(super) looked: [BTreeMap<u64, Look>; SERVICES],
     /// What happened, by name: that a run was not about nothing.
     pub(crate) seen: BTreeSet<&'static str>,
 }
