@@ -52,7 +52,7 @@ fn weighted(probability: f64) -> impl Strategy<Value = bool> + Clone {
 }
 
 fn check(ops: &[Op]) {
-    let mut world = World::new();
+    let mut world = World::new(true);
     for op in ops {
         world.step(op);
     }

@@ -51,14 +51,14 @@ struct Call {
     answered: &'static str,
     refused: &'static str,
     form: Form,
-    call: fn(&mut Desk, &[u8]) -> bool,
+    make: fn(&mut Desk, &[u8]) -> bool,
 }
 
 const TOKEN: (&str, Kind) = ("token", Kind::Token);
 const HAND_IN: Form = Form::Fields(&[TOKEN, ("reports", Kind::Reports), ("state", Kind::State)]);
 
-const fn call(answered: &'static str, refused: &'static str, form: Form, call: fn(&mut Desk, &[u8]) -> bool) -> Call {
-    Call { answered, refused, form, call }
+const fn call(answered: &'static str, refused: &'static str, form: Form, make: fn(&mut Desk, &[u8]) -> bool) -> Call {
+    Call { answered, refused, form, make }
 }
 
 /// By the low four bits of a call's first byte.
@@ -156,14 +156,14 @@ pub fn run(bytes: &[u8], seen: &mut Seen) {
             hub.tick();
         }
         let desk = &mut desks[usize::from(head >> 6 & 1)];
-        let Call { answered, refused, form, call } = &CALLS[usize::from(head & 15)];
+        let Call { answered, refused, form, make } = &CALLS[usize::from(head & 15)];
         let answer = if head & 0x80 == 0x80 {
-            call(desk, desk.put_in(&body(&mut bytes, *form)).as_bytes())
+            make(desk, desk.put_in(&body(&mut bytes, *form)).as_bytes())
         } else {
             let line = bytes.line();
             match std::str::from_utf8(line) {
-                Ok(text) => call(desk, desk.put_in(text).as_bytes()),
-                Err(_) => call(desk, line),
+                Ok(text) => make(desk, desk.put_in(text).as_bytes()),
+                Err(_) => make(desk, line),
             }
         };
         seen.insert(if answer { answered } else { refused });

@@ -43,7 +43,7 @@ pub const OP_BYTES: usize = 4;
 pub const OPS_MAX: usize = 64;
 
 pub fn run(bytes: &[u8], seen: &mut Seen) {
-    let mut world = World::new();
+    let mut world = World::new(false);
     for op in opening() {
         world.step(&op);
     }

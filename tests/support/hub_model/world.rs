@@ -6,7 +6,7 @@ use std::time::Duration;
 use commissary::{
     ActivateError, AdminError, Ask, Claim, ClaimError, Client, Crash, DeregisterError, EmptyReason, Hub, Lease,
     LeaseError, LeaseToken, Limits, ManualClock, MemoryDisk, Outcome, Registration, Revoke, Seat, SeatState,
-    ServiceHandle, ServiceState, Submitted, Ticket,
+    ServiceHandle, ServiceState, SubjectState, Submitted, Ticket,
 };
 
 use super::reference::{Change, LeaseModel, Model, Owed, Phase, ServiceModel, Taken};
@@ -20,6 +20,9 @@ pub(super) struct Given {
     pub(super) token: LeaseToken,
     pub(super) subjects: Vec<u64>,
 }
+
+/// How a subject was: its state, and its record with who made it.
+pub(super) type Look = (SubjectState, Option<(u32, u64)>);
 
 /// The hub and the model, side by side.
 pub(crate) struct World {
@@ -36,6 +39,10 @@ pub(crate) struct World {
     pub(super) model: Model,
     /// The model as the journal has it.
     durable: Model,
+    /// Every tick looks at every subject, not only at those that changed: a crash and the end do in any case.
+    pub(super) is_thorough: bool,
+    /// How subjects were when they were last looked at, by service.
+    pub(super) looked: [BTreeMap<u64, Look>; SERVICES],
     /// What happened, by name: that a run was not about nothing.
     pub(crate) seen: BTreeSet<&'static str>,
 }
@@ -64,7 +71,7 @@ fn name_of(outcome: &Outcome, lease: &LeaseModel, (key, value): (u64, u32)) -> &
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(is_thorough: bool) -> Self {
         let (clock, disk) = (ManualClock::default(), MemoryDisk::new());
         let (hub, services) = open(&disk, &clock);
         let model = Model { clients: BTreeMap::new(), services: vec![ServiceModel::new(); SERVICES] };
@@ -81,6 +88,8 @@ impl World {
             now: 0,
             durable: model.clone(),
             model,
+            is_thorough,
+            looked: [const { BTreeMap::new() }; SERVICES],
             seen: BTreeSet::new(),
         }
     }
@@ -464,7 +473,7 @@ impl World {
             }
         }
         self.written(&taken);
-        self.check_results();
+        self.check_results(false);
     }
 
     /// Every ticket tells what it took in, and a crash takes nothing of that.
@@ -558,6 +567,6 @@ impl World {
                 self.seats.insert((service, *client), seat);
             }
         }
-        self.check_results();
+        self.check_results(true);
     }
 }
