@@ -435,6 +435,30 @@ fn torn_stretch_of_groups_that_were_not_synced_is_cut() {
     assert_corrupt_at(&open(&bytes, 0).0, synced);
 }
 
+/// Of messages nothing but the file knows what was acknowledged: with a good frame behind it, a bad one was no torn tail.
+#[test]
+fn bad_frame_with_a_good_one_behind_it_is_corruption_of_messages_alone() {
+    for (purpose, is_cut) in [(Purpose::Hub, true), (Purpose::Messages, false)] {
+        let device = MemoryDevice::new();
+        let mut journal = JournalFile::create(Box::new(device.clone()), purpose, 0, 0).unwrap();
+        append(&mut journal, &mut one_entry(b"bad"));
+        append(&mut journal, &mut one_entry(b"good, and not known to be synced"));
+        let mut bytes = device.bytes();
+        bytes[HEADER + 43 + HEAD] ^= 1;
+        let open = |bytes: &[u8]| {
+            let device = Box::new(MemoryDevice::holding(bytes));
+            JournalFile::open(device, purpose, 0, 0, &mut |_| Ok::<(), Infallible>(())).map(|(_, scan)| scan.cut)
+        };
+        match open(&bytes) {
+            Ok(cut) => assert!(is_cut && cut.unwrap().valid_after == 2, "{purpose:?}: {cut:?}"),
+            Err(ReplayError::Journal(error)) => {
+                assert!(!is_cut && matches!(error, JournalError::Corrupt { position: 43, .. }), "{purpose:?}: {error}");
+            }
+        }
+        assert!(open(&bytes[..HEADER + 60]).unwrap().is_some(), "{purpose:?}: with nothing behind it, it is torn");
+    }
+}
+
 #[test]
 fn power_cut_after_any_append_keeps_what_was_synced() {
     let device = MemoryDevice::new();
@@ -554,6 +578,18 @@ fn file_begun_anew_is_torn_only_after_its_seal() {
     }
 }
 
+/// The seal stands behind a group that was synced, wherever the positions begin.
+#[test]
+fn file_begun_anew_with_nothing_is_sealed() {
+    for base in [0, 1, 1_000] {
+        let device = MemoryDevice::new();
+        let mut journal = JournalFile::refound(Box::new(device.clone()), Purpose::Hub, base, 0).unwrap();
+        journal.seal(time(0), 0).unwrap();
+        let (result, seen) = open(&device.bytes(), journal.end());
+        assert_eq!((result.unwrap().groups, seen), (2, vec![]), "base {base}");
+    }
+}
+
 #[test]
 fn unknown_flag_is_corruption() {
     let mut bytes = small().bytes;
@@ -644,6 +680,52 @@ fn torn_creation_is_headless_and_zeros_before_something_are_corruption() {
     assert_corrupt_at(&open(&[0; 33], 0).0, 0);
 }
 
+/// A device of which the length is all that can be had.
+#[derive(Debug)]
+struct Unreadable(u64);
+
+impl ReadAt for Unreadable {
+    fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("unreadable"))
+    }
+}
+
+impl Device for Unreadable {
+    fn len(&mut self) -> io::Result<u64> {
+        Ok(self.0)
+    }
+
+    fn reader(&self) -> io::Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(Self(self.0)))
+    }
+
+    fn append(&mut self, _: &[u8]) -> io::Result<()> {
+        unreachable!("it is only looked at")
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        unreachable!("it is only looked at")
+    }
+
+    fn truncate(&mut self, _: u64) -> io::Result<()> {
+        unreachable!("it is only looked at")
+    }
+}
+
+/// Who is told that it is headless writes over it.
+#[test]
+fn headless_is_only_what_was_torn_in_its_creation() {
+    let is_headless = |bytes: &[u8]| JournalFile::is_headless(&mut MemoryDevice::holding(bytes)).unwrap();
+    assert!([0, 1, 31, 32].into_iter().all(|len| is_headless(&vec![0; len])));
+    assert!(is_headless(&small().bytes[..9]));
+    let mut damaged = small().bytes;
+    damaged[20] ^= 1;
+    assert!(![&small().bytes, &damaged, b"hello".as_slice(), &[0; 33]].into_iter().any(is_headless));
+    for len in [9, 32, 500] {
+        assert!(matches!(JournalFile::is_headless(&mut Unreadable(len)), Err(JournalError::Io(_))), "{len}");
+    }
+}
+
 #[test]
 fn other_versions_are_named() {
     let sample = small();
@@ -680,6 +762,22 @@ fn group_that_was_synced_before_it_was_written_is_corruption() {
     bytes[HEADER + GROUP_SYNCED_TO.end - 1] = 1;
     reseal(&mut bytes, HEADER);
     assert_corrupt_at(&open(&bytes, 0).0, 0);
+}
+
+#[test]
+fn group_of_a_time_that_no_clock_comes_to_is_corruption() {
+    let opened = |hub_ms| {
+        let device = MemoryDevice::new();
+        let mut journal = JournalFile::create(Box::new(device.clone()), Purpose::Hub, 0, 0).unwrap();
+        let mut group = Group::new();
+        group.begin(GroupTime { hub_ms, wall_ms: 0 }, 0);
+        append(&mut journal, &mut group);
+        open(&device.bytes(), 0).0
+    };
+    assert_eq!(opened(HUB_MS_MAX).unwrap().last_time.map(|time| time.hub_ms), Some(HUB_MS_MAX));
+    for beyond in [HUB_MS_MAX + 1, HUB_MS_MAX + 2, u64::MAX] {
+        assert_corrupt_at(&opened(beyond), 0);
+    }
 }
 
 #[test]

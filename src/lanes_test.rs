@@ -175,6 +175,20 @@ fn reports_are_journaled_in_the_lanes_order_whatever_order_they_come_in() {
     }
 }
 
+/// R16: the bound on what waits for the writer counts a lane's state as it counts the reports that it comes with.
+#[test]
+fn a_state_takes_as_much_room_in_the_queue_as_it_is_long() {
+    let reserved = |state: usize| {
+        let shop = Shop::open(0..4);
+        let lease = shop.claim().unwrap();
+        let before = shop.hub.stats().queued_bytes;
+        let number = lease.owed().next().unwrap();
+        assert_eq!(lease.report_lane([(number, 0)], &vec![7_u8; state]).unwrap().accepted(), 1);
+        shop.hub.stats().queued_bytes - before
+    };
+    assert_eq!(reserved(1_200) - reserved(200), 1_000);
+}
+
 /// A lease ends while a report on it is on its way: nobody gets the lane before that came through, and then its state is there.
 #[test]
 fn a_lane_is_not_handed_on_before_all_its_reports_are_in() {

@@ -1,15 +1,18 @@
 //! What comes between a claim's first look and its second undoes it, or leaves it as it was.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::claim::Ask;
+use crate::clock::Clock;
 use crate::current::Held;
 use crate::error::ClaimError;
+use crate::people::SeatCore;
 use crate::serve::Served;
 use crate::service::{Policy, Reporter, ServiceState, Verdict};
 use crate::sync::Arc;
 use crate::watch::Level;
-use crate::{Hub, ManualClock, MemoryDisk, Registration, Seat, Service};
+use crate::{Cause, Claim, EventKind, Hub, ManualClock, MemoryDisk, Registration, Seat, Service};
 
 struct Numbers;
 
@@ -75,4 +78,60 @@ fn what_comes_between_the_two_looks_of_a_claim_undoes_it() {
     // A suspect may claim, and a hub that ends keeps its leases.
     let (served, _) = claim_while(|seat| seat.core.service.link.close());
     assert!(matches!(served, Ok(Served::Granted { .. })));
+}
+
+/// A seat, and how many readings come before it is suspended.
+type Victim = Option<(Arc<SeatCore>, u32)>;
+
+/// A clock at one of whose readings a seat is suspended.
+#[derive(Debug, Clone, Default)]
+struct Meddling {
+    clock: ManualClock,
+    seat: Arc<Mutex<Victim>>,
+}
+
+impl Clock for Meddling {
+    fn monotonic(&self) -> Duration {
+        let mut seat = self.seat.lock().unwrap();
+        match seat.take() {
+            Some((seat, 0)) => seat.set_suspended(true),
+            Some((core, left)) => *seat = Some((core, left - 1)),
+            None => {}
+        }
+        self.clock.monotonic()
+    }
+
+    fn wall_ms(&self) -> i64 {
+        self.clock.wall_ms()
+    }
+}
+
+/// What an undone claim had taken was not given back by its client: neither the journal nor the counts say so.
+#[test]
+fn what_an_undone_claim_took_is_put_back_as_revoked() {
+    let mut undone = 0;
+    for readings in 0..6 {
+        let clock = Meddling::default();
+        let hub = Hub::builder().manual().clock(clock.clone()).seed(1).open_in_memory(&MemoryDisk::new()).unwrap();
+        let service = hub.register(Numbers).unwrap();
+        let seat = hub.register_client(&Registration::new(1, "one")).unwrap().client.activate(&service).unwrap();
+        service.add_all(0..40).unwrap();
+        hub.tick();
+        hub.tick();
+        *clock.seat.lock().unwrap() = Some((Arc::clone(&seat.core), readings));
+        let claimed = seat.claim(Ask::buckets(2));
+        *clock.seat.lock().unwrap() = None;
+        assert!(matches!(claimed, Err(ClaimError::Suspended) | Ok(Claim::Leased(_))), "{readings}");
+        if claimed.is_err() {
+            hub.tick();
+            let causes = hub.events(0).unwrap().filter_map(|event| match event.unwrap().kind {
+                EventKind::PutBack { cause, .. } => Some(cause),
+                _ => None,
+            });
+            let causes: Vec<Cause> = causes.collect();
+            undone += causes.len();
+            assert!(causes.iter().all(|cause| *cause == Cause::Revoked), "{readings}: {causes:?}");
+        }
+    }
+    assert!(undone > 0, "no claim was undone that had taken a bucket");
 }

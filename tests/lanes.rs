@@ -854,6 +854,24 @@ fn an_expired_command_has_no_effect() {
     assert_eq!((state(all[0]), service.stats().subjects_done), (SubjectState::Done, 6));
 }
 
+/// R130: a command that expired ends with those that stand next to it, not before those in front of it are reported.
+#[test]
+fn a_command_that_expired_behind_one_that_is_owed_waits_for_that() {
+    let (shop, service, seats) = kitchen(|policy| policy.bucket_subjects = 9, 1);
+    let all = [command(1, 0), command(1, 1), within(1, 1, 2)];
+    service.add_all(all).unwrap();
+    shop.settle();
+    let lease = claim_one(&seats[0]);
+    shop.pass(MINUTE);
+    for (command, expired) in [(all[0], 0), (all[1], 1)] {
+        let submitted = lease.report([(command, vec![])]).unwrap();
+        assert_eq!((outcomes(&submitted), submitted.expired), (&[Outcome::Accepted][..], expired));
+    }
+    shop.settle();
+    assert_eq!((service.stats().expired, service.stats().subjects_pending()), (1, 0));
+    assert_adds_up(&shop.hub);
+}
+
 /// R130: what expires while it waits is never handed to anyone, and the lane goes on; also after a restart, and when all of
 /// a bucket has expired.
 #[test]

@@ -4,6 +4,7 @@ use std::io;
 
 use super::super::{Builder, Inner, Journal, Kind, Nack};
 use super::*;
+use crate::Durability;
 use crate::builder::{Crash, MemoryDisk};
 use crate::messages::{Ack, Message};
 
@@ -122,4 +123,24 @@ fn the_writer_syncs_only_the_rest() {
     let unsealed = MemoryDisk::from_journal(&disk.fresh().bytes());
     assert!(Builder::default().open_in_memory(&unsealed).is_err());
     drop(rewrite);
+}
+
+/// R108: after a compaction readers see what they saw before: under `Sync` what is synced, otherwise what is written.
+#[test]
+fn a_compaction_leaves_readers_as_far_as_they_may_read() {
+    for durability in [Durability::Sync, Durability::Os] {
+        let disk = MemoryDisk::new();
+        let journal = Builder::default().durability(durability).open_in_memory(&disk).unwrap();
+        let acks: Vec<Ack> = (1..=50).map(|seq| journal.append(1, seq, &[3; 100]).wait().unwrap()).collect();
+        journal.compact(Retain::From(acks[10].position)).unwrap();
+        let (shared, ends) = (Arc::clone(&journal.inner.shared), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&ends);
+        disk.journal().before_sync(move || seen.lock().unwrap().push(shared.source().tail.end()));
+        let last = journal.append(1, 51, b"behind").wait().unwrap();
+        assert_eq!(all(&journal).last().map(|message| message.seq), Some(51), "{durability:?}");
+        disk.journal().heal();
+        let ends = std::mem::take(&mut *ends.lock().unwrap());
+        assert_eq!(ends.is_empty(), durability == Durability::Os, "{durability:?}");
+        assert!(ends.iter().all(|end| *end <= last.position), "it is not read before it is synced");
+    }
 }

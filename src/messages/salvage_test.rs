@@ -211,6 +211,40 @@ fn frames_within_a_message_are_not_taken_for_messages() {
     }
 }
 
+/// R107: also those of a log that is longer than this one. What stands behind a damaged message names it, by the checksum that it has or
+/// by the one that it should have, and is found by that.
+#[test]
+fn frames_of_a_longer_log_within_a_message_are_not_taken_for_messages() {
+    let device = MemoryDevice::new();
+    let mut longer = JournalFile::create(Box::new(device.clone()), Purpose::Messages, 1 << 40, 0).unwrap();
+    let mut group = crate::journal::Group::new();
+    group.begin(GroupTime { hub_ms: 1, wall_ms: 0 }, CLASS_SYNC);
+    let body = super::super::frame::Body { client: 7, seq: 9, wall_ms: 0, payload: b"not ours" };
+    group.push(super::super::frame::MESSAGE, 0, |out| body.append_to(out)).unwrap();
+    longer.put(&mut group).unwrap();
+    let bytes = log(&[b"first", &device.bytes()[32..], b"behind"]);
+    let carrier = place(&messages(&bytes)[1]).start;
+    // The checksum in its head, and the first byte behind the head.
+    for damaged in [carrier + 8, carrier + 12] {
+        let mut bytes = bytes.clone();
+        bytes[damaged] ^= 4;
+        let (mended, salvaged) = mend(&bytes).unwrap();
+        let found: Vec<u64> = messages(&mended).iter().map(|message| message.seq).collect();
+        assert_eq!((found, salvaged.lost.len()), (vec![1, 3], 1), "{salvaged:?}");
+    }
+}
+
+/// R107: what is damaged where reading begins is named, too, if the header before it is lost.
+#[test]
+fn what_is_lost_behind_a_lost_header_is_named() {
+    let mut bytes = small();
+    bytes[..32].fill(0);
+    bytes[50] ^= 1;
+    let (mended, salvaged) = mend(&bytes).unwrap();
+    assert_eq!((messages(&mended).len(), salvaged.header_lost), (5, true));
+    assert_eq!(salvaged.lost, [Lost { position: 0, bytes: 43 }]);
+}
+
 /// R107: many messages in one group: damage to one leaves the others, also where the length is lost with the checksum.
 #[test]
 fn the_rest_of_a_damaged_group_is_kept() {
