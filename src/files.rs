@@ -1,4 +1,4 @@
-//! Names in directories. All that a hub does to them is done here, so that a test can make each of it fail.
+//! Names in directories. What a hub does to them, but for listing and looking, is done here, so that a test can make each of it fail.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
