@@ -334,7 +334,8 @@ impl Builder {
         let mut device = place.journal()?;
         place.sweep()?;
         // Only a journal that is all there can take the store's place.
-        let whole = JournalFile::header(device.as_mut()).map_err(JournalError::Io)?.is_some_and(Header::is_whole);
+        let header = JournalFile::header(device.as_mut()).map_err(JournalError::Io)?;
+        let whole = header.is_some_and(Header::is_whole);
         let not_rebuildable = |damaged| OpenError::NotRebuildable { damaged };
         if self.rebuild_store && place.has_store() {
             if !whole {
@@ -344,7 +345,7 @@ impl Builder {
         } else if let Some(Distrust { reason, is_known }) = place.distrust()? {
             if whole {
                 place.set_store_aside(report, reason)?;
-            } else if is_known && !self.accept_missing_journal {
+            } else if is_known && header.is_some() && !self.accept_missing_journal {
                 // Replayed over, a part of a batch would count twice.
                 return Err(not_rebuildable(None));
             } else {
