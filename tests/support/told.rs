@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use commissary::{Hub, ServiceHandle, SubjectState, Work};
+use commissary::{Hub, OpenError, ServiceHandle, SubjectState, Work};
 
 use crate::toil::{DIRECTORY, Probe, SEED, SERVICES, WORKERS, builder};
 
@@ -136,9 +137,20 @@ fn register(hub: &Hub) -> Vec<ServiceHandle<Probe>> {
     SERVICES.iter().map(|name| hub.register(Probe(name)).unwrap()).collect()
 }
 
+/// Opens the hub. What this process had open a child that another test just started holds, too, until it runs its own program.
+fn opened(directory: &Path) -> Hub {
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        match builder().manual().open(directory) {
+            Err(OpenError::Locked { .. }) if Instant::now() < patience => thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// Opens the hub and checks it against what the children said.
 pub(crate) fn check(directory: &Path, told: &mut Told) -> Contents {
-    let hub = builder().manual().open(directory).unwrap();
+    let hub = opened(directory);
     let report = hub.open_report();
     told.replayed += report.replayed;
     told.cuts += u64::from(report.cut.is_some());
