@@ -363,7 +363,7 @@ fn count(house: &House, services: &Read) -> Result<Vec<Option<Found>>, AuditErro
     Ok(services.iter().map(|(service, _)| count(service)).collect::<Result<_, _>>()?)
 }
 
-/// Lets everything that is under way come through: both caretakers come to rest. False if they do not in time.
+/// Lets everything that is under way come through: the caretakers come to rest. False if they do not in time.
 fn settle(house: &House, began: Instant) -> Result<bool, AuditError> {
     let link = &house.link;
     link.check()?;
@@ -372,8 +372,12 @@ fn settle(house: &House, began: Instant) -> Result<bool, AuditError> {
         link.check()?;
         return Ok(true);
     }
-    // What the writer is through with may be on its way to the steward.
-    let caretakers = [(&link.writer_rests, &link.writer), (&link.steward_rests, &link.steward)];
+    // What one is through with may be on its way to the next.
+    let caretakers = [
+        (&link.writer_rests, &link.writer),
+        (&link.storekeeper_rests, &link.storekeeper),
+        (&link.steward_rests, &link.steward),
+    ];
     for (rests, signal) in caretakers {
         // The one under way may have begun before.
         let enough = rests.count() + 2;

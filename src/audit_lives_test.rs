@@ -84,6 +84,7 @@ impl Shop {
         let mut caretakers = self.hub.house().dismiss().unwrap();
         caretakers.writer.turn();
         caretakers.writer.write(record);
+        caretakers.storekeeper.apply_all();
         self.hub.house().keep(caretakers);
     }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::audit::{Flow, Identity, Move};
+use crate::caretakers::Caretakers;
 use crate::commit::{Change, Reports};
-use crate::house::Caretakers;
 use crate::lease::Hold;
 use crate::link::Precedence;
 use crate::people::SeatCore;
@@ -189,7 +189,7 @@ fn a_report_applied_though_the_subject_is_settled_is_seen() {
     let rank = pool.subject(index, 0).unwrap().rank;
     drop(lease.report([(subject, empty_report())]).unwrap());
     shop.hub.tick();
-    shop.with_caretakers(|caretakers| caretakers.writer.applier_mut().owe_again(shop.core().id, rank));
+    shop.with_caretakers(|caretakers| caretakers.storekeeper.applier_mut().owe_again(shop.core().id, rank));
     assert_eq!(shop.broken(), [], "nobody has acted on it yet");
     assert_eq!(shop.recounted(), [(Identity::Store, 1)], "but it stands in the store");
 }
@@ -205,7 +205,7 @@ fn a_settlement_that_is_not_accounted_for_is_seen() {
     };
     report(&lease);
     shop.hub.tick();
-    shop.with_caretakers(|caretakers| caretakers.writer.applier_mut().forget_done(shop.core().id, rank));
+    shop.with_caretakers(|caretakers| caretakers.storekeeper.applier_mut().forget_done(shop.core().id, rank));
     shop.service.add_all([1_000]).unwrap();
     assert_eq!(shop.broken(), [(Identity::Reports, 1), (Identity::Counts, -1)]);
     assert_eq!(shop.recounted()[2], (Identity::Store, -1));
@@ -214,7 +214,7 @@ fn a_settlement_that_is_not_accounted_for_is_seen() {
 fn put_backs(shop: &Shop) -> Vec<Errand> {
     shop.with_caretakers(|caretakers| {
         caretakers.writer.turn();
-        caretakers.writer.apply_all();
+        caretakers.storekeeper.apply_all();
         let errands = caretakers.steward.inbox().take_all();
         errands.into_iter().map(|node| Arc::into_inner(node).unwrap().value).collect()
     })
@@ -379,7 +379,7 @@ fn a_defect_survives_a_restart_and_is_seen_there() {
     shop.hub.tick();
     // The store forgets that it owes one of them.
     shop.with_caretakers(|caretakers| {
-        assert!(caretakers.writer.applier_mut().forget_owed(shop.core().id, rank));
+        assert!(caretakers.storekeeper.applier_mut().forget_owed(shop.core().id, rank));
     });
     shop.service.add_all([1_000]).unwrap();
     shop.hub.close().unwrap();

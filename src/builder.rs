@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::thread;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
@@ -12,15 +11,17 @@ use serde::Serialize;
 
 use crate::apply::{self, Applier, ApplyError, At};
 use crate::bookmark::{MarkPlace, Marks};
+use crate::caretakers::Caretakers;
 use crate::clock::{Clock, HubClock, SystemClock};
 use crate::compact::{self, Compact, Compacted};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice, MemoryFiles};
-use crate::error::{OpenError, StoreError, TicketError};
+use crate::error::{OpenError, StoreError};
 #[cfg(test)]
 use crate::faults_test::{Call, name_fault_point};
 use crate::files;
-use crate::house::{Caretakers, House, Shelf};
-use crate::hub::{Hub, Threads};
+use crate::handover::Handover;
+use crate::house::{House, Shelf};
+use crate::hub::Hub;
 use crate::id::{ClientId, Secret};
 use crate::journal::{Entry, GroupTime, Header, JournalError, JournalFile, Log, Purpose, ReplayError, Scan};
 use crate::limits::Limits;
@@ -28,13 +29,13 @@ use crate::link::Link;
 use crate::people::{ClientCore, People};
 use crate::record::{self, ClientValue, Standing, key};
 use crate::registry::{Generations, Registry};
-use crate::service::contain;
 use crate::stack::Stack;
 use crate::steward::Steward;
 use crate::storage::DiskMeter;
 use crate::store::counted::Role;
 use crate::store::marker::Distrust;
 use crate::store::{Engine, MemoryStore, Store, marker, open_or_set_aside, set_aside};
+use crate::storekeeper::Storekeeper;
 use crate::sync::{Arc, Mutex};
 use crate::ticket::{CLASS_SYNC, Durability};
 use crate::writer::Writer;
@@ -221,7 +222,7 @@ impl Builder {
     }
 
     /// Starts no threads: [`Hub::tick`] does their work. With a [`ManualClock`](crate::ManualClock) and a seed, a whole
-    /// system runs single-threaded and reproducibly. Default: two threads.
+    /// system runs single-threaded and reproducibly. Default: three threads.
     pub fn manual(mut self) -> Self {
         self.manual = true;
         self
@@ -527,16 +528,26 @@ impl Builder {
         let inbox = Arc::new(Stack::default());
         // What a crash may undo is not read, as far as the durability goes.
         let tail = journal.tail(self.durability == Durability::Sync).map_err(JournalError::Io)?;
+        let handover = Arc::new(Handover::new(Arc::clone(&link)));
         let mut writer = Writer::new(
             Arc::clone(&link),
             Arc::clone(&registry),
             Arc::clone(&people),
-            Arc::clone(&inbox),
+            Arc::clone(&handover),
             disk.log(journal),
+            self.durability,
+        );
+        let mut storekeeper = Storekeeper::new(
+            Arc::clone(&link),
+            Arc::clone(&registry),
+            Arc::clone(&people),
+            Arc::clone(&inbox),
+            handover,
             applier,
             self.durability,
         );
-        writer.boot(boot).map_err(|what| OpenError::Journal(JournalError::Io(io::Error::other(what))))?;
+        let booted = writer.boot(boot).and_then(|()| storekeeper.boot());
+        booted.map_err(|what| OpenError::Journal(JournalError::Io(io::Error::other(what))))?;
         let steward = Steward::new(
             Arc::clone(&link),
             Arc::clone(&registry),
@@ -547,79 +558,15 @@ impl Builder {
             rng,
         );
         let house = Arc::new(House::new(link, registry, people, disk, tail, marks, known));
-        let caretakers = Caretakers { writer, steward };
+        let caretakers = Caretakers { writer, storekeeper, steward };
         let threads = if self.manual {
             house.keep(caretakers);
             None
         } else {
-            Some(spawn(&house.link, caretakers)?)
+            Some(caretakers.spawn(&house.link)?)
         };
         tracing::info!(boots = boot, replayed = report.replayed, "hub opened");
         Ok(Hub::new(house, report, threads))
-    }
-}
-
-fn spawn(link: &Arc<Link>, caretakers: Caretakers) -> Result<Threads, OpenError> {
-    let Caretakers { mut writer, mut steward } = caretakers;
-    let of_writer = Arc::clone(link);
-    let writer = thread::Builder::new()
-        .name("commissary-writer".to_owned())
-        .spawn(move || {
-            of_writer.writer.adopt();
-            guarded(&of_writer, "writer", || run_writer(&of_writer, &mut writer));
-            writer.finish()
-        })
-        .map_err(OpenError::Thread)?;
-    let of_steward = Arc::clone(link);
-    let steward = thread::Builder::new()
-        .name("commissary-steward".to_owned())
-        .spawn(move || {
-            of_steward.steward.adopt();
-            guarded(&of_steward, "steward", || run_steward(&of_steward, &mut steward));
-        })
-        .map_err(|error| {
-            // The writer's thread is running: it must not outlive the failed opening.
-            link.close();
-            link.writer.raise();
-            OpenError::Thread(error)
-        })?;
-    Ok(Threads { writer, steward })
-}
-
-/// Runs a caretaker. Its panic, a bug of ours, poisons the hub: nobody waits for ever for a caretaker that is gone.
-fn guarded(link: &Link, who: &str, run: impl FnOnce()) {
-    if let Err(message) = contain(run) {
-        link.poison(format!("the {who} panicked: {message}"));
-        while !link.is_closed() {
-            link.fail_all(TicketError::Refused);
-            link.writer.lower();
-            thread::park_timeout(crate::steward::PERIOD);
-        }
-    }
-}
-
-fn run_steward(link: &Link, steward: &mut Steward) {
-    while !link.is_closed() {
-        if !steward.turn() {
-            link.steward_rests.note();
-            link.steward.wait(steward.sleep());
-        }
-    }
-}
-
-fn run_writer(link: &Link, writer: &mut Writer) {
-    loop {
-        let journaled = writer.turn();
-        if link.is_closed() {
-            return;
-        }
-        if journaled && !writer.is_behind() {
-            continue;
-        }
-        if !writer.apply_some() && !journaled {
-            link.writer_rests.note();
-            link.writer.wait(writer.sleep().unwrap_or(crate::steward::PERIOD));
-        }
     }
 }
 

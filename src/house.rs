@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::bookmark::Marks;
+use crate::caretakers::Caretakers;
 use crate::commit::{Change, Pending};
 use crate::error::HubError;
 use crate::journal::Tail;
@@ -11,20 +12,11 @@ use crate::link::{Link, Precedence};
 use crate::people::People;
 use crate::record::ServiceValue;
 use crate::registry::{Registry, ServiceCore};
-use crate::steward::Steward;
 use crate::storage::DiskMeter;
 use crate::store::Store;
 use crate::store::counted::Role;
 use crate::sync::{Arc, Mutex};
 use crate::ticket::Ticket;
-use crate::writer::Writer;
-
-/// The two caretakers.
-#[derive(Debug)]
-pub(crate) struct Caretakers {
-    pub(crate) writer: Writer,
-    pub(crate) steward: Steward,
-}
 
 /// Everything but the threads.
 #[derive(Debug)]
@@ -109,7 +101,7 @@ impl House {
         // What is put back in one round is offered in the next; each round settles what the one before it began.
         for _ in 0..8 {
             let wrote = caretakers.writer.turn();
-            caretakers.writer.apply_all();
+            caretakers.storekeeper.apply_all();
             let cared = caretakers.steward.turn();
             if !wrote && !cared {
                 break;
@@ -117,11 +109,11 @@ impl House {
         }
     }
 
-    /// In a manual hub, does the writer's work, so that the queue has room again.
+    /// In a manual hub, journals and applies what waits, so that the queue has room again.
     pub(crate) fn make_room(&self) {
         if let Some(caretakers) = self.caretakers().as_mut() {
             caretakers.writer.turn();
-            caretakers.writer.apply_all();
+            caretakers.storekeeper.apply_all();
         }
     }
 

@@ -1,13 +1,13 @@
-//! The hub: services, clients, statistics, and the two caretaker threads.
+//! The hub: services, clients, statistics, and the caretakers' threads.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::thread::JoinHandle;
 
 use crate::audit::{self, Audit, Depth};
 use crate::builder::{Builder, OpenReport};
+use crate::caretakers::Threads;
 use crate::client::{Client, Registered, Registration};
 use crate::commit::Decision;
 use crate::error::{
@@ -58,13 +58,6 @@ struct Inner {
     threads: Mutex<Option<Threads>>,
 }
 
-/// The caretakers' threads.
-#[derive(Debug)]
-pub(crate) struct Threads {
-    pub(crate) writer: JoinHandle<Result<(), String>>,
-    pub(crate) steward: JoinHandle<()>,
-}
-
 /// How a hub ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("closing: {what}")]
@@ -81,18 +74,10 @@ impl Inner {
         house.link.steward.raise();
         // Held to the end: whoever closes as well returns when the hub is closed.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = if let Some(Threads { writer, steward }) = threads.take() {
-            // A caretaker's own thread gets here if a plugin's subject closes the hub; it ends by itself.
-            let is_self = |id| id == std::thread::current().id();
-            let steward = if is_self(steward.thread().id()) {
-                Ok(())
-            } else {
-                steward.join().map_err(|_| "the steward panicked".to_owned())
-            };
-            let writer = writer.join().unwrap_or_else(|_| Err("the writer panicked".to_owned()));
-            steward.and(writer)
+        let ended = if let Some(threads) = threads.take() {
+            threads.join()
         } else if let Some(mut caretakers) = house.dismiss() {
-            caretakers.writer.finish()
+            caretakers.finish()
         } else {
             Ok(())
         };

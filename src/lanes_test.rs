@@ -323,7 +323,7 @@ fn lanes_in_memory(shop: &Shop) -> (usize, usize, usize) {
     let house = shop.hub.house();
     let mut caretakers = house.dismiss().unwrap();
     let known = caretakers.steward.lanes_known();
-    let cached = caretakers.writer.applier_mut().lanes_cached();
+    let cached = caretakers.storekeeper.applier_mut().lanes_cached();
     house.keep(caretakers);
     let live = shop.service.core().live();
     let runs = live.iter().flat_map(|pool| (0..pool.slots().len()).filter_map(|index| pool.run(index)));

@@ -48,8 +48,10 @@ pub(crate) struct Link {
     turned_away: [Counter; 3],
     pub(crate) outflow: Outflow,
     pub(crate) writer: Padded<Signal>,
+    pub(crate) storekeeper: Padded<Signal>,
     pub(crate) steward: Padded<Signal>,
     pub(crate) writer_rests: Rests,
+    pub(crate) storekeeper_rests: Rests,
     pub(crate) steward_rests: Rests,
     /// For those who follow the events.
     pub(crate) news: News,
@@ -74,8 +76,10 @@ impl Link {
             turned_away: Default::default(),
             outflow: Outflow::default(),
             writer: Padded::default(),
+            storekeeper: Padded::default(),
             steward: Padded::default(),
             writer_rests: Rests::default(),
+            storekeeper_rests: Rests::default(),
             steward_rests: Rests::default(),
             news: News::default(),
             clock,
@@ -110,7 +114,7 @@ impl Link {
         self.poison.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(cause)));
         // ordering: SeqCst; see `check`. Only an open hub is poisoned; a closed one stays closed.
         let _ = self.status.compare_exchange(OPEN, POISONED, Ordering::SeqCst, Ordering::SeqCst);
-        // Both caretakers tell those who wait.
+        // Writer and steward tell those who wait.
         self.writer.raise();
         self.steward.raise();
     }

@@ -1,23 +1,17 @@
 //! The one group-commit writer: takes what waits, journals it as a group, syncs once, resolves the tickets' durable half,
-//! applies the group to the store, resolves their visible half.
+//! hands the group to the storekeeper.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::ops::Deref;
-use std::time::Duration;
 
 use serde_bytes::Bytes;
 
-use crate::apply::{Applier, At, Effect, FinishedLease};
-use crate::audit::{Booked, Flow};
 use crate::clock::millis;
 use crate::commit::{Change, Pending, Reports};
 use crate::error::TicketError;
 use crate::fairness::is_overdue;
+use crate::handover::{Delivery, Handover, Journaled, Waiting};
 use crate::journal::{Group, GroupTime, Log, Outcome};
 use crate::link::Link;
-use crate::measures;
-use crate::pace::Gauge;
 use crate::people::People;
 use crate::pool::{LOGGED_ENDED, LOGGED_LEASED, Pool, Spot};
 use crate::record::{
@@ -29,49 +23,15 @@ use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::run::{HeldBack, Run, Step};
 use crate::service::Bounds;
 use crate::slot::{Cause, Mask, Phase, Slot};
-use crate::stack::{Node, Stack};
-use crate::steward::{Errand, Fate, PutBack};
+use crate::steward::PutBack;
 use crate::sync::Arc;
 use crate::syncing::Syncing;
-use crate::ticket::{Durability, Intake};
+use crate::ticket::Durability;
 
 /// Bytes of one group, about at most; what is more makes further groups, synced together.
 const GROUP_BYTES: usize = 256 << 10;
-/// Bytes journaled but not applied, beyond which applying goes before taking in more.
-const BACKLOG_BYTES: usize = 16 << 20;
-/// Milliseconds that a journaled change may wait to be applied while there is more to journal.
-const BACKLOG_MS: u64 = 50;
 /// Journal bytes between checkpoints of the store.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-
-/// A change taken from the queue. Whatever becomes of the writer, its ticket is answered: here at the latest.
-#[derive(Debug)]
-struct Waiting(Arc<Node<Pending>>);
-
-impl Deref for Waiting {
-    type Target = Pending;
-
-    fn deref(&self) -> &Pending {
-        &self.0.value
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.value.resolution.abandon();
-    }
-}
-
-/// A journaled group that is still to be applied.
-#[derive(Debug)]
-struct Journaled {
-    group: Group,
-    start: u64,
-    end: u64,
-    /// Which frame, by its offset, is whose.
-    waiting: Vec<(u64, Waiting)>,
-    put_back: Vec<PutBack>,
-}
 
 /// A group under construction.
 #[derive(Debug)]
@@ -81,23 +41,19 @@ struct Draft {
     put_back: Vec<PutBack>,
 }
 
-/// The writer. It alone touches the journal, and it alone writes to the store.
+/// The writer. It alone touches the journal.
 #[derive(Debug)]
 pub(crate) struct Writer {
     link: Arc<Link>,
     registry: Arc<Registry>,
     people: Arc<People>,
-    inbox: Arc<Stack<Errand>>,
+    handover: Arc<Handover>,
     log: Box<dyn Log>,
-    applier: Applier,
     durability: Durability,
     drafts: Vec<Draft>,
-    backlog: VecDeque<Journaled>,
-    backlog_bytes: usize,
     syncing: Syncing,
     checkpoint: u64,
     spare: Vec<Group>,
-    gauge: Gauge,
     /// Reports on lanes that came before those that they follow.
     held_back: HeldBack<Waiting>,
 }
@@ -107,45 +63,34 @@ impl Writer {
         link: Arc<Link>,
         registry: Arc<Registry>,
         people: Arc<People>,
-        inbox: Arc<Stack<Errand>>,
+        handover: Arc<Handover>,
         log: Box<dyn Log>,
-        applier: Applier,
         durability: Durability,
     ) -> Self {
-        let checkpoint = applier.standing().position;
+        let checkpoint = log.end();
         let syncing = Syncing::new(durability, link.clock.now());
         Self {
             link,
             registry,
             people,
-            inbox,
+            handover,
             log,
-            applier,
             durability,
             drafts: Vec::new(),
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
             syncing,
             checkpoint,
             spare: Vec::new(),
-            gauge: Gauge::default(),
             held_back: HeldBack::default(),
         }
     }
 
-    /// Journals and applies a record that no call makes.
+    /// Journals a record that no call makes.
     #[cfg(test)]
     pub(crate) fn write(&mut self, record: &Record<'_>) {
         let time = self.link.clock.stamp();
         self.draft(time, record);
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);
-        self.apply_all();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn applier_mut(&mut self) -> &mut Applier {
-        &mut self.applier
     }
 
     /// Journals what waits. False if there was nothing.
@@ -164,9 +109,6 @@ impl Writer {
             return false;
         }
         let time = self.link.clock.stamp();
-        if !waiting.is_empty() {
-            self.gauge.begin(&self.link.outflow, time.hub_ms);
-        }
         for node in waiting {
             self.draft_change(time, node);
         }
@@ -189,52 +131,7 @@ impl Writer {
     fn give_up(&mut self) {
         self.held_back.clear();
         self.drafts.clear();
-        self.backlog.clear();
-        self.backlog_bytes = 0;
         self.registry.notify_all();
-    }
-
-    /// Applies what is journaled, a batch's worth. False if there was nothing.
-    pub(crate) fn apply_some(&mut self) -> bool {
-        if self.backlog.is_empty() || self.link.is_poisoned() {
-            return false;
-        }
-        let mut applied: Vec<(Journaled, Vec<Intake>)> = Vec::new();
-        let mut bytes = 0;
-        while !self.applier.batch_is_full(bytes) {
-            let Some(journaled) = self.backlog.pop_front() else { break };
-            bytes += journaled.group.bytes();
-            self.backlog_bytes -= journaled.group.bytes();
-            match self.apply_group(&journaled) {
-                Ok(intakes) => applied.push((journaled, intakes)),
-                Err(error) => {
-                    applied.push((journaled, Vec::new()));
-                    self.fail_applied(applied, &error.to_string());
-                    return false;
-                }
-            }
-        }
-        let Some((last, _)) = applied.last() else { return false };
-        let (end, time, class) = (last.end, last.group.time(), self.durability.class());
-        if let Err(error) = self.applier.flush(end, time, class) {
-            self.fail_applied(applied, &error.to_string());
-            return false;
-        }
-        self.publish(applied);
-        self.checkpoint_if_due(end);
-        true
-    }
-
-    /// Applies everything that is journaled.
-    pub(crate) fn apply_all(&mut self) {
-        while self.apply_some() {}
-    }
-
-    /// True if applying should go before journaling more: reads are late, or too much waits in memory.
-    pub(crate) fn is_behind(&self) -> bool {
-        let oldest = self.backlog.front().map(|journaled| journaled.group.time().hub_ms);
-        let late = oldest.is_some_and(|at| self.link.clock.now() >= at + BACKLOG_MS);
-        late || self.backlog_bytes > BACKLOG_BYTES
     }
 
     /// Journals that the hub was opened, synced whatever the durability: no generation is used twice.
@@ -244,7 +141,6 @@ impl Writer {
         let drafts = std::mem::take(&mut self.drafts);
         self.commit(drafts);
         self.sync_rest().map_err(|error| format!("journal sync: {error}"))?;
-        self.apply_all();
         if self.link.is_poisoned() { Err(self.link.cause()) } else { Ok(()) }
     }
 
@@ -253,24 +149,31 @@ impl Writer {
         if self.log.synced() < self.log.end() { self.log.sync() } else { Ok(()) }
     }
 
-    /// How long it may sleep if nothing wakes it; `None`: for as long as it likes.
-    pub(crate) fn sleep(&self) -> Option<Duration> {
-        self.syncing.sleep(self.log.as_ref(), self.link.clock.now())
+    /// True if the storekeeper is far behind: it goes first. The signal is lowered.
+    pub(crate) fn is_to_wait(&mut self) -> bool {
+        self.link.writer.lower();
+        // Where nothing is written any more, who waits is answered.
+        let waits = self.handover.is_full() && !self.link.is_poisoned();
+        if waits {
+            self.sync_if_due(self.link.clock.now());
+        }
+        waits
     }
 
-    /// The end: journals, syncs and applies what is left, and makes the store durable. The hub is closed already.
-    pub(crate) fn finish(&mut self) -> Result<(), String> {
+    /// Parks until the signal is raised, or a sync is due.
+    pub(crate) fn wait(&self) {
+        let sleep = self.syncing.sleep(self.log.as_ref(), self.link.clock.now());
+        self.link.writer.wait(sleep.unwrap_or(crate::steward::PERIOD));
+    }
+
+    /// The end: journals and syncs what is left. The hub is closed already.
+    pub(crate) fn finish(&mut self) {
         self.turn();
         if let Err(error) = self.sync_rest() {
             self.link.poison(format!("journal sync: {error}"));
         }
-        self.apply_all();
         self.link.fail_all(TicketError::Closed);
         self.give_up();
-        if self.link.is_poisoned() {
-            return Err(self.link.cause());
-        }
-        self.applier.finish().map_err(|error| format!("store checkpoint: {error}"))
     }
 
     /// The slots in which something happened since the last turn, by pool.
@@ -365,12 +268,10 @@ impl Writer {
             self.draft_released(time, pool, index, cause, ranks.collect());
         }
         let put_back = PutBack { service: service.id, pool: Arc::clone(pool), index, left };
-        // An abandoned slot alone makes no record; it still needs a draft to travel with.
-        if self.drafts.is_empty() {
-            self.return_subjects(put_back);
-            self.link.steward.raise();
-        } else if let Some(draft) = self.drafts.last_mut() {
-            draft.put_back.push(put_back);
+        // An abandoned slot alone makes no record, and may have no draft to travel with.
+        match self.drafts.last_mut() {
+            Some(draft) => draft.put_back.push(put_back),
+            None => self.handover.deliver(Delivery::PutBack(put_back)),
         }
     }
 
@@ -447,6 +348,9 @@ impl Writer {
     fn draft(&mut self, time: GroupTime, record: &Record<'_>) -> Option<u64> {
         let full = self.drafts.last().is_none_or(|draft| draft.group.bytes() >= GROUP_BYTES);
         if full {
+            if self.spare.is_empty() {
+                self.spare = self.handover.spare();
+            }
             let mut group = self.spare.pop().unwrap_or_else(Group::new);
             group.begin(time, self.durability.class());
             self.drafts.push(Draft { group, waiting: Vec::new(), put_back: Vec::new() });
@@ -494,16 +398,14 @@ impl Writer {
             for (offset, node) in &journaled.waiting {
                 node.resolution.durable(journaled.start + offset);
             }
-            self.backlog_bytes += journaled.group.bytes();
-            self.backlog.push_back(journaled);
+            self.handover.deliver(Delivery::Group(journaled));
         }
         if let Some(cause) = failed {
-            // What is durable is made visible before reads are all that is left.
-            self.apply_all();
             self.link.poison(cause);
             self.registry.notify_all();
         }
         self.sync_if_due(self.link.clock.now());
+        self.checkpoint_if_due();
     }
 
     fn refuse(&self, waiting: &[(u64, Waiting)], error: TicketError) {
@@ -512,7 +414,8 @@ impl Writer {
         }
     }
 
-    fn sync_if_due(&mut self, now: u64) {
+    /// Keeps the interval of a log that is synced at intervals.
+    pub(crate) fn sync_if_due(&mut self, now: u64) {
         if self.syncing.is_due(self.log.as_ref(), now) {
             self.syncing.note(now);
             match self.log.sync() {
@@ -522,154 +425,23 @@ impl Writer {
         }
     }
 
-    /// Applies a group's records to the batch; what each took in, in the order of `waiting`.
-    fn apply_group(&mut self, journaled: &Journaled) -> Result<Vec<Intake>, crate::apply::ApplyError> {
-        let mut intakes = Vec::with_capacity(journaled.waiting.len());
-        let mut waiting = journaled.waiting.iter().map(|(offset, _)| *offset).peekable();
-        for (offset, kind, _, body) in journaled.group.entries() {
-            let at = At { position: journaled.start + offset, time: journaled.group.time() };
-            let intake = self.applier.apply(at, kind, body)?;
-            if waiting.next_if_eq(&offset).is_some() {
-                intakes.push(intake);
-            }
-        }
-        Ok(intakes)
-    }
-
-    /// The batch failed: its changes are durable but not visible, and the hub is poisoned.
-    fn fail_applied(&mut self, applied: Vec<(Journaled, Vec<Intake>)>, cause: &str) {
-        let rest = std::mem::take(&mut self.backlog);
-        self.backlog_bytes = 0;
-        for journaled in applied.into_iter().map(|(journaled, _)| journaled).chain(rest) {
-            self.refuse(&journaled.waiting, TicketError::NotVisible);
-        }
-        self.link.poison(format!("store: {cause}"));
-        self.registry.notify_all();
-    }
-
-    /// The batch is in the store: publishes the counts, resolves tickets, hands put-back subjects to the steward.
-    fn publish(&mut self, applied: Vec<(Journaled, Vec<Intake>)>) {
-        // The counts first: who was told that a change is visible finds it counted.
-        let finished = self.applier.take_finished();
-        for service in self.registry.all() {
-            let tally = self.applier.tally(service.id);
-            service.counts.publish(tally);
-            service.ledger.publish(Booked::of(&tally, self.applier.leased_print(service.id)));
-            for lease in finished.iter().filter(|lease| lease.service == service.id) {
-                service.measures.held(lease.ended_at.saturating_sub(lease.claimed_at));
-            }
-            note_slow(&service, &finished, self.link.limits.slow_leases);
-        }
-        let freed = self.pass_on_effects();
-        for (journaled, _) in &applied {
-            self.measure(journaled);
-        }
-        let mut bytes = 0;
-        for (mut journaled, intakes) in applied {
-            for ((_, node), intake) in journaled.waiting.drain(..).zip(intakes) {
-                self.link.give_back(node.permits);
-                bytes += node.permits as u64;
-                node.resolution.visible(intake);
-            }
-            for put_back in journaled.put_back.drain(..) {
-                self.return_subjects(put_back);
-            }
-            if self.spare.len() < 4 {
-                self.spare.push(journaled.group);
-            }
-        }
-        for errand in freed {
-            self.inbox.push(Arc::new(Node::new(errand)));
-        }
-        let empty = self.link.queued_bytes() == 0;
-        self.gauge.note(&self.link.outflow, bytes, empty, self.link.clock.now());
-        self.link.steward.raise();
-    }
-
-    /// Hands subjects put back to the steward, but for those that are owed no more: deleted, withdrawn, or done by another.
-    fn return_subjects(&mut self, mut put_back: PutBack) {
-        let mut owed = Mask::default();
-        for place in put_back.left.places() {
-            let rank = put_back.pool.subject(put_back.index, place).map(|subject| subject.rank);
-            // If the store fails the hub is about to be poisoned; until then nothing is lost.
-            if rank.is_some_and(|rank| self.applier.is_owed(put_back.service, rank).unwrap_or(true)) {
-                owed.insert(place);
-            }
-        }
-        let unowed = put_back.left.without(owed);
-        if let Some(service) = self.registry.by_id(put_back.service)
-            && !unowed.is_empty()
-        {
-            service.ledger.flowed(Flow::Unowed, put_back.pool.print(put_back.index, unowed));
-        }
-        put_back.left = owed;
-        self.inbox.push(Arc::new(Node::new(Errand::PutBack(put_back))));
-    }
-
-    /// Tells those concerned what the records that were applied mean for them; what is to be told after what was put back.
-    fn pass_on_effects(&mut self) -> Vec<Errand> {
-        let mut freed = Vec::new();
-        let mut ranks: BTreeMap<(u32, Fate), Vec<u64>> = BTreeMap::new();
-        let mut laned: BTreeMap<u32, Vec<(Vec<u8>, u64)>> = BTreeMap::new();
-        for effect in self.applier.take_effects() {
-            let (service, fate, rank) = match effect {
-                Effect::Urgent { service, rank } => (service, Fate::Urgent, rank),
-                Effect::Gone { service, rank, lane } if lane.is_empty() => (service, Fate::Gone, rank),
-                Effect::Gone { service, rank, lane } => {
-                    laned.entry(service).or_default().push((lane, rank));
-                    continue;
-                }
-                Effect::Settled { service, rank } => (service, Fate::Settled, rank),
-                Effect::Disagreed { service, client } => {
-                    self.note_disagreement(service, client);
-                    continue;
-                }
-                Effect::LaneFree { service, lane, generation, slot } => {
-                    freed.push(Errand::LaneFree { service, lane, generation, slot });
-                    continue;
-                }
-            };
-            ranks.entry((service, fate)).or_default().push(rank);
-        }
-        for ((service, fate), ranks) in ranks {
-            self.inbox.push(Arc::new(Node::new(Errand::Ranks { service, fate, ranks })));
-        }
-        for (service, gone) in laned {
-            self.inbox.push(Arc::new(Node::new(Errand::LanedGone { service, gone })));
-        }
-        freed
-    }
-
-    fn note_disagreement(&self, service: u32, client: u64) {
-        let client = self.people.client(client);
-        if let Some(seat) = client.and_then(|client| self.people.seat_of(&client, service)) {
-            seat.counts.disagreements.add(1);
-        }
-    }
-
-    /// Notes how long the reports of a group took.
-    fn measure(&self, journaled: &Journaled) {
-        for (_, node) in &journaled.waiting {
-            let Change::Reported(reports) = &node.change else { continue };
-            let owner = reports.pool.slot(reports.index).map(|slot| slot.snapshot().owner());
-            if let Some(seat) = owner.and_then(|owner| self.people.seats.get(owner as usize)) {
-                measures::note_reported(seat, reports, journaled.group.time().hub_ms);
-            }
-        }
-    }
-
-    fn checkpoint_if_due(&mut self, applied: u64) {
-        if applied.saturating_sub(self.checkpoint) < CHECKPOINT_BYTES {
+    /// Lets the store be made durable, now and then, behind what is synced: else power that is lost could leave a store that says
+    /// more than its journal.
+    fn checkpoint_if_due(&mut self) {
+        if self.log.end().saturating_sub(self.checkpoint) < CHECKPOINT_BYTES {
             return;
         }
-        self.checkpoint = applied;
-        // The journal first, whatever the durability: else power that is lost could leave a store that says more than its journal.
-        let synced = self.sync_rest().map_err(|error| format!("journal sync: {error}"));
-        let done =
-            synced.and_then(|()| self.applier.checkpoint().map_err(|error| format!("store checkpoint: {error}")));
-        if let Err(cause) = done {
-            self.link.poison(cause);
+        self.checkpoint = self.log.end();
+        match self.sync_rest() {
+            Ok(()) => self.handover.deliver(Delivery::Checkpoint),
+            Err(error) => self.link.poison(format!("journal sync: {error}")),
         }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.handover.deliver(Delivery::End);
     }
 }
 
@@ -720,23 +492,4 @@ fn filter(items: &[u8], accepted: Mask) -> Vec<u8> {
         }
     }
     kept
-}
-
-/// Keeps the slowest of the finished leases, slowest first.
-fn note_slow(service: &ServiceCore, finished: &[FinishedLease], most: usize) {
-    let took = |lease: &FinishedLease| lease.ended_at.saturating_sub(lease.claimed_at);
-    let known = service.slow.load();
-    let least = if known.len() < most { 0 } else { known.last().map_or(0, took) };
-    let mut slow: Vec<FinishedLease> = finished
-        .iter()
-        .filter(|lease| lease.service == service.id && (known.len() < most || took(lease) > least))
-        .copied()
-        .collect();
-    if slow.is_empty() {
-        return;
-    }
-    slow.extend(known.iter().copied());
-    slow.sort_by_key(|lease| std::cmp::Reverse(took(lease)));
-    slow.truncate(most);
-    service.slow.store(Arc::new(slow));
 }

@@ -14,6 +14,8 @@
 #[macro_use]
 mod check;
 
+#[path = "../../src/backlog.rs"]
+mod backlog;
 #[path = "../../src/contest.rs"]
 mod contest;
 #[path = "../../src/cursor.rs"]

@@ -1,9 +1,11 @@
-//! Models of the wake-up of a caretaker: work that was published is seen, or the caretaker is woken.
+//! Models of the wake-up of a caretaker: work that was published is seen, or the caretaker is woken; and so is one that waits until
+//! what it handed over is done with.
 //!
 //! The caretaker parks without a timeout here, so a wake-up that is lost is a deadlock.
 
 use std::time::Duration;
 
+use crate::backlog::Backlog;
 use crate::check::{Model, PARKED, seen_when};
 use crate::cursor::Cursor;
 use crate::signal::Signal;
@@ -25,6 +27,14 @@ pub(crate) const MODELS: &[Model] = &[
         body: claim,
         states: &[PARKED, "passed but not yet leased", "found it leased at once"],
         bound: None,
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "backlog_full",
+        body: full,
+        states: &[PARKED, "the writer waited", "the writer never waited", "taken at once"],
+        bound: Some(3),
         finite: false,
         one_order: true,
     },
@@ -98,4 +108,38 @@ fn claim() {
     });
     seen_when(rounds == 1, "found it leased at once");
     claimer.join().expect("a thread of the model panicked");
+}
+
+/// The writer hands three groups over, two of which fill the backlog; the storekeeper takes them, and gives their bytes back.
+fn full() {
+    let shared = Arc::new((Signal::default(), Signal::default(), Backlog::new(1)));
+    let writer = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let (mine, its, backlog) = &*shared;
+            let mut waited = false;
+            for group in 0..3 {
+                let rounds = caretake(mine, || !backlog.is_full());
+                waited |= rounds > 1;
+                backlog.push(group, 1);
+                its.raise();
+            }
+            seen_when(waited, "the writer waited");
+            seen_when(!waited, "the writer never waited");
+        })
+    };
+    let (its, mine, backlog) = &*shared;
+    let mut taken = Vec::new();
+    let rounds = caretake(mine, || {
+        let before = taken.len();
+        taken.extend(backlog.take());
+        if backlog.give_back((taken.len() - before) as u64) {
+            its.raise();
+        }
+        taken.len() == 3
+    });
+    seen_when(rounds == 1, "taken at once");
+    writer.join().expect("a thread of the model panicked");
+    assert_eq!(taken, [0, 1, 2], "lost, taken twice, or in another order");
+    assert!(!backlog.is_full());
 }

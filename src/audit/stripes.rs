@@ -30,7 +30,7 @@ pub(crate) struct Cell {
     xor: AtomicU64,
 }
 
-// ordering: Relaxed, all of this type; an audit believes only what stays the same while both caretakers come to rest twice, and
+// ordering: Relaxed, all of this type; an audit believes only what stays the same while the caretakers come to rest twice, and
 // their rests (see `Rests`) order what it reads after what was moved before.
 impl Cell {
     pub(crate) fn add(&self, print: Print) {
