@@ -1,7 +1,7 @@
 //! What a reader of the events keeps across restarts: where it was, and what it had made of what it read; a small file,
 //! replaced whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -306,9 +306,7 @@ fn replace(directory: &Path, kind: MarkKind, path: &Path, bytes: &[u8]) -> io::R
     let mut fresh = path.as_os_str().to_os_string();
     fresh.push("~");
     let fresh = PathBuf::from(fresh);
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    files::fill(&files::create(&options, &fresh)?, bytes)?;
+    files::write(&fresh, bytes)?;
     files::rename_synced(&fresh, path)
 }
 

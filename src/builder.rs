@@ -1,6 +1,5 @@
 //! Options, and the opening of a hub: journal, store, replay, threads.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -793,12 +792,8 @@ fn secret_of(bytes: &[u8]) -> Option<Secret> {
 /// Writes the secret so that it is there whole, or not at all, and readable by its owner alone.
 fn keep_secret(path: &Path, secret: &Secret) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut bytes = secret.bytes().to_vec();
     bytes.extend_from_slice(&crc32fast::hash(secret.bytes()).to_be_bytes());
-    files::fill(&files::create(&options, &fresh)?, &bytes)?;
+    files::write_private(&fresh, &bytes)?;
     files::rename_synced(&fresh, path)
 }

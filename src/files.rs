@@ -35,8 +35,21 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// Writes a small file's bytes, and returns when they would survive a power cut; its name needs more.
-pub(crate) fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+/// Writes a small file whole, and returns when its bytes would survive a power cut; its name needs more.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with(&mut OpenOptions::new(), path, bytes)
+}
+
+/// As `write`, readable by its owner alone.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    write_with(&mut options, path, bytes)
+}
+
+fn write_with(options: &mut OpenOptions, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create(options.write(true).create(true).truncate(true), path)?;
     #[cfg(test)]
     if let Err(error) = fault_point(Call::Append) {
         file.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;

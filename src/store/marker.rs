@@ -7,7 +7,7 @@
 use crate::files;
 use crate::sync::{AtomicBool, Ordering};
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -55,9 +55,7 @@ impl Marker {
     }
 
     fn write(&self, words: &str) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        files::fill(&files::create(&options, &self.path)?, words.as_bytes())?;
+        files::write(&self.path, words.as_bytes())?;
         files::sync_parent(&self.path)
     }
 
