@@ -216,7 +216,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Goes on with the same store, as it is counted for the writer.
+    /// Goes on with the same store, as it is counted for the storekeeper.
     pub(crate) fn go_on_with(&mut self, store: Arc<dyn Store>) {
         self.store = store;
     }

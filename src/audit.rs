@@ -1,6 +1,6 @@
 //! Conservation: at a quiet moment every subject is in exactly one place, and the fingerprints of the places say so.
 //!
-//! Everyone who moves subjects notes their fingerprint: the writer what the journal says of them, the steward what it reads,
+//! Everyone who moves subjects notes their fingerprint: the storekeeper what the journal says of them, the steward what it reads,
 //! queues and cuts, clients' calls what they lease, report and put back. An audit compares what one party says with what
 //! another does. It looks at a fixed number of cells, however many subjects there are. The laws and why they hold are in
 //! `docs/protocol.md`.

@@ -55,19 +55,18 @@ impl Caretakers {
         let storekeeper = storekeeper.map_err(OpenError::Thread)?;
         let of_writer = Arc::clone(link);
         let writer = name("writer").spawn(move || {
-            of_writer.writer.adopt();
+            writer.adopt();
             if panics(&of_writer, "writer", || run_writer(&of_writer, &mut writer)) {
+                writer.give_up();
                 stand_in(&of_writer);
             }
-            writer.finish();
+            panics(&of_writer, "writer", || writer.finish());
         });
         let writer = writer.map_err(started)?;
         let of_steward = Arc::clone(link);
         let steward = name("steward").spawn(move || {
             of_steward.steward.adopt();
-            if panics(&of_steward, "steward", || run_steward(&of_steward, &mut steward)) {
-                stand_in(&of_steward);
-            }
+            panics(&of_steward, "steward", || run_steward(&of_steward, &mut steward));
         });
         Ok(Threads { writer, storekeeper, steward: steward.map_err(started)? })
     }
@@ -98,7 +97,7 @@ fn panics(link: &Link, who: &str, run: impl FnOnce()) -> bool {
     ended.is_err()
 }
 
-/// Nobody waits for ever for a caretaker that is gone.
+/// Nobody waits for ever for a writer that is gone.
 fn stand_in(link: &Link) {
     while !link.is_closed() {
         link.fail_all(TicketError::Refused);
@@ -118,9 +117,7 @@ fn run_steward(link: &Link, steward: &mut Steward) {
 
 fn run_writer(link: &Link, writer: &mut Writer) {
     while !link.is_closed() {
-        if writer.is_to_wait() {
-            writer.wait();
-        } else if !writer.turn() {
+        if !writer.waited_for_room() && !writer.turn() {
             link.writer_rests.note();
             writer.wait();
         }
@@ -133,65 +130,5 @@ fn run_storekeeper(link: &Link, storekeeper: &mut Storekeeper) {
             link.storekeeper_rests.note();
             link.storekeeper.wait(PERIOD);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::StoreError;
-    use crate::store::{Batch, MemoryStore, Pair, Store};
-    use crate::{Hub, HubError, MemoryDisk, RegisterClientError, Registration};
-
-    /// A store with a bug.
-    #[derive(Debug, Default)]
-    struct Breaks(MemoryStore);
-
-    impl Store for Breaks {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.0.get(key)
-        }
-
-        fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
-            self.0.scan(start, end, limit)
-        }
-
-        fn last(&self, start: &[u8], last: &[u8]) -> Result<Option<Pair>, StoreError> {
-            self.0.last(start, last)
-        }
-
-        fn apply(&self, _: Batch) -> Result<(), StoreError> {
-            panic!("no shelf");
-        }
-
-        fn checkpoint(&self) -> Result<(), StoreError> {
-            self.0.checkpoint()
-        }
-
-        fn size_on_disk(&self) -> Result<u64, StoreError> {
-            self.0.size_on_disk()
-        }
-    }
-
-    /// I5: whatever becomes of a caretaker, no ticket stays pending.
-    #[test]
-    fn a_storekeeper_that_panics_keeps_nobody_waiting() {
-        let hub = Hub::builder().manual().open_in_memory(&MemoryDisk::new()).unwrap();
-        let link = &hub.house().link;
-        let mut caretakers = hub.house().dismiss().unwrap();
-        caretakers.storekeeper.applier_mut().go_on_with(Arc::new(Breaks::default()));
-        let threads = caretakers.spawn(link).unwrap();
-        let first = hub.register_client(&Registration::new(1, "first")).unwrap();
-        while link.is_open() {
-            thread::yield_now();
-        }
-        let second = hub.register_client(&Registration::new(2, "second"));
-        let Err(RegisterClientError::Hub(HubError::Poisoned { cause })) = second else { panic!("{second:?}") };
-        assert_eq!(cause, "the storekeeper panicked: no shelf");
-        link.close();
-        link.writer.raise();
-        link.steward.raise();
-        assert_eq!(threads.join(), Err(cause));
-        assert_eq!(first.ticket.progress(), Err(TicketError::NotVisible));
     }
 }

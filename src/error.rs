@@ -26,9 +26,9 @@ pub enum HubError {
     /// The hub was closed.
     #[error("the hub is closed")]
     Closed,
-    /// Too much waits for the writer. Nothing was changed; try again. As the queue fills, registrations, activations and
+    /// Too much waits to be written. Nothing was changed; try again. As the queue fills, registrations, activations and
     /// additions are turned away first, then claims, and submits and administrators' decisions last.
-    #[error("busy: {queued} bytes wait for the writer, the limit is {limit} ({rule})")]
+    #[error("busy: {queued} bytes wait to be written, the limit is {limit} ({rule})")]
     Busy {
         /// Bytes that wait.
         queued: u64,
@@ -36,7 +36,7 @@ pub enum HubError {
         limit: u64,
         /// The limit's field in [`Limits`](crate::Limits).
         rule: &'static str,
-        /// When to try again: after what waits has gone, at the writer's measured rate, and up to as long again, so that
+        /// When to try again: after what waits has gone, at the rate that was measured, and up to as long again, so that
         /// those turned away together do not come back together. 10 ms to 20 s.
         retry_after: Duration,
     },

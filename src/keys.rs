@@ -1,4 +1,4 @@
-//! Decisions on subjects by their keys: run again, mark, delete. Encoded here, applied by the writer in journal order.
+//! Decisions on subjects by their keys: run again, mark, delete. Encoded here, applied in journal order.
 
 use crate::commit::{Change, Decision};
 use crate::error::KeysError;

@@ -106,6 +106,8 @@ mod backlog;
 mod bookmark;
 mod builder;
 mod caretakers;
+#[cfg(test)]
+mod caretakers_test;
 mod chart;
 mod claim;
 mod client;

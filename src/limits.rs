@@ -34,7 +34,7 @@ pub struct Limits {
     pub submit_bytes: usize,
     /// Bytes of a JSON body given by name. Default 16 MiB.
     pub json_bytes: usize,
-    /// Bytes that may wait for the writer before calls are answered `Busy`. Default 64 MiB.
+    /// Bytes that may wait to be written, to the journal and to the store, before calls are answered `Busy`. Default 64 MiB.
     pub queue_bytes: u64,
     /// Per cent of `queue_bytes` beyond which registrations, activations and additions are answered `Busy`: 1 to 100.
     /// Default 50.

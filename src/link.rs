@@ -151,7 +151,7 @@ impl Link {
         self.room.get(rank as usize).copied().unwrap_or_else(|| self.permits.limit())
     }
 
-    /// Those turned away together come back spread over the time that the writer needs once more: all of the queue will
+    /// Those turned away together come back spread over the time that it takes once more: all of the queue will
     /// be gone when the first of them come.
     #[cold]
     fn turn_away(&self, rank: Precedence) -> HubError {

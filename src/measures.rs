@@ -1,6 +1,6 @@
 //! The times that are measured for a service and for a seat, and where they come from.
 //!
-//! The times of leases and subjects are noted by the writer, as it makes reports visible: a submit pays nothing for them.
+//! The times of leases and subjects are noted by the storekeeper, as it makes reports visible: a submit pays nothing for them.
 //! Calls are timed on their caller's thread, one in [`SAMPLED`].
 
 use arc_swap::ArcSwapOption;
@@ -77,7 +77,7 @@ impl Measures {
         }
     }
 
-    /// Notes how long a lease was held. The writer's.
+    /// Notes how long a lease was held. The storekeeper's.
     pub(crate) fn held(&self, ms: u64) {
         self.hold.record(ms);
     }
@@ -97,7 +97,7 @@ impl Measures {
 pub(crate) struct Turnaround(ArcSwapOption<Coarse>);
 
 impl Turnaround {
-    /// The writer's alone: no other thread may make the histogram meanwhile.
+    /// The storekeeper's alone: no other thread may make the histogram meanwhile.
     fn record(&self, ms: u64) {
         if let Some(known) = self.0.load().as_ref() {
             known.record(ms);
@@ -113,7 +113,7 @@ impl Turnaround {
     }
 }
 
-/// Notes the times of reports that were journaled at `now`, hub ms. The writer's.
+/// Notes the times of reports that were journaled at `now`, hub ms. The storekeeper's.
 pub(crate) fn note_reported(seat: &SeatCore, reports: &Reports, now: u64) {
     let Some(slot) = reports.pool.slot(reports.index) else { return };
     let turnaround = now.saturating_sub(reports.pool.claimed_at(slot));

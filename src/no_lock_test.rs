@@ -401,7 +401,7 @@ fn calls_that_may_lock_are_seen_to() {
     uses("close", &|| hub.close().unwrap());
 }
 
-/// I3: with writer and steward at work beside them, and other clients on the same pools.
+/// I3: with the caretakers at work beside them, and other clients on the same pools.
 #[test]
 fn beside_the_caretakers_no_call_reaches_a_lock() {
     const SUBJECTS: u64 = 8_000;

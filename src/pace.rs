@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::sync::{AtomicU64, Counter, Ordering};
 
-/// Bytes a second that the writer is taken to manage until it has been measured.
+/// Bytes a second that writer and storekeeper are taken to manage until it has been measured.
 const ASSUMED_RATE: u64 = 16 << 20;
 /// A rate is published from so many milliseconds of work.
 const WINDOW_MS: u64 = 100;
@@ -18,7 +18,7 @@ pub(crate) fn spread(base: Duration, window: Duration, random: u64) -> Duration 
     base.saturating_add(Duration::from_micros((micros * (random >> 32)) >> 32))
 }
 
-/// How fast the writer empties the queue. One word each; read when somebody is turned away.
+/// How fast the queue is emptied: journaled and applied. One word each; read when somebody is turned away.
 #[derive(Debug, Default)]
 pub(crate) struct Outflow {
     /// Bytes a second, 0 until it is measured.
@@ -49,14 +49,14 @@ impl Outflow {
 
     /// The mean of what was known and what was measured now.
     fn publish(&self, rate: u64) {
-        // ordering: Relaxed, both; a measurement, written by the writer alone.
+        // ordering: Relaxed, both; a measurement, written by the storekeeper alone.
         let known = self.rate.load(Ordering::Relaxed);
         let mean = if known == 0 { rate } else { known / 2 + rate / 2 };
         self.rate.store(mean.max(1), Ordering::Relaxed);
     }
 }
 
-/// The writer's measurement of itself: what it takes out of the queue in the time in which something waits there.
+/// The measurement: what is taken out of the queue in the time in which something waits there.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     /// Hub time, ms, since when it works; `None`: the queue is empty.
@@ -69,7 +69,7 @@ pub(crate) struct Gauge {
 }
 
 impl Gauge {
-    /// The writer begins to work, or goes on. A hub without threads works from when the first was turned away.
+    /// There is work, since `now` at the latest. A hub without threads works from when the first was turned away.
     pub(crate) fn begin(&mut self, outflow: &Outflow, now: u64) {
         // ordering: Relaxed; a measurement.
         let full_since = outflow.full_since.load(Ordering::Relaxed);

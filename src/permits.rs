@@ -1,4 +1,4 @@
-//! The bound on what waits for the writer, in bytes. Taken before any state changes, so that a full queue is a clean
+//! The bound on what waits to be written, in bytes. Taken before any state changes, so that a full queue is a clean
 //! refusal and never a half-done submit.
 
 use crate::sync::{AtomicU64, Ordering};

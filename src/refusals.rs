@@ -51,7 +51,7 @@ impl fmt::Display for RefusalReason {
     }
 }
 
-/// What a ticket tells of refusals. Named at most once, by the writer; whoever looks never waits.
+/// What a ticket tells of refusals. Named at most once, by the storekeeper; whoever looks never waits.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(OnceLock<Vec<Refusal>>);
 

@@ -37,7 +37,7 @@ pub struct Refused {
     pub over: u64,
     /// Renewals of dead leases.
     pub dead: u64,
-    /// Too much waited for the writer.
+    /// Too much waited to be written.
     pub busy: u64,
     /// The hub was closed or poisoned.
     pub closed: u64,

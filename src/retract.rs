@@ -1,6 +1,6 @@
 //! Retraction: a client's results withdrawn, and with them the subjects that would not be known without them.
 //!
-//! Found out here, on the operator's thread, by reading the store; applied by the writer, part by part, in journal order.
+//! Found out here, on the operator's thread, by reading the store; applied part by part, in journal order.
 
 use std::collections::BTreeSet;
 

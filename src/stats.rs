@@ -312,7 +312,7 @@ pub struct HubStats {
     pub busy_submits: u64,
     /// How long registrations took, refused ones included, since the hub was opened.
     pub register_ns: Distribution,
-    /// Bytes that wait for the writer.
+    /// Bytes that wait to be written: to be journaled, or applied.
     pub queued_bytes: u64,
     /// Bytes of the store on disk; 0 in memory, or if its directory cannot be read.
     pub store_bytes: u64,

@@ -102,7 +102,7 @@ impl JournalOps {
 pub struct StorageStats {
     /// Opening the hub and registering services: replay, and what is brought back.
     pub opening: StoreOps,
-    /// The writer's thread, which applies the journal to the store. It reads each subject offered to it once, to tell the
+    /// The storekeeper's thread, which applies the journal to the store. It reads each subject offered to it once, to tell the
     /// known ones, but for one whose key is above all known ones; and nothing for a subject that is finished as long as its block is in
     /// its memory.
     pub applier: StoreOps,

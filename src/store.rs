@@ -1,7 +1,7 @@
 //! The ordered key-value state: what it promises, how it fails, and the tests every engine passes.
 //!
 //! The store is an index of the journal, never the acknowledgement: a write is acknowledged by the journal's own sync, and a store that
-//! cannot be opened is set aside and rebuilt from there. One writer, the commit thread, applies batches; any thread may read.
+//! cannot be opened is set aside and rebuilt from there. One thread, the storekeeper's, applies batches; any thread may read.
 
 pub(crate) mod counted;
 mod folder;

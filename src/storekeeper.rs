@@ -80,7 +80,7 @@ impl Storekeeper {
         let mut applied = Applied::new();
         let mut bytes = 0;
         let mut is_checkpoint = false;
-        while !self.applier.batch_is_full(bytes) && !is_checkpoint {
+        while (self.failed || !self.applier.batch_is_full(bytes)) && !is_checkpoint {
             match self.arrived.pop_front() {
                 Some(Delivery::Group(journaled)) => {
                     bytes += journaled.group.bytes();
@@ -90,6 +90,7 @@ impl Storekeeper {
                 // With the group before it, if that is not in the store yet.
                 Some(Delivery::PutBack(put_back)) => match applied.last_mut() {
                     Some((journaled, _)) => journaled.put_back.push(put_back),
+                    None if self.failed => {}
                     None => self.return_subjects(put_back),
                 },
                 Some(Delivery::Checkpoint) => is_checkpoint = true,
@@ -98,14 +99,14 @@ impl Storekeeper {
             }
         }
         self.write_batch(applied);
+        self.handover.give_back(bytes as u64);
+        self.link.steward.raise();
         if is_checkpoint
             && !self.failed
             && let Err(error) = self.applier.checkpoint()
         {
             self.fail(&format!("store checkpoint: {error}"));
         }
-        self.handover.give_back(bytes as u64);
-        self.link.steward.raise();
         true
     }
 

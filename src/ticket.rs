@@ -58,7 +58,7 @@ const DURABLE: u64 = 1;
 const VISIBLE: u64 = 2;
 const FAILED: u64 = 3;
 
-/// The shared half of a ticket; the writer moves it forward, never back.
+/// The shared half of a ticket; the writer, then the storekeeper, moves it forward, never back.
 #[derive(Debug, Default)]
 pub(crate) struct Resolution {
     /// State in the low byte, the failure's number above.
@@ -104,7 +104,7 @@ impl Resolution {
     fn advance(&self, to: u64) {
         // ordering: Release; pairs with the Acquire in `progress`, publishes position and counts.
         self.state.store(to, Ordering::Release);
-        // The waker is the application's: its panic is not the writer's.
+        // The waker is the application's: its panic is not the caretaker's.
         if let Err(message) = contain(|| self.waker.wake()) {
             tracing::error!(message, "a ticket's waker panicked");
         }

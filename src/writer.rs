@@ -2,6 +2,7 @@
 //! hands the group to the storekeeper.
 
 use std::io;
+use std::time::Duration;
 
 use serde_bytes::Bytes;
 
@@ -23,7 +24,7 @@ use crate::retract::{RestoredPart, WithdrawnPart};
 use crate::run::{HeldBack, Run, Step};
 use crate::service::Bounds;
 use crate::slot::{Cause, Mask, Phase, Slot};
-use crate::steward::PutBack;
+use crate::steward::{PERIOD, PutBack};
 use crate::sync::Arc;
 use crate::syncing::Syncing;
 use crate::ticket::Durability;
@@ -56,6 +57,8 @@ pub(crate) struct Writer {
     spare: Vec<Group>,
     /// Reports on lanes that came before those that they follow.
     held_back: HeldBack<Waiting>,
+    /// The journal failed: it is not touched any more.
+    broken: bool,
 }
 
 impl Writer {
@@ -81,7 +84,13 @@ impl Writer {
             checkpoint,
             spare: Vec::new(),
             held_back: HeldBack::default(),
+            broken: false,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn go_on_with(&mut self, log: Box<dyn Log>) {
+        self.log = log;
     }
 
     /// Journals a record that no call makes.
@@ -106,6 +115,8 @@ impl Writer {
                 self.link.fail(node, TicketError::Refused);
             }
             self.give_up();
+            // The store's failure is not the journal's.
+            self.sync_if_due(self.link.clock.now());
             return false;
         }
         let time = self.link.clock.stamp();
@@ -128,7 +139,7 @@ impl Writer {
     }
 
     /// Nothing more becomes durable or visible: every ticket that is still awaited is answered, and who waits for work goes.
-    fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         self.held_back.clear();
         self.drafts.clear();
         self.registry.notify_all();
@@ -149,28 +160,37 @@ impl Writer {
         if self.log.synced() < self.log.end() { self.log.sync() } else { Ok(()) }
     }
 
-    /// True if the storekeeper is far behind: it goes first. The signal is lowered.
-    pub(crate) fn is_to_wait(&mut self) -> bool {
-        self.link.writer.lower();
-        // Where nothing is written any more, who waits is answered.
-        let waits = self.handover.is_full() && !self.link.is_poisoned();
-        if waits {
-            self.sync_if_due(self.link.clock.now());
-        }
-        waits
+    /// The caller's thread is the writer's.
+    pub(crate) fn adopt(&self) {
+        self.link.writer.adopt();
+        self.handover.adopt();
     }
 
-    /// Parks until the signal is raised, or a sync is due.
+    /// Parks, if the storekeeper is far behind, for as long as it may: it goes first. True if it was.
+    pub(crate) fn waited_for_room(&mut self) -> bool {
+        // Where nothing is written any more, who waits is answered.
+        let waited = !self.link.is_poisoned() && self.handover.wait_for_room(self.sleep());
+        if waited {
+            self.sync_if_due(self.link.clock.now());
+        }
+        waited
+    }
+
+    /// Parks until there is work, or a sync is due.
     pub(crate) fn wait(&self) {
-        let sleep = self.syncing.sleep(self.log.as_ref(), self.link.clock.now());
-        self.link.writer.wait(sleep.unwrap_or(crate::steward::PERIOD));
+        self.link.writer.wait(self.sleep());
+    }
+
+    fn sleep(&self) -> Duration {
+        let left = if self.broken { None } else { self.syncing.sleep(self.log.as_ref(), self.link.clock.now()) };
+        left.unwrap_or(PERIOD)
     }
 
     /// The end: journals and syncs what is left. The hub is closed already.
     pub(crate) fn finish(&mut self) {
         self.turn();
         if let Err(error) = self.sync_rest() {
-            self.link.poison(format!("journal sync: {error}"));
+            self.fail(format!("journal sync: {error}"));
         }
         self.link.fail_all(TicketError::Closed);
         self.give_up();
@@ -401,8 +421,7 @@ impl Writer {
             self.handover.deliver(Delivery::Group(journaled));
         }
         if let Some(cause) = failed {
-            self.link.poison(cause);
-            self.registry.notify_all();
+            self.fail(cause);
         }
         self.sync_if_due(self.link.clock.now());
         self.checkpoint_if_due();
@@ -414,13 +433,20 @@ impl Writer {
         }
     }
 
+    /// The journal failed, and the hub is poisoned.
+    fn fail(&mut self, cause: String) {
+        self.broken = true;
+        self.link.poison(cause);
+        self.registry.notify_all();
+    }
+
     /// Keeps the interval of a log that is synced at intervals.
-    pub(crate) fn sync_if_due(&mut self, now: u64) {
-        if self.syncing.is_due(self.log.as_ref(), now) {
+    fn sync_if_due(&mut self, now: u64) {
+        if !self.broken && self.syncing.is_due(self.log.as_ref(), now) {
             self.syncing.note(now);
             match self.log.sync() {
                 Ok(()) => self.link.news.tell(),
-                Err(error) => self.link.poison(format!("journal sync: {error}")),
+                Err(error) => self.fail(format!("journal sync: {error}")),
             }
         }
     }
@@ -434,7 +460,7 @@ impl Writer {
         self.checkpoint = self.log.end();
         match self.sync_rest() {
             Ok(()) => self.handover.deliver(Delivery::Checkpoint),
-            Err(error) => self.link.poison(format!("journal sync: {error}")),
+            Err(error) => self.fail(format!("journal sync: {error}")),
         }
     }
 }

@@ -409,7 +409,7 @@ fn a_full_queue_refuses_submits_and_nothing_else_that_needs_no_room() {
     let busy = submit_until_refused(&mut leases);
     let HubError::Busy { queued, limit: 40_000, rule: "queue_bytes", .. } = busy else { panic!("{busy}") };
     assert!((37_000..=40_000).contains(&queued), "{queued}");
-    assert_eq!(busy.to_string(), format!("busy: {queued} bytes wait for the writer, the limit is 40000 (queue_bytes)"));
+    assert_eq!(busy.to_string(), format!("busy: {queued} bytes wait to be written, the limit is 40000 (queue_bytes)"));
     // What needs no room, or little, goes on; so does the refused report once there is room.
     leases[0].renew().unwrap();
     claim_one(&seat).release();

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use commissary::services::DmCheck;
 use commissary::{Hub, MemoryDisk, ServiceHandle, Ticket};
 
-/// Looks at a service's counts as soon as its ticket resolves visible: on the writer's thread, while it resolves it.
+/// Looks at a service's counts as soon as its ticket resolves visible: on the thread that resolves it, meanwhile.
 struct Look {
     service: ServiceHandle<DmCheck>,
     ticket: Mutex<Ticket>,

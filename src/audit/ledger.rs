@@ -64,7 +64,7 @@ const BOOKED: usize = 5;
 pub(crate) struct Ledger {
     stripes: Stripes,
     flows: [Cell; FLOWS],
-    /// What the writer has applied, and what had been when the hub was opened.
+    /// What the storekeeper has applied, and what had been when the hub was opened.
     booked: [Cell; BOOKED],
     opened: [Cell; BOOKED],
     /// Subjects in the steward's queues, by their lengths.
@@ -109,7 +109,7 @@ impl Ledger {
         self.flowed(how, Print::default().minus(Print::of(rank)));
     }
 
-    /// Publishes what the journal says. The writer's alone.
+    /// Publishes what the journal says. The storekeeper's alone.
     pub(crate) fn publish(&self, booked: Booked) {
         self.booked.iter().zip(booked.prints()).for_each(|(cell, print)| cell.set(print));
     }

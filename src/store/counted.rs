@@ -9,7 +9,7 @@ use crate::sync::{Arc, Counter, Padded};
 pub(crate) enum Role {
     /// Opening the hub and registering services: replay, and what is brought back.
     Opening,
-    /// The writer thread, which applies the journal.
+    /// The storekeeper, which applies the journal.
     Applier,
     /// The steward, which reads pending subjects.
     Steward,
