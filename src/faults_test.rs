@@ -269,7 +269,7 @@ impl Session {
     }
 }
 
-/// Whether an error is one of those that a failing disk makes. A new hub's store that cannot be made counts as one that was lost.
+/// Whether an error is one of those that a failing disk makes.
 fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     std::iter::from_fn(|| {
@@ -278,9 +278,7 @@ fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(this.to_string())
     })
     .any(|words| {
-        ["poisoned", "i/o", "the disk fails", "since an earlier failure", "cannot be rebuilt"]
-            .iter()
-            .any(|part| words.contains(part))
+        ["poisoned", "i/o", "the disk fails", "since an earlier failure"].iter().any(|part| words.contains(part))
     })
 }
 

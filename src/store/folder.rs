@@ -24,13 +24,20 @@ pub(crate) struct SetAside {
 /// Opens the store in `dir` by `open`; one too damaged to open is renamed `<name>.damaged-<n>` and an empty one takes its place.
 ///
 /// A store that is locked, of another engine or of another version, and a system that refuses (permission, space, open files) are not
-/// damage and are returned as errors, with nothing moved. Nor is a directory moved that never was a store.
+/// damage and are returned as errors, with nothing moved. Nor is a directory moved that never was a store. Where none was, none can be
+/// damaged: what was begun of a new one is removed.
 pub(super) fn open_or_set_aside<S>(
     dir: &Path,
     open: impl Fn(&Path) -> Result<S, StoreError>,
 ) -> Result<(S, Option<SetAside>), StoreError> {
+    let is_new = !dir.try_exists()?;
     let reason = match open(dir) {
         Ok(store) => return Ok((store, None)),
+        Err(error) if is_new => {
+            let removed = if dir.try_exists()? { files::remove_dir_all(dir) } else { Ok(()) };
+            tracing::warn!(dir = %dir.display(), %error, ?removed, "store not made");
+            return Err(error);
+        }
         Err(error) if is_damage(&error) => error,
         Err(error) => return Err(error),
     };
@@ -177,6 +184,22 @@ pub(super) fn copy(from: &Path, to: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_store_that_cannot_be_made_is_not_one_that_was_damaged() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("store");
+        let made = open_or_set_aside(&dir, |dir| -> Result<(), StoreError> {
+            fs::create_dir(dir)?;
+            fs::write(dir.join("db"), "half of it")?;
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+        });
+        assert!(
+            matches!(&made, Err(StoreError::Io { source }) if source.kind() == io::ErrorKind::UnexpectedEof),
+            "{made:?}"
+        );
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left of it");
+    }
 
     #[test]
     fn refusals_of_the_system_are_not_damage() {
