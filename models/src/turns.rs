@@ -1,6 +1,6 @@
 //! Lanes and their turns: the scheduler itself (`lanes.rs`), run by the steward's thread as in the crate, beside those who add, claim
-//! and report, one whose lease dies, the writer and the storekeeper. Too large for loom; shuttle takes it at random. `lane_freed` is
-//! a piece of it that is small enough: one lease that dies while a report of it is on its way.
+//! and report, one whose lease dies, the writer and the storekeeper. Too large for loom; shuttle takes it at random. `lane_freed`
+//! and `lane_handed` are pieces of it that are small enough: one lease that dies while a report of it is on its way.
 //!
 //! Each lane is reported in its order, by one lease at a time, and goes on with the state that the last report left. None is left
 //! standing: who finds nothing to claim listens without a deadline, so that a lane that nobody offers any more is a deadlock.
@@ -50,6 +50,14 @@ pub(crate) const MODELS: &[Model] = &[
         body: freed,
         states: &[PARKED, DIED, REPORTED, REPORTED_LATE, ENDED_FIRST],
         bound: Some(3),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "lane_handed",
+        body: handed,
+        states: &[PARKED, DIED, REPORTED, REPORTED_LATE, ENDED_FIRST],
+        bound: Some(1),
         finite: false,
         one_order: true,
     },
@@ -773,9 +781,8 @@ fn check_end(house: &House, lanes: &Lanes) {
     }
 }
 
-/// One lane of three subjects, of which two are leased to one who died. It reports the first of them while the steward ends its lease;
-/// the writer's and the storekeeper's turns are one thread's. The lane is offered again, at its front, and worked through.
-fn freed() {
+/// One lane of three subjects, of which two are leased to one who died, a grace ago.
+fn dead_lease() -> (Arc<House>, Steward, Lease) {
     let house = Arc::new(House::new(&[0; 3], 0));
     let mut steward = Steward::new();
     steward.turn(&house);
@@ -783,14 +790,35 @@ fn freed() {
     house.now.store(TERM, Ordering::SeqCst);
     assert!(house.bucket(lease).slot.mark_dead(TERM));
     house.now.store(TERM + GRACE, Ordering::SeqCst);
-    let holder = spawn(&house, move |house| _ = house.report(lease, 0));
-    let keeper = spawn(&house, move |house| {
-        caretake(&house.steward, || {
-            steward.turn(house);
-            house.all_pools().count() > lease.0 as usize + 1
-        });
-        steward
+    (house, steward, lease)
+}
+
+/// The steward's turns, until the lane is offered again.
+fn keep(house: &House, mut steward: Steward, (number, _): Lease) -> Steward {
+    caretake(&house.steward, || {
+        steward.turn(house);
+        house.all_pools().count() > number as usize + 1
     });
+    steward
+}
+
+/// Works through the lane, alone.
+fn finish(house: &House, mut steward: Steward, mut write: impl FnMut()) {
+    while !house.is_done() {
+        let lease = house.claim(WORKERS[0]).expect("the lane is offered again");
+        work(house, lease, WORKERS[0], BUCKET);
+        write();
+        steward.turn(house);
+    }
+    check_end(house, &steward.lanes);
+}
+
+/// The holder reports the first of its subjects while the steward ends its lease; writer and storekeeper take turns on one thread.
+/// The lane is offered again, at its front.
+fn freed() {
+    let (house, steward, lease) = dead_lease();
+    let holder = spawn(&house, move |house| _ = house.report(lease, 0));
+    let keeper = spawn(&house, move |house| keep(house, steward, lease));
     let (mut writer, mut storekeeper) = (Writer::new(&house), Storekeeper::new(&house));
     let mut write = || {
         writer.turn();
@@ -799,12 +827,33 @@ fn freed() {
     };
     caretake(&house.writer, &mut write);
     holder.join().expect(PANICKED);
-    let mut steward = keeper.join().expect(PANICKED);
-    while !house.is_done() {
-        let lease = house.claim(WORKERS[0]).expect("the lane is offered again");
-        work(&house, lease, WORKERS[0], BUCKET);
-        write();
-        steward.turn(&house);
-    }
-    check_end(&house, &steward.lanes);
+    let steward = keeper.join().expect(PANICKED);
+    finish(&house, steward, || _ = write());
+}
+
+/// The same, with a thread each for writer and storekeeper.
+fn handed() {
+    let (house, steward, lease) = dead_lease();
+    let holder = spawn(&house, move |house| _ = house.report(lease, 0));
+    let keeper = spawn(&house, move |house| keep(house, steward, lease));
+    let storekeeper = spawn(&house, |house| {
+        let mut storekeeper = Storekeeper::new(house);
+        caretake(&house.storekeeper, || {
+            storekeeper.turn();
+            storekeeper.freed > 0
+        });
+        house.closing.store(true, Ordering::SeqCst);
+        house.writer.raise();
+        storekeeper.groups
+    });
+    let mut writer = Writer::new(&house);
+    caretake(&house.writer, || writer.run());
+    holder.join().expect(PANICKED);
+    let groups = storekeeper.join().expect(PANICKED);
+    let mut storekeeper = Storekeeper { groups, ..Storekeeper::new(&house) };
+    let steward = keeper.join().expect(PANICKED);
+    finish(&house, steward, || {
+        writer.turn();
+        storekeeper.turn();
+    });
 }
