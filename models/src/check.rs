@@ -46,7 +46,7 @@ pub struct Seen {
 static BUG: OnceLock<String> = OnceLock::new();
 static RUNNING: OnceLock<&'static Model> = OnceLock::new();
 static EXECUTIONS: AtomicU64 = AtomicU64::new(0);
-static TIMES: [AtomicU64; 12] = [const { AtomicU64::new(0) }; 12];
+static TIMES: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
 /// The states that the running execution has reached, one bit each.
 static REACHED: AtomicU64 = AtomicU64::new(0);
 /// What executions of a model came to: each the states that it reached.

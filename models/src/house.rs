@@ -1,18 +1,19 @@
-//! The whole house, as far as one service goes: claimers, a holder, the steward and the writer, on the crate's own slots,
-//! cursors, lists, permits, signals and runs. Too large for loom; shuttle takes it at random.
+//! The whole house, as far as one service goes: claimers, a holder, the steward, the writer and the storekeeper, on the crate's own
+//! slots, cursors, lists, permits, signals, runs and backlog. Too large for loom; shuttle takes it at random.
 //!
 //! What stands on arc-swap in the crate are numbers in words here, as in `pools.rs`; a pool's contents are written before its
 //! number is published. The clock is moved on by the model's first thread, who also wakes the steward.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool as StdBool;
-use std::time::Duration;
 
+use crate::backlog::Backlog;
 use crate::check::{Model, PARKED, seen, seen_if_named, seen_when};
 use crate::cursor::Cursor;
 use crate::permits::Permits;
 use crate::run::{HeldBack, Run, StateBytes, Step};
 use crate::signal::Signal;
+use crate::signals::caretake;
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
 use crate::stack::{Node, Stack};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering, thread};
@@ -30,6 +31,7 @@ pub(crate) const MODELS: &[Model] = &[Model {
         "renewed",
         "renewed too late",
         "held back by the writer",
+        "the storekeeper was behind",
         "the queue was full",
         "a claim got none",
         "two sessions met on a lane",
@@ -46,9 +48,10 @@ const TERM: u64 = 10;
 const GRACE: u64 = 10;
 /// Room in the queue: for all but a moment at which everybody reports.
 const ROOM: u64 = 2;
+/// What may be journaled and not applied before the writer waits.
+const BEHIND: u64 = 1;
 const POOLS: usize = 40;
 const NONE: u32 = u32::MAX;
-const LONG: Duration = Duration::from_secs(3600);
 
 /// The clients: who claims and submits, who holds and dies, and who sweeps up at the end.
 const CLAIMER: u32 = 1;
@@ -82,6 +85,26 @@ struct Reported {
 /// A bucket that somebody leased: its pool and its place in it.
 type Lease = (u32, usize);
 
+/// What the writer hands over.
+enum Delivery {
+    Group(Group),
+    End,
+}
+
+/// As `Journaled`: reports, and leases that ended with what was left of them.
+#[derive(Default)]
+struct Group {
+    number: u64,
+    reports: Vec<Arc<Node<Reported>>>,
+    ends: Vec<(Lease, Mask)>,
+}
+
+impl Group {
+    fn bytes(&self) -> u64 {
+        (self.reports.len() + self.ends.len()) as u64
+    }
+}
+
 struct House {
     pools: Vec<OnceLock<Pool>>,
     /// `ServiceCore`'s.
@@ -91,6 +114,9 @@ struct House {
     permits: Permits,
     queue: Stack<Reported>,
     writer: Signal,
+    /// `Handover`'s.
+    backlog: Backlog<Delivery>,
+    storekeeper: Signal,
     /// What ended leases left, on its way to the steward.
     put_back: Stack<Vec<usize>>,
     steward: Signal,
@@ -132,6 +158,8 @@ impl House {
             permits: Permits::new(ROOM),
             queue: Stack::default(),
             writer: Signal::default(),
+            backlog: Backlog::new(BEHIND),
+            storekeeper: Signal::default(),
             put_back: Stack::default(),
             steward: Signal::default(),
             closing: AtomicBool::new(false),
@@ -308,30 +336,17 @@ impl House {
         self.publish(waiting);
     }
 
+    /// As `Handover::deliver`.
+    fn deliver(&self, delivery: Delivery) {
+        let bytes = if let Delivery::Group(group) = &delivery { group.bytes() } else { 0 };
+        self.backlog.push(delivery, bytes);
+        self.storekeeper.raise();
+    }
+
     fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.writer.raise();
         self.steward.raise();
-    }
-}
-
-/// A caretaker's turns, until the house is closed; one after that.
-pub(crate) fn caretake(closing: &AtomicBool, signal: &Signal, mut turn: impl FnMut()) {
-    signal.adopt();
-    loop {
-        let looks_first = bug!("bug_signal_look_first");
-        if !looks_first {
-            signal.lower();
-        }
-        let closing = closing.load(Ordering::SeqCst);
-        turn();
-        if closing {
-            return;
-        }
-        if looks_first {
-            signal.lower();
-        }
-        signal.wait(LONG);
     }
 }
 
@@ -342,38 +357,51 @@ struct Waiting<'a>(&'a House, Arc<Node<Reported>>);
 struct Writer<'a> {
     house: &'a House,
     held_back: HeldBack<Waiting<'a>>,
-    journal: Journal,
-    /// Ends of lanes' leases, of whose reports not all are in the journal yet.
-    ends: Vec<Lease>,
+    journal: Reports,
+    groups: u64,
 }
 
 /// How often each subject was reported.
 #[derive(Default)]
-struct Journal([u32; SUBJECTS]);
+struct Reports([u32; SUBJECTS]);
 
-impl Journal {
-    fn note(&mut self, subject: usize) {
-        assert!(subject <= LANE || self.0[subject - 1] == 1, "a lane was journaled out of its order");
-        self.0[subject] += 1;
-        assert_eq!(self.0[subject], 1, "a subject was journaled twice");
+impl Reports {
+    fn note(&mut self, house: &House, Reported { lease, accepted, .. }: &Reported) {
+        let subjects = &house.bucket(*lease).subjects;
+        for subject in accepted.places().map(|place| subjects[place]) {
+            assert!(subject <= LANE || self.0[subject - 1] == 1, "a lane was reported out of its order");
+            self.0[subject] += 1;
+            assert_eq!(self.0[subject], 1, "a subject was reported twice");
+        }
     }
 }
 
 impl<'a> Writer<'a> {
     fn new(house: &'a House) -> Self {
-        Self { house, held_back: HeldBack::default(), journal: Journal::default(), ends: Vec::new() }
+        Self { house, held_back: HeldBack::default(), journal: Reports::default(), groups: 0 }
     }
 
-    /// One turn: reports first, in the order of their runs, then ends.
+    /// As `run_writer`. True after the last turn, which waits for nobody.
+    fn run(&mut self) -> bool {
+        let closing = self.house.closing.load(Ordering::SeqCst);
+        let waits = self.house.backlog.is_full() && !closing;
+        seen_when(waits, "the storekeeper was behind");
+        if !waits {
+            self.turn();
+        }
+        closing
+    }
+
+    /// As `Writer::turn`: looked at in one order, journaled in the other; reports in the order of their runs.
     fn turn(&mut self) {
+        let marked = self.marked();
+        let mut group = Group { number: self.groups, ..Group::default() };
         let Self { house, held_back, journal, .. } = self;
         for node in house.queue.take_all() {
-            let mut came = false;
+            let before = group.reports.len();
             let mut note = |Waiting(house, node): Waiting<'_>| {
-                let subjects = &house.bucket(node.value.lease).subjects;
-                node.value.accepted.places().for_each(|place| journal.note(subjects[place]));
-                house.permits.give_back(1);
-                came = true;
+                journal.note(house, &node.value);
+                group.reports.push(node);
             };
             let change = Waiting(house, node);
             if bug!("bug_run_as_it_comes") {
@@ -381,32 +409,87 @@ impl<'a> Writer<'a> {
             } else {
                 held_back.pass(change, |Waiting(house, node)| step_of(house, &node.value), note);
             }
-            seen_when(!came, "held back by the writer");
+            seen_when(group.reports.len() == before, "held back by the writer");
         }
-        for (number, pool) in (0..).zip(house.all_pools()) {
+        group.ends = marked.into_iter().map(|lease| (lease, self.house.bucket(lease).slot.close())).collect();
+        if group.bytes() > 0 {
+            self.groups += 1;
+            self.house.deliver(Delivery::Group(group));
+        }
+    }
+
+    /// The ends that were marked since.
+    fn marked(&self) -> Vec<Lease> {
+        let mut marked = Vec::new();
+        for (number, pool) in (0..).zip(self.house.all_pools()) {
             // A look first: most pools have nothing new.
             let marks = pool.marks.load(Ordering::SeqCst);
             let marks = if marks == 0 { 0 } else { pool.marks.swap(0, Ordering::SeqCst) };
-            let marked = (0..pool.buckets.len()).filter(|index| marks & (1 << index) != 0);
-            self.ends.extend(marked.filter(|index| pool.is_new_end(*index)).map(|index| (number, index)));
+            let ends = (0..pool.buckets.len()).filter(|index| marks & (1 << index) != 0);
+            marked.extend(ends.filter(|index| pool.is_new_end(*index)).map(|index| (number, index)));
         }
-        let ends = std::mem::take(&mut self.ends);
-        self.ends = ends.into_iter().filter(|lease| !self.hand_back(*lease)).collect();
+        marked
+    }
+}
+
+/// The storekeeper, and what it applied.
+struct Storekeeper<'a> {
+    house: &'a House,
+    store: Reports,
+    groups: u64,
+    /// Ends of lanes' leases, of whose reports not all are applied yet.
+    ends: Vec<(Lease, Mask)>,
+}
+
+impl<'a> Storekeeper<'a> {
+    fn new(house: &'a House) -> Self {
+        Self { house, store: Reports::default(), groups: 0, ends: Vec::new() }
+    }
+
+    /// As `Storekeeper::turn`. True if nothing comes any more.
+    fn turn(&mut self) -> bool {
+        let house = self.house;
+        let (mut bytes, mut is_over) = (0, false);
+        for delivery in house.backlog.take() {
+            match delivery {
+                Delivery::Group(group) => {
+                    bytes += group.bytes();
+                    self.apply(group);
+                }
+                Delivery::End => is_over = true,
+            }
+        }
+        if bytes > 0 {
+            let ends = std::mem::take(&mut self.ends);
+            self.ends = ends.into_iter().filter(|(lease, left)| !self.hand_back(*lease, *left)).collect();
+            if house.backlog.give_back(bytes) {
+                house.writer.raise();
+            }
+            house.steward.raise();
+        }
+        is_over
+    }
+
+    fn apply(&mut self, group: Group) {
+        assert_eq!(group.number, self.groups, "not in the order of the journal");
+        self.groups += 1;
+        for node in group.reports {
+            self.store.note(self.house, &node.value);
+            self.house.permits.give_back(1);
+        }
+        self.ends.extend(group.ends);
     }
 
     /// Gives what is left to the steward; not yet, if reports of a lane's lease are on their way.
-    fn hand_back(&self, lease: Lease) -> bool {
-        let Bucket { slot, subjects, run } = self.house.bucket(lease);
-        let left = slot.open();
+    fn hand_back(&self, lease: Lease, left: Mask) -> bool {
+        let Bucket { subjects, run, .. } = self.house.bucket(lease);
         let mut reported = (0..subjects.len()).filter(|place| !left.has(*place));
-        let is_behind = run.is_some() && reported.any(|place| self.journal.0[subjects[place]] == 0);
-        if is_behind {
+        if run.is_some() && reported.any(|place| self.store.0[subjects[place]] == 0) {
             return false;
         }
         if !left.is_empty() {
             let left = left.places().map(|place| subjects[place]).collect();
             self.house.put_back.push(Arc::new(Node::new(left)));
-            self.house.steward.raise();
         }
         true
     }
@@ -455,29 +538,36 @@ fn holder(house: &House, lease: Option<Lease>) {
 }
 
 /// Claims and reports to the end, alone, after everybody stopped.
-fn finish(house: &House, writer: &mut Writer<'_>, waiting: &mut Vec<usize>) {
+fn finish(house: &House, writer: &mut Writer<'_>, storekeeper: &mut Storekeeper<'_>, waiting: &mut Vec<usize>) {
+    let mut keep = || {
+        writer.turn();
+        storekeeper.turn();
+        house.keep(waiting);
+    };
     // Until leases that nobody ended are over, and once more for what they put back.
     for _ in 0..8 {
         house.now.fetch_add(TERM, Ordering::SeqCst);
-        writer.turn();
-        house.keep(waiting);
+        keep();
         while let Some(lease) = house.claim(LAST) {
             let owed = house.bucket(lease).slot.open();
             let taken = house.report(lease, owed).expect("there is room");
             assert_eq!(taken.accepted, owed, "nobody else may report it");
-            writer.turn();
-            house.keep(waiting);
+            keep();
         }
     }
+}
+
+fn spawn<T: Send + 'static>(
+    house: &Arc<House>,
+    act: impl FnOnce(&House) -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let house = Arc::clone(house);
+    thread::spawn(move || act(&house))
 }
 
 /// Claim, report, expire, release, claimed again from the next pool: nothing is lost, nothing comes twice.
 fn house() {
     let house = Arc::new(House::new());
-    let spawn = |act: Box<dyn FnOnce(&House) + Send>| {
-        let house = Arc::clone(&house);
-        thread::spawn(move || act(&house))
-    };
     // Two sessions of one client: on one lease, which is sometimes a lane's.
     let held = house.claim(HOLDER);
     let threads: [Box<dyn FnOnce(&House) + Send>; 3] = [
@@ -488,23 +578,27 @@ fn house() {
             claimer(house);
         }),
     ];
-    let clients = threads.map(spawn);
-    let steward = {
-        let house = Arc::clone(&house);
-        thread::spawn(move || {
-            let mut waiting = Vec::new();
-            caretake(&house.closing, &house.steward, || house.keep(&mut waiting));
-            waiting
-        })
-    };
-    let writer = {
-        let house = Arc::clone(&house);
-        thread::spawn(move || {
-            let mut writer = Writer::new(&house);
-            caretake(&house.closing, &house.writer, || writer.turn());
-            (writer.journal, writer.ends)
-        })
-    };
+    let clients = threads.map(|act| spawn(&house, act));
+    let steward = spawn(&house, |house| {
+        let mut waiting = Vec::new();
+        caretake(&house.steward, || {
+            let closing = house.closing.load(Ordering::SeqCst);
+            house.keep(&mut waiting);
+            closing
+        });
+        waiting
+    });
+    let writer = spawn(&house, |house| {
+        let mut writer = Writer::new(house);
+        caretake(&house.writer, || writer.run());
+        house.deliver(Delivery::End);
+        (writer.journal, writer.groups)
+    });
+    let storekeeper = spawn(&house, |house| {
+        let mut storekeeper = Storekeeper::new(house);
+        caretake(&house.storekeeper, || storekeeper.turn());
+        (storekeeper.store, storekeeper.groups, storekeeper.ends)
+    });
     for _ in 0..3 {
         house.now.fetch_add(TERM, Ordering::SeqCst);
         house.steward.raise();
@@ -514,11 +608,14 @@ fn house() {
     }
     house.close();
     let mut waiting = steward.join().expect("a thread of the model panicked");
-    let (journal, ends) = writer.join().expect("a thread of the model panicked");
-    let mut writer = Writer { journal, ends, ..Writer::new(&house) };
-    finish(&house, &mut writer, &mut waiting);
-    assert_eq!(writer.journal.0, [1; SUBJECTS], "a subject was lost");
-    assert_eq!((house.permits.used(), writer.ends.len(), waiting.len()), (0, 0, 0), "something is left over");
+    let (journal, groups) = writer.join().expect("a thread of the model panicked");
+    let mut writer = Writer { journal, groups, ..Writer::new(&house) };
+    let (store, groups, ends) = storekeeper.join().expect("a thread of the model panicked");
+    let mut storekeeper = Storekeeper { house: &house, store, groups, ends };
+    finish(&house, &mut writer, &mut storekeeper, &mut waiting);
+    assert_eq!([writer.journal.0, storekeeper.store.0], [[1; SUBJECTS]; 2], "a subject was lost");
+    let left = (house.permits.used(), storekeeper.ends.len(), waiting.len());
+    assert_eq!(left, (0, 0, 0), "something is left over");
     let slots = house.all_pools().flat_map(|pool| &pool.buckets).map(|bucket| &bucket.slot);
     assert!(slots.into_iter().all(|slot| slot.snapshot().is_final()), "a lease is left over");
 }

@@ -43,8 +43,8 @@ pub(crate) const MODELS: &[Model] = &[
 /// Longer than any model runs; it is not used, see `sync::park_timeout`.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// The caretaker's rounds until `look` finds all it waits for; how many there were.
-fn caretake(signal: &Signal, mut look: impl FnMut() -> bool) -> usize {
+/// A caretaker's rounds until `look` finds all it waits for, or says that it was the last; how many there were.
+pub(crate) fn caretake(signal: &Signal, mut look: impl FnMut() -> bool) -> usize {
     signal.adopt();
     for round in 1.. {
         let found = if bug!("bug_signal_look_first") {

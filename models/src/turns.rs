@@ -1,54 +1,80 @@
 //! Lanes and their turns: the scheduler itself (`lanes.rs`), run by the steward's thread as in the crate, beside those who add, claim
-//! and report, one whose lease dies, and the writer. Too large for loom; shuttle takes it at random.
+//! and report, one whose lease dies, the writer and the storekeeper. Too large for loom; shuttle takes it at random. `lane_freed`
+//! and `lane_handed` are pieces of it that are small enough: one lease that dies while a report of it is on its way.
 //!
 //! Each lane is reported in its order, by one lease at a time, and goes on with the state that the last report left. None is left
 //! standing: who finds nothing to claim listens without a deadline, so that a lane that nobody offers any more is a deadlock.
 //!
-//! What stands on arc-swap in the crate are numbers in words here, as in `pools.rs`. The store is a table under a lock of the checker;
-//! a turn of the writer journals and applies in one.
+//! What stands on arc-swap in the crate are numbers in words here, as in `pools.rs`. The store is a table under a lock of the checker.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool as StdBool;
 
-use crate::check::{Model, PARKED, seen, seen_when};
+use crate::backlog::Backlog;
+use crate::check::{Model, PARKED, seen_if_named};
 use crate::cursor::Cursor;
-use crate::house::caretake;
 use crate::lanes::Lanes;
 use crate::parking::Parking;
 use crate::run::{HeldBack, Run, StateBytes, Step};
 use crate::signal::Signal;
+use crate::signals::caretake;
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::sync::event_listener::Event;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, thread};
 
-pub(crate) const MODELS: &[Model] = &[Model {
-    name: "lane_turns",
-    body: turns,
-    states: &[
-        PARKED,
-        DIED,
-        "held back by the writer",
-        "reported when it was over",
-        "given back in the middle",
-        "taken back unclaimed",
-        "two lanes at once",
-        "came again after it was idle",
-        "freed before its lease was seen to be over",
-    ],
-    bound: None,
-    finite: false,
-    one_order: true,
-}];
+pub(crate) const MODELS: &[Model] = &[
+    #[cfg(not(loom))]
+    Model {
+        name: "lane_turns",
+        body: turns,
+        states: &[
+            PARKED,
+            DIED,
+            REPORTED_LATE,
+            "held back by the writer",
+            "the storekeeper was behind",
+            "given back in the middle",
+            "taken back unclaimed",
+            "two lanes at once",
+            "came again after it was idle",
+            "freed before its lease was seen to be over",
+        ],
+        bound: None,
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "lane_freed",
+        body: freed,
+        states: &[PARKED, DIED, REPORTED, REPORTED_LATE, ENDED_FIRST],
+        bound: Some(3),
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "lane_handed",
+        body: handed,
+        states: &[PARKED, DIED, REPORTED, REPORTED_LATE, ENDED_FIRST],
+        bound: Some(1),
+        finite: false,
+        one_order: true,
+    },
+];
 
 const DIED: &str = "died";
+const REPORTED: &str = "reported when dead";
+const REPORTED_LATE: &str = "reported when it was over";
+const ENDED_FIRST: &str = "ended before its reports were applied";
 
 /// The lanes of the subjects that are there at first, in the order of their ranks, and of those that are added.
 const AT_FIRST: [u8; 5] = [0, 1, 2, 0, 0];
 const ADDED: [u8; 2] = [1, 0];
 const LANES: usize = 3;
 const BUCKET: usize = 2;
+/// What may be journaled and not applied before the writer waits.
+const BEHIND: u64 = 1;
 /// `Lanes::offers`: more than there are.
 const ROOM: usize = 100;
 const POOLS: usize = 200;
@@ -88,7 +114,30 @@ enum Change {
     Reported { lease: Lease, step: Step },
 }
 
-/// What the writer has for the steward.
+/// What the writer hands over.
+enum Delivery {
+    Group(Group),
+    /// Put back without a record.
+    PutBack(Errand),
+    End,
+}
+
+/// As `Journaled`: changes, and leases that ended with what was left of them.
+#[derive(Default)]
+struct Group {
+    number: u64,
+    changes: Vec<Arc<Node<Change>>>,
+    ends: Vec<(Lease, Mask)>,
+    put_back: Vec<Errand>,
+}
+
+impl Group {
+    fn bytes(&self) -> u64 {
+        (self.changes.len() + self.ends.len()) as u64
+    }
+}
+
+/// What the storekeeper has for the steward.
 enum Errand {
     PutBack { lease: Lease, left: Mask },
     LaneFree(Lease),
@@ -122,6 +171,9 @@ struct House {
     now: AtomicU64,
     queue: Stack<Change>,
     writer: Signal,
+    /// `Handover`'s.
+    backlog: Backlog<Delivery>,
+    storekeeper: Signal,
     inbox: Stack<Errand>,
     steward: Signal,
     store: Mutex<Store>,
@@ -133,6 +185,13 @@ struct House {
 }
 
 const PANICKED: &str = "a thread of the model panicked";
+
+/// Notes a state, of those models that name it.
+fn seen_when(reached: bool, state: &str) {
+    if reached {
+        seen_if_named(state);
+    }
+}
 
 /// A lane's state at a version.
 fn state_at(version: u64) -> Option<StateBytes> {
@@ -153,13 +212,14 @@ impl Bucket {
 }
 
 impl House {
-    fn new() -> Self {
+    /// With subjects of these lanes, and so many that will be added.
+    fn new(lanes: &[u8], added: usize) -> Self {
         let empty = Pool { cursor: Cursor::new(0), buckets: Vec::new(), marks: AtomicU64::new(0), ended: Vec::new() };
         let pools: Vec<OnceLock<Pool>> = (0..POOLS).map(|_| OnceLock::new()).collect();
         let _ = pools[0].set(empty);
         let mut store = Store::default();
-        for lane in AT_FIRST {
-            store.add(lane);
+        for lane in lanes {
+            store.add(*lane);
         }
         Self {
             pools,
@@ -169,10 +229,12 @@ impl House {
             now: AtomicU64::new(0),
             queue: Stack::default(),
             writer: Signal::default(),
+            backlog: Backlog::new(BEHIND),
+            storekeeper: Signal::default(),
             inbox: Stack::default(),
             steward: Signal::default(),
             store: Mutex::new(store),
-            owed: AtomicU64::new((AT_FIRST.len() + ADDED.len()) as u64),
+            owed: AtomicU64::new((lanes.len() + added) as u64),
             busy: [const { StdBool::new(false) }; LANES],
             closing: AtomicBool::new(false),
         }
@@ -230,13 +292,15 @@ impl House {
     /// As `lease.rs` reports one subject of a lane: the exchange, the push, the note, the end. False if it is not taken.
     fn report(&self, lease: Lease, place: u32) -> bool {
         let Bucket { slot, run, version, .. } = self.bucket(lease);
-        let was_over = slot.snapshot().is_final();
+        let before = slot.snapshot();
+        let (was_dead, was_over) = (before.phase() == Phase::Dead, before.is_final());
         let step = Step { from: place, to: place + 1, state: state_at(version + u64::from(place) + 1) };
         let taken = slot.report_front(run.owed_from(place), 1 << place);
         if taken.accepted.is_empty() {
-            seen_when(was_over, "reported when it was over");
+            seen_when(was_over, REPORTED_LATE);
             return false;
         }
+        seen_when(was_dead, REPORTED);
         self.queue.push(Arc::new(Node::new(Change::Reported { lease, step: step.clone() })));
         run.advance(&step);
         if taken.emptied && slot.finish().is_some() {
@@ -273,6 +337,13 @@ impl House {
         u32::try_from(moment.front).expect("few places")
     }
 
+    /// As `Handover::deliver`.
+    fn deliver(&self, delivery: Delivery) {
+        let bytes = if let Delivery::Group(group) = &delivery { group.bytes() } else { 0 };
+        self.backlog.push(delivery, bytes);
+        self.storekeeper.raise();
+    }
+
     fn is_done(&self) -> bool {
         self.owed.load(Ordering::SeqCst) == 0
     }
@@ -284,7 +355,7 @@ impl Store {
         self.subjects.push(lane);
     }
 
-    /// As `Writer::draft_lease`: the lease is known from its first report on, or from its end.
+    /// The lease is known from its first report on, or from its end.
     fn lease(&mut self, lease: Lease, bucket: &Bucket) -> &mut Row {
         let row = &mut self.rows[bucket.lane()];
         let (of, _) = row.lease.get_or_insert((lease, Mask::first(bucket.ranks.len())));
@@ -323,40 +394,41 @@ fn step_of<'t>(Waiting(house, node): &'t Waiting<'_>) -> Option<(&'t Run, &'t St
 struct Writer<'a> {
     house: &'a House,
     held_back: HeldBack<Waiting<'a>>,
+    groups: u64,
 }
 
 impl<'a> Writer<'a> {
     fn new(house: &'a House) -> Self {
-        Self { house, held_back: HeldBack::default() }
+        Self { house, held_back: HeldBack::default(), groups: 0 }
     }
 
-    /// As `Writer::turn`, `Writer::apply_some` and `Writer::publish`: looked at in one order, applied in the other.
+    /// As `run_writer`. True after the last turn, which waits for nobody.
+    fn run(&mut self) -> bool {
+        let closing = self.house.closing.load(Ordering::SeqCst);
+        let waits = self.house.backlog.is_full() && !closing;
+        seen_when(waits, "the storekeeper was behind");
+        if !waits {
+            self.turn();
+        }
+        closing
+    }
+
+    /// As `Writer::turn`: looked at in one order, journaled in the other.
     fn turn(&mut self) {
         let marked = self.marked();
-        let (mut due, mut came) = (Vec::new(), 0);
+        let (mut group, mut came) = (Group { number: self.groups, ..Group::default() }, 0);
         for node in self.house.queue.take_all() {
             came += 1;
-            self.held_back.pass(Waiting(self.house, node), step_of, |waiting| due.push(waiting));
+            let change = Waiting(self.house, node);
+            self.held_back.pass(change, step_of, |Waiting(_, node)| group.changes.push(node));
         }
-        seen_when(due.len() < came, "held back by the writer");
-        let (mut put_back, mut freed) = (Vec::new(), Vec::new());
-        let mut store = self.house.store.lock().expect(PANICKED);
-        for Waiting(house, node) in &due {
-            match &node.value {
-                Change::Added(lane) => store.add(*lane),
-                Change::Reported { lease, step } => {
-                    let bucket = house.bucket(*lease);
-                    let over = store.lease(*lease, bucket).report(bucket, step);
-                    freed.extend(over.then_some(Errand::LaneFree(*lease)));
-                }
-            }
-        }
+        seen_when(group.changes.len() < came, "held back by the writer");
         for lease in marked {
-            self.end(&mut store, lease, &mut put_back, &mut freed);
+            self.draft_end(&mut group, lease);
         }
-        drop(store);
-        if !(due.is_empty() && put_back.is_empty() && freed.is_empty()) {
-            self.tell(put_back, freed);
+        if group.bytes() > 0 {
+            self.groups += 1;
+            self.house.deliver(Delivery::Group(group));
         }
     }
 
@@ -374,34 +446,99 @@ impl<'a> Writer<'a> {
     }
 
     /// As `Writer::draft_slot`, of one that is over.
-    fn end(&self, store: &mut Store, lease: Lease, put_back: &mut Vec<Errand>, freed: &mut Vec<Errand>) {
+    fn draft_end(&self, group: &mut Group, lease: Lease) {
         let (pool, bucket) = (self.house.pool(lease.0), self.house.bucket(lease));
         let seen = bucket.slot.snapshot();
         if pool.ended[lease.1].swap(true, Ordering::Relaxed) {
             return;
         }
         assert!(seen.is_final(), "only ends are marked");
-        if bug!("bug_lane_free_early") {
-            freed.push(Errand::LaneFree(lease));
-        }
         if seen.phase() != Phase::Released {
             return;
         }
         let left = bucket.slot.close();
-        if seen.cause() != Cause::Abandoned && store.lease(lease, bucket).clear(left) {
-            freed.push(Errand::LaneFree(lease));
+        if seen.cause() != Cause::Abandoned {
+            group.ends.push((lease, left));
         }
-        put_back.push(Errand::PutBack { lease, left });
+        let put_back = Errand::PutBack { lease, left };
+        if group.bytes() > 0 {
+            group.put_back.push(put_back);
+        } else {
+            self.house.deliver(Delivery::PutBack(put_back));
+        }
+    }
+}
+
+struct Storekeeper<'a> {
+    house: &'a House,
+    groups: u64,
+    /// Lanes that it said are free.
+    freed: usize,
+}
+
+impl<'a> Storekeeper<'a> {
+    fn new(house: &'a House) -> Self {
+        Self { house, groups: 0, freed: 0 }
+    }
+
+    /// As `Storekeeper::turn`, and `Storekeeper::publish`. True if nothing comes any more.
+    fn turn(&mut self) -> bool {
+        let house = self.house;
+        let arrived: Vec<Delivery> = house.backlog.take().collect();
+        if arrived.is_empty() {
+            return false;
+        }
+        let (mut put_back, mut freed, mut bytes, mut is_over) = (Vec::new(), Vec::new(), 0, false);
+        let mut store = house.store.lock().expect(PANICKED);
+        for delivery in arrived {
+            match delivery {
+                Delivery::Group(mut group) => {
+                    bytes += group.bytes();
+                    put_back.append(&mut group.put_back);
+                    self.apply(&mut store, &group, &mut freed);
+                }
+                Delivery::PutBack(errand) => put_back.push(errand),
+                Delivery::End => is_over = true,
+            }
+        }
+        drop(store);
+        self.tell(put_back, freed);
+        if house.backlog.give_back(bytes) {
+            house.writer.raise();
+        }
+        if !bug!("bug_lane_unsaid") {
+            house.steward.raise();
+        }
+        is_over
+    }
+
+    /// As `Storekeeper::apply_group`.
+    fn apply(&mut self, store: &mut Store, group: &Group, freed: &mut Vec<Errand>) {
+        assert_eq!(group.number, self.groups, "not in the order of the journal");
+        self.groups += 1;
+        for node in &group.changes {
+            match &node.value {
+                Change::Added(lane) => store.add(*lane),
+                Change::Reported { lease, step } => {
+                    let bucket = self.house.bucket(*lease);
+                    let over = store.lease(*lease, bucket).report(bucket, step);
+                    freed.extend(over.then_some(Errand::LaneFree(*lease)));
+                }
+            }
+        }
+        for (lease, left) in &group.ends {
+            let over = store.lease(*lease, self.house.bucket(*lease)).clear(*left);
+            seen_when(!over, ENDED_FIRST);
+            freed.extend((over || bug!("bug_lane_free_early")).then_some(Errand::LaneFree(*lease)));
+        }
     }
 
     /// What was put back first, then which lanes are free.
-    fn tell(&self, put_back: Vec<Errand>, freed: Vec<Errand>) {
+    fn tell(&mut self, put_back: Vec<Errand>, freed: Vec<Errand>) {
+        self.freed += freed.len();
         let (first, then) = if bug!("bug_lane_free_first") { (freed, put_back) } else { (put_back, freed) };
         for errand in first.into_iter().chain(then) {
             self.house.inbox.push(Arc::new(Node::new(errand)));
-        }
-        if !bug!("bug_lane_unsaid") {
-            self.house.steward.raise();
         }
     }
 }
@@ -416,6 +553,10 @@ struct Steward {
 }
 
 impl Steward {
+    fn new() -> Self {
+        Self { lanes: Lanes::default(), next_rank: 0, exhausted: HashMap::new() }
+    }
+
     /// As `Steward::turn`.
     fn turn(&mut self, house: &House) {
         for node in house.inbox.take_all() {
@@ -438,7 +579,7 @@ impl Steward {
         let Bucket { slot, run, ranks, .. } = bucket;
         left.places().for_each(|place| self.lanes.wait(run.lane(), ranks[place] as u64, 0));
         if slot.snapshot().put_back() == Some(Cause::Abandoned) {
-            seen("taken back unclaimed");
+            seen_if_named("taken back unclaimed");
             self.lanes.free(run.lane());
             run.forget_state();
         }
@@ -576,37 +717,43 @@ fn adds(house: &House) {
     }
 }
 
+fn spawn<T: Send + 'static>(
+    house: &Arc<House>,
+    act: impl FnOnce(&House) -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let house = Arc::clone(house);
+    thread::spawn(move || act(&house))
+}
+
 /// Three lanes: a lease of one dies, a bucket of another may be taken back unclaimed, others are worked through or given back, subjects
 /// are added; each is reported, once and in its order.
 fn turns() {
-    let house = Arc::new(House::new());
-    let spawn = |act: Box<dyn FnOnce(&House) + Send>| {
-        let house = Arc::clone(&house);
-        thread::spawn(move || act(&house))
-    };
-    let mut steward = Steward { lanes: Lanes::default(), next_rank: 0, exhausted: HashMap::new() };
+    let house = Arc::new(House::new(&AT_FIRST, ADDED.len()));
+    let mut steward = Steward::new();
     steward.turn(&house);
     let lease = house.claim(DOOMED).expect("a pool was formed");
     let next = (lease.0, house.pool(lease.0).cursor.take(0, 1).next().expect("of three buckets"));
-    let mut threads: Vec<_> =
-        [0, 1].map(|place| spawn(Box::new(move |house: &House| doomed(house, lease, place)))).into();
-    threads.extend(WORKERS.map(|owner| spawn(Box::new(move |house: &House| worker(house, owner)))));
-    threads.push(spawn(Box::new(move |house: &House| slow(house, next))));
-    threads.push(spawn(Box::new(adds)));
-    let keeper = {
-        let house = Arc::clone(&house);
-        thread::spawn(move || {
-            caretake(&house.closing, &house.steward, || steward.turn(&house));
-            steward
-        })
-    };
-    let writer = {
-        let house = Arc::clone(&house);
-        thread::spawn(move || {
-            let mut writer = Writer::new(&house);
-            caretake(&house.closing, &house.writer, || writer.turn());
-        })
-    };
+    let mut threads: Vec<_> = [0, 1].map(|place| spawn(&house, move |house| doomed(house, lease, place))).into();
+    threads.extend(WORKERS.map(|owner| spawn(&house, move |house| worker(house, owner))));
+    threads.push(spawn(&house, move |house| slow(house, next)));
+    threads.push(spawn(&house, adds));
+    let keeper = spawn(&house, |house| {
+        caretake(&house.steward, || {
+            let closing = house.closing.load(Ordering::SeqCst);
+            steward.turn(house);
+            closing
+        });
+        steward
+    });
+    let writer = spawn(&house, |house| {
+        let mut writer = Writer::new(house);
+        caretake(&house.writer, || writer.run());
+        house.deliver(Delivery::End);
+    });
+    let storekeeper = spawn(&house, |house| {
+        let mut storekeeper = Storekeeper::new(house);
+        caretake(&house.storekeeper, || storekeeper.turn());
+    });
     // Time passes until that lease is over, and the bucket claimed or taken back; after that no lane needs it.
     let phase = |lease| house.bucket(lease).slot.snapshot().phase();
     while phase(lease) < Phase::Released || phase(next) == Phase::Ready {
@@ -620,6 +767,7 @@ fn turns() {
     house.closing.store(true, Ordering::SeqCst);
     house.writer.raise();
     writer.join().expect(PANICKED);
+    storekeeper.join().expect(PANICKED);
     house.steward.raise();
     let mut steward = keeper.join().expect(PANICKED);
     steward.turn(&house);
@@ -631,4 +779,81 @@ fn check_end(house: &House, lanes: &Lanes) {
     for row in &house.store.lock().expect(PANICKED).rows {
         assert!(row.lease.is_none() && row.version == row.ranks.len() as u64, "a subject was lost");
     }
+}
+
+/// One lane of three subjects, of which two are leased to one who died, a grace ago.
+fn dead_lease() -> (Arc<House>, Steward, Lease) {
+    let house = Arc::new(House::new(&[0; 3], 0));
+    let mut steward = Steward::new();
+    steward.turn(&house);
+    let lease = house.claim(DOOMED).expect("a pool was formed");
+    house.now.store(TERM, Ordering::SeqCst);
+    assert!(house.bucket(lease).slot.mark_dead(TERM));
+    house.now.store(TERM + GRACE, Ordering::SeqCst);
+    (house, steward, lease)
+}
+
+/// The steward's turns, until the lane is offered again.
+fn keep(house: &House, mut steward: Steward, (number, _): Lease) -> Steward {
+    caretake(&house.steward, || {
+        steward.turn(house);
+        house.all_pools().count() > number as usize + 1
+    });
+    steward
+}
+
+/// Works through the lane, alone.
+fn finish(house: &House, mut steward: Steward, mut write: impl FnMut()) {
+    while !house.is_done() {
+        let lease = house.claim(WORKERS[0]).expect("the lane is offered again");
+        work(house, lease, WORKERS[0], BUCKET);
+        write();
+        steward.turn(house);
+    }
+    check_end(house, &steward.lanes);
+}
+
+/// The holder reports the first of its subjects while the steward ends its lease; writer and storekeeper take turns on one thread.
+/// The lane is offered again, at its front.
+fn freed() {
+    let (house, steward, lease) = dead_lease();
+    let holder = spawn(&house, move |house| _ = house.report(lease, 0));
+    let keeper = spawn(&house, move |house| keep(house, steward, lease));
+    let (mut writer, mut storekeeper) = (Writer::new(&house), Storekeeper::new(&house));
+    let mut write = || {
+        writer.turn();
+        storekeeper.turn();
+        storekeeper.freed > 0
+    };
+    caretake(&house.writer, &mut write);
+    holder.join().expect(PANICKED);
+    let steward = keeper.join().expect(PANICKED);
+    finish(&house, steward, || _ = write());
+}
+
+/// The same, with a thread each for writer and storekeeper.
+fn handed() {
+    let (house, steward, lease) = dead_lease();
+    let holder = spawn(&house, move |house| _ = house.report(lease, 0));
+    let keeper = spawn(&house, move |house| keep(house, steward, lease));
+    let storekeeper = spawn(&house, |house| {
+        let mut storekeeper = Storekeeper::new(house);
+        caretake(&house.storekeeper, || {
+            storekeeper.turn();
+            storekeeper.freed > 0
+        });
+        house.closing.store(true, Ordering::SeqCst);
+        house.writer.raise();
+        storekeeper.groups
+    });
+    let mut writer = Writer::new(&house);
+    caretake(&house.writer, || writer.run());
+    holder.join().expect(PANICKED);
+    let groups = storekeeper.join().expect(PANICKED);
+    let mut storekeeper = Storekeeper { groups, ..Storekeeper::new(&house) };
+    let steward = keeper.join().expect(PANICKED);
+    finish(&house, steward, || {
+        writer.turn();
+        storekeeper.turn();
+    });
 }
