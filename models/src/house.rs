@@ -13,7 +13,7 @@ use crate::cursor::Cursor;
 use crate::permits::Permits;
 use crate::run::{HeldBack, Run, StateBytes, Step};
 use crate::signal::Signal;
-use crate::signals::caretake;
+use crate::signals::{LONG, caretake};
 use crate::slot::{Cause, Ended, Mask, Phase, Slot, Taken, ToRenewed};
 use crate::stack::{Node, Stack};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering, thread};
@@ -116,6 +116,7 @@ struct House {
     writer: Signal,
     /// `Handover`'s.
     backlog: Backlog<Delivery>,
+    room: Signal,
     storekeeper: Signal,
     /// What ended leases left, on its way to the steward.
     put_back: Stack<Vec<usize>>,
@@ -159,6 +160,7 @@ impl House {
             queue: Stack::default(),
             writer: Signal::default(),
             backlog: Backlog::new(BEHIND),
+            room: Signal::default(),
             storekeeper: Signal::default(),
             put_back: Stack::default(),
             steward: Signal::default(),
@@ -383,13 +385,23 @@ impl<'a> Writer<'a> {
 
     /// As `run_writer`. True after the last turn, which waits for nobody.
     fn run(&mut self) -> bool {
-        let closing = self.house.closing.load(Ordering::SeqCst);
-        let waits = self.house.backlog.is_full() && !closing;
-        seen_when(waits, "the storekeeper was behind");
-        if !waits {
-            self.turn();
-        }
+        let is_closing = || self.house.closing.load(Ordering::SeqCst);
+        while !is_closing() && self.waited_for_room() {}
+        let closing = is_closing();
+        self.turn();
         closing
+    }
+
+    /// As `Handover::wait_for_room`.
+    fn waited_for_room(&self) -> bool {
+        let House { room, backlog, .. } = self.house;
+        room.lower();
+        let is_full = backlog.is_full();
+        seen_when(is_full, "the storekeeper was behind");
+        if is_full {
+            room.wait(LONG);
+        }
+        is_full
     }
 
     /// As `Writer::turn`: looked at in one order, journaled in the other; reports in the order of their runs.
@@ -463,7 +475,7 @@ impl<'a> Storekeeper<'a> {
             let ends = std::mem::take(&mut self.ends);
             self.ends = ends.into_iter().filter(|(lease, left)| !self.hand_back(*lease, *left)).collect();
             if house.backlog.give_back(bytes) {
-                house.writer.raise();
+                house.room.raise();
             }
             house.steward.raise();
         }
@@ -590,6 +602,7 @@ fn house() {
     });
     let writer = spawn(&house, |house| {
         let mut writer = Writer::new(house);
+        house.room.adopt();
         caretake(&house.writer, || writer.run());
         house.deliver(Delivery::End);
         (writer.journal, writer.groups)

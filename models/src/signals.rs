@@ -41,7 +41,7 @@ pub(crate) const MODELS: &[Model] = &[
 ];
 
 /// Longer than any model runs; it is not used, see `sync::park_timeout`.
-const LONG: Duration = Duration::from_secs(3600);
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// A caretaker's rounds until `look` finds all it waits for, or says that it was the last; how many there were.
 pub(crate) fn caretake(signal: &Signal, mut look: impl FnMut() -> bool) -> usize {

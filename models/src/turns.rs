@@ -18,7 +18,7 @@ use crate::lanes::Lanes;
 use crate::parking::Parking;
 use crate::run::{HeldBack, Run, StateBytes, Step};
 use crate::signal::Signal;
-use crate::signals::caretake;
+use crate::signals::{LONG, caretake};
 use crate::slot::{Cause, Mask, Phase, Slot};
 use crate::stack::{Node, Stack};
 use crate::sync::event_listener::Event;
@@ -173,6 +173,7 @@ struct House {
     writer: Signal,
     /// `Handover`'s.
     backlog: Backlog<Delivery>,
+    room: Signal,
     storekeeper: Signal,
     inbox: Stack<Errand>,
     steward: Signal,
@@ -230,6 +231,7 @@ impl House {
             queue: Stack::default(),
             writer: Signal::default(),
             backlog: Backlog::new(BEHIND),
+            room: Signal::default(),
             storekeeper: Signal::default(),
             inbox: Stack::default(),
             steward: Signal::default(),
@@ -404,13 +406,23 @@ impl<'a> Writer<'a> {
 
     /// As `run_writer`. True after the last turn, which waits for nobody.
     fn run(&mut self) -> bool {
-        let closing = self.house.closing.load(Ordering::SeqCst);
-        let waits = self.house.backlog.is_full() && !closing;
-        seen_when(waits, "the storekeeper was behind");
-        if !waits {
-            self.turn();
-        }
+        let is_closing = || self.house.closing.load(Ordering::SeqCst);
+        while !is_closing() && self.waited_for_room() {}
+        let closing = is_closing();
+        self.turn();
         closing
+    }
+
+    /// As `Handover::wait_for_room`.
+    fn waited_for_room(&self) -> bool {
+        let House { room, backlog, .. } = self.house;
+        room.lower();
+        let is_full = backlog.is_full();
+        seen_when(is_full, "the storekeeper was behind");
+        if is_full {
+            room.wait(LONG);
+        }
+        is_full
     }
 
     /// As `Writer::turn`: looked at in one order, journaled in the other.
@@ -504,7 +516,7 @@ impl<'a> Storekeeper<'a> {
         drop(store);
         self.tell(put_back, freed);
         if house.backlog.give_back(bytes) {
-            house.writer.raise();
+            house.room.raise();
         }
         if !bug!("bug_lane_unsaid") {
             house.steward.raise();
@@ -747,6 +759,7 @@ fn turns() {
     });
     let writer = spawn(&house, |house| {
         let mut writer = Writer::new(house);
+        house.room.adopt();
         caretake(&house.writer, || writer.run());
         house.deliver(Delivery::End);
     });
@@ -844,9 +857,12 @@ fn handed() {
         });
         house.closing.store(true, Ordering::SeqCst);
         house.writer.raise();
+        // It gives nothing back any more.
+        house.room.raise();
         storekeeper.groups
     });
     let mut writer = Writer::new(&house);
+    house.room.adopt();
     caretake(&house.writer, || writer.run());
     holder.join().expect(PANICKED);
     let groups = storekeeper.join().expect(PANICKED);
