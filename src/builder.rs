@@ -562,7 +562,7 @@ impl Builder {
             house.keep(caretakers);
             None
         } else {
-            Some(caretakers.spawn(&house.link)?)
+            Some(caretakers.spawn(&house.link).map_err(OpenError::Thread)?)
         };
         tracing::info!(boots = boot, replayed = report.replayed, "hub opened");
         Ok(Hub::new(house, report, threads))

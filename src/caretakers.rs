@@ -1,8 +1,8 @@
 //! The caretakers, and the threads that they have in a hub that is not manual.
 
-use std::thread::{self, JoinHandle};
+use std::io;
+use std::thread::{self, JoinHandle, Thread};
 
-use crate::error::{OpenError, TicketError};
 use crate::link::Link;
 use crate::service::contain;
 use crate::steward::{PERIOD, Steward};
@@ -33,42 +33,47 @@ impl Caretakers {
         self.storekeeper.finish()
     }
 
-    /// Starts a thread for each.
-    pub(crate) fn spawn(self, link: &Arc<Link>) -> Result<Threads, OpenError> {
+    /// Starts a thread for each. If one cannot be started, none runs any more when this returns.
+    pub(crate) fn spawn(self, link: &Arc<Link>) -> io::Result<Threads> {
         let Self { mut writer, mut storekeeper, mut steward } = self;
-        // Whoever's thread runs must not outlive a failed opening; the storekeeper's ends with the writer.
-        let started = |error| {
-            link.close();
-            link.writer.raise();
-            OpenError::Thread(error)
-        };
         let name = |who| thread::Builder::new().name(format!("commissary-{who}"));
         let of_storekeeper = Arc::clone(link);
         let storekeeper = name("storekeeper").spawn(move || {
             of_storekeeper.storekeeper.adopt();
-            if panics(&of_storekeeper, "storekeeper", || run_storekeeper(&of_storekeeper, &mut storekeeper)) {
+            while panics(&of_storekeeper, "storekeeper", || run_storekeeper(&of_storekeeper, &mut storekeeper)) {
                 storekeeper.give_up();
-                run_storekeeper(&of_storekeeper, &mut storekeeper);
             }
             storekeeper.finish()
-        });
-        let storekeeper = storekeeper.map_err(OpenError::Thread)?;
+        })?;
         let of_writer = Arc::clone(link);
         let writer = name("writer").spawn(move || {
             writer.adopt();
-            if panics(&of_writer, "writer", || run_writer(&of_writer, &mut writer)) {
+            while panics(&of_writer, "writer", || run_writer(&of_writer, &mut writer)) {
                 writer.give_up();
-                stand_in(&of_writer);
             }
             panics(&of_writer, "writer", || writer.finish());
         });
-        let writer = writer.map_err(started)?;
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                // It ends with the writer, which is gone.
+                let _ = storekeeper.join();
+                return Err(error);
+            }
+        };
         let of_steward = Arc::clone(link);
         let steward = name("steward").spawn(move || {
             of_steward.steward.adopt();
             panics(&of_steward, "steward", || run_steward(&of_steward, &mut steward));
         });
-        Ok(Threads { writer, storekeeper, steward: steward.map_err(started)? })
+        match steward {
+            Ok(steward) => Ok(Threads { writer, storekeeper, steward }),
+            Err(error) => {
+                link.close();
+                let _ = (writer.join(), storekeeper.join());
+                Err(error)
+            }
+        }
     }
 }
 
@@ -76,14 +81,19 @@ impl Threads {
     /// Waits until they have ended. The hub is closed already.
     pub(crate) fn join(self) -> Result<(), String> {
         let Self { writer, storekeeper, steward } = self;
-        // A caretaker's own thread gets here if a plugin's subject closes the hub; it ends by itself.
-        let steward = if steward.thread().id() == thread::current().id() {
+        // A caretaker's own thread gets here if a plugin's subject, or a task's waker, closes the hub. It ends by itself.
+        let is_own = |thread: &Thread| thread.id() == thread::current().id();
+        let [is_writer, is_storekeeper] = [writer.thread(), storekeeper.thread()].map(is_own);
+        let is_steward = is_own(steward.thread());
+        let panicked = |who: &str| format!("the {who} panicked");
+        let steward = if is_steward { Ok(()) } else { steward.join().map_err(|_| panicked("steward")) };
+        let writer = if is_writer { Ok(()) } else { writer.join().map_err(|_| panicked("writer")) };
+        // It ends after the writer.
+        let stored = if is_writer || is_storekeeper {
             Ok(())
         } else {
-            steward.join().map_err(|_| "the steward panicked".to_owned())
+            storekeeper.join().unwrap_or_else(|_| Err(panicked("storekeeper")))
         };
-        let writer = writer.join().map_err(|_| "the writer panicked".to_owned());
-        let stored = storekeeper.join().unwrap_or_else(|_| Err("the storekeeper panicked".to_owned()));
         steward.and(writer).and(stored)
     }
 }
@@ -95,15 +105,6 @@ fn panics(link: &Link, who: &str, run: impl FnOnce()) -> bool {
         link.poison(format!("the {who} panicked: {message}"));
     }
     ended.is_err()
-}
-
-/// Nobody waits for ever for a writer that is gone.
-fn stand_in(link: &Link) {
-    while !link.is_closed() {
-        link.fail_all(TicketError::Refused);
-        link.writer.lower();
-        thread::park_timeout(PERIOD);
-    }
 }
 
 fn run_steward(link: &Link, steward: &mut Steward) {

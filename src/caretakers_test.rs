@@ -1,18 +1,22 @@
 //! What becomes of the rest when one of the caretakers fails: no ticket stays pending (I5), and nothing is called whole that is not.
 
 use std::io;
+use std::pin::pin;
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use crate::caretakers::Caretakers;
+use crate::commit::Change;
 use crate::error::{StoreError, TicketError};
 use crate::journal::{Group, Log, Outcome};
 use crate::record::key;
+use crate::service::contain;
 use crate::services::FollowerCheck;
 use crate::store::{Batch, MemoryStore, Pair, Store};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::{
-    Builder, Durability, Hub, HubError, ManualClock, MemoryDisk, RegisterClientError, Registered, Registration,
+    Builder, Durability, Hub, HubError, Intake, ManualClock, MemoryDisk, RegisterClientError, Registered, Registration,
 };
 
 /// How a store is out of order.
@@ -108,36 +112,131 @@ fn register(hub: &Hub, id: u64) -> Result<Registered, RegisterClientError> {
     hub.register_client(&Registration::new(id, "somebody"))
 }
 
-fn close(hub: &Hub) {
-    let link = &hub.house().link;
-    link.close();
-    link.writer.raise();
-    link.steward.raise();
+/// More changes than a batch has, in a group.
+fn fill_a_batch(hub: &Hub) {
+    let service = hub.register(FollowerCheck::default()).unwrap();
+    (0..4_500).for_each(|user| drop(service.add(&user).unwrap()));
+}
+
+/// How a ticket failed; while the hub is open.
+fn failed(hub: &Hub, registered: &Registered) -> TicketError {
+    loop {
+        assert!(!hub.house().link.is_closed());
+        match registered.ticket.progress() {
+            Err(error) => return error,
+            Ok(_) => thread::yield_now(),
+        }
+    }
+}
+
+fn poisoned(hub: &Hub) -> String {
+    let refused = register(hub, 99);
+    let Err(RegisterClientError::Hub(HubError::Poisoned { cause })) = refused else { panic!("{refused:?}") };
+    cause
 }
 
 #[test]
 fn a_storekeeper_that_panics_keeps_nobody_waiting() {
     let (hub, mut caretakers) = opened(Hub::builder());
     caretakers.storekeeper.applier_mut().go_on_with(Shelf::with(Fault::Panics));
+    fill_a_batch(&hub);
+    let first = register(&hub, 1).unwrap();
+    assert!(caretakers.writer.turn());
+    // Not in the batch that is lost.
+    let second = register(&hub, 2).unwrap();
+    assert!(caretakers.writer.turn());
+    let threads = caretakers.spawn(&hub.house().link).unwrap();
+    assert_eq!([&first, &second].map(|registered| failed(&hub, registered)), [TicketError::NotVisible; 2]);
+    let cause = poisoned(&hub);
+    assert_eq!(cause, "the storekeeper panicked: no shelf");
+    hub.house().link.close();
+    assert_eq!(threads.join(), Err(cause));
+}
+
+#[test]
+fn a_writer_that_panics_keeps_nobody_waiting() {
+    let (hub, mut caretakers) = opened(Hub::builder());
+    caretakers.writer.go_on_with(Box::new(Book::default()));
     let threads = caretakers.spawn(&hub.house().link).unwrap();
     let first = register(&hub, 1).unwrap();
+    assert_eq!(failed(&hub, &first), TicketError::Unknown);
     while hub.house().link.is_open() {
         thread::yield_now();
     }
-    let second = register(&hub, 2);
-    let Err(RegisterClientError::Hub(HubError::Poisoned { cause })) = second else { panic!("{second:?}") };
-    assert_eq!(cause, "the storekeeper panicked: no shelf");
-    close(&hub);
+    let cause = poisoned(&hub);
+    assert_eq!(cause, "the writer panicked: no page");
+    // As one that was pushed before the hub was poisoned.
+    let late = hub.house().link.post(Change::Urgent { service: 1, ranks: Vec::new() }, 0);
+    while late.progress().is_ok() {
+        thread::yield_now();
+    }
+    assert_eq!(late.progress(), Err(TicketError::Refused));
+    hub.house().link.close();
     assert_eq!(threads.join(), Err(cause));
-    assert_eq!(first.ticket.progress(), Err(TicketError::NotVisible));
+}
+
+/// Closes the hub, as its last handle, when it is woken.
+struct Last(Mutex<Option<Hub>>);
+
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+/// On the writer's thread, where the first ticket is waited for, or the storekeeper's.
+#[test]
+fn a_waker_may_hold_the_last_handle() {
+    for until_visible in [false, true] {
+        let hub = Hub::builder().open_in_memory(&MemoryDisk::new()).unwrap();
+        let mut ticket = register(&hub, 1).unwrap().ticket;
+        if until_visible {
+            ticket.wait_durable().unwrap();
+        }
+        let tail = hub.follow(0).unwrap();
+        let waker = Waker::from(Arc::new(Last(Mutex::new(Some(hub)))));
+        let mut context = Context::from_waker(&waker);
+        let done = if until_visible {
+            pin!(ticket.visible()).poll(&mut context).is_ready()
+        } else {
+            pin!(ticket.durable()).poll(&mut context).is_ready()
+        };
+        if done {
+            waker.wake();
+        }
+        // Ends when the hub is closed, and not before.
+        assert_eq!(tail.filter(Result::is_err).count(), 0);
+    }
+}
+
+struct Careless;
+
+impl Wake for Careless {
+    fn wake(self: Arc<Self>) {
+        panic!("a task");
+    }
+}
+
+#[test]
+fn a_followers_waker_that_panics_is_no_caretakers_panic() {
+    let hub = Hub::builder().open_in_memory(&MemoryDisk::new()).unwrap();
+    let mut tail = hub.follow(0).unwrap();
+    while tail.try_next().unwrap().is_some() {}
+    let waker = Waker::from(Arc::new(Careless));
+    let mut next = Box::pin(tail.next_async());
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert_eq!(register(&hub, 1).unwrap().ticket.wait_visible(), Ok(Intake::default()));
+    hub.health().unwrap();
+    hub.close().unwrap();
+    // Its list of waiters is the one thing that suffers.
+    let _ = contain(move || drop(next));
 }
 
 #[test]
 fn a_storekeeper_whose_batch_is_full_when_the_store_fails_comes_to_its_end() {
     let (hub, mut caretakers) = opened(Hub::builder());
-    let service = hub.register(FollowerCheck::default()).unwrap();
-    (0..4_500).for_each(|user| drop(service.add(&user).unwrap()));
-    // In one group, and more changes than a batch has: what fails stands at its end.
+    fill_a_batch(&hub);
+    // What fails stands at the end of a batch.
     let first = register(&hub, 1).unwrap();
     caretakers.storekeeper.applier_mut().go_on_with(Shelf::with(Fault::Unreadable));
     assert!(caretakers.writer.turn());
@@ -157,7 +256,7 @@ fn a_writer_that_panics_at_its_end_leaves_the_store_in_doubt() {
     caretakers.storekeeper.applier_mut().go_on_with(Arc::clone(&shelf) as Arc<dyn Store>);
     caretakers.writer.go_on_with(Box::new(Book::default()));
     drop(register(&hub, 1).unwrap());
-    close(&hub);
+    hub.house().link.close();
     let threads = caretakers.spawn(&hub.house().link).unwrap();
     assert_eq!(threads.join(), Err("the writer panicked: no page".to_owned()));
     assert!(!shelf.finished.load(Ordering::SeqCst), "finished behind a journal that is not synced");
@@ -175,4 +274,22 @@ fn what_was_written_is_synced_in_time_though_the_store_failed() {
     clock.advance(every * 100);
     assert!(!caretakers.writer.turn());
     assert!(synced.load(Ordering::SeqCst), "it is due since 990 ms");
+}
+
+#[test]
+fn a_writer_that_waits_for_room_keeps_its_interval_and_goes_on_when_the_hub_is_poisoned() {
+    let (clock, every) = (ManualClock::default(), Duration::from_millis(1));
+    let (hub, mut caretakers) = opened(Hub::builder().clock(clock.clone()).durability(Durability::Every(every)));
+    // Ten bytes each.
+    drop(hub.house().link.post(Change::Urgent { service: 1, ranks: vec![u64::MAX; 900_000] }, 0));
+    assert!(!caretakers.writer.waited_for_room());
+    assert!(caretakers.writer.turn());
+    let book = Book::default();
+    let synced = Arc::clone(&book.synced);
+    caretakers.writer.go_on_with(Box::new(book));
+    clock.advance(every);
+    assert!(caretakers.writer.waited_for_room(), "8 MiB are not applied");
+    assert!(synced.load(Ordering::SeqCst));
+    hub.house().link.poison("the steward panicked".to_owned());
+    assert!(!caretakers.writer.waited_for_room());
 }

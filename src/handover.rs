@@ -7,10 +7,9 @@ use crate::backlog::Backlog;
 use crate::commit::Pending;
 use crate::journal::Group;
 use crate::link::Link;
-use crate::signal::Signal;
-use crate::stack::{Node, Stack};
+use crate::stack::Node;
 use crate::steward::PutBack;
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::Arc;
 
 /// Bytes journaled but not applied, beyond which the writer waits.
 const MOST_BYTES: u64 = 8 << 20;
@@ -63,22 +62,13 @@ pub(crate) enum Delivery {
 pub(crate) struct Handover {
     link: Arc<Link>,
     backlog: Backlog<Delivery>,
-    /// Wakes the writer when there is room again.
-    room: Signal,
-    /// Groups that are applied, and how many.
-    spare: Stack<Group>,
-    spares: AtomicU64,
+    /// Groups that are applied; each counts as one.
+    spare: Backlog<Group>,
 }
 
 impl Handover {
     pub(crate) fn new(link: Arc<Link>) -> Self {
-        Self {
-            link,
-            backlog: Backlog::new(MOST_BYTES),
-            room: Signal::default(),
-            spare: Stack::default(),
-            spares: AtomicU64::new(0),
-        }
+        Self { link, backlog: Backlog::new(MOST_BYTES), spare: Backlog::new(SPARE - 1) }
     }
 
     /// Hands something to the storekeeper. Lock-free.
@@ -96,39 +86,32 @@ impl Handover {
     /// So many bytes are applied, or never will be.
     pub(crate) fn give_back(&self, bytes: u64) {
         if self.backlog.give_back(bytes) {
-            self.room.raise();
+            self.link.writer_room.raise();
         }
-    }
-
-    /// The caller is the one who waits for room.
-    pub(crate) fn adopt(&self) {
-        self.room.adopt();
     }
 
     /// Parks the writer, if the storekeeper is far behind, until there is room or `timeout` has passed. True if it is behind.
     pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
-        self.room.lower();
+        self.link.writer_room.lower();
         let is_full = self.backlog.is_full();
         if is_full {
-            self.room.wait(timeout);
+            self.link.writer_room.wait(timeout);
         }
         is_full
     }
 
     /// Gives a group back, to be filled again. The storekeeper's alone.
     pub(crate) fn recycle(&self, group: Group) {
-        // ordering: Relaxed, all of this count; only the storekeeper raises it, and less than there is costs an allocation.
-        if self.spares.load(Ordering::Relaxed) < SPARE {
-            self.spares.fetch_add(1, Ordering::Relaxed);
-            self.spare.push(Arc::new(Node::new(group)));
+        if !self.spare.is_full() {
+            self.spare.push(group, 1);
         }
     }
 
     /// Groups to be filled again. The writer's alone.
     pub(crate) fn spare(&self) -> Vec<Group> {
-        let taken = self.spare.take_all();
-        self.spares.fetch_sub(taken.len() as u64, Ordering::Relaxed);
-        taken.into_iter().filter_map(|node| Arc::try_unwrap(node).ok()).map(|node| node.value).collect()
+        let spare: Vec<Group> = self.spare.take().collect();
+        self.spare.give_back(spare.len() as u64);
+        spare
     }
 }
 
@@ -137,12 +120,36 @@ mod tests {
     use super::*;
     use crate::{Hub, MemoryDisk};
 
+    /// Would wait for an hour if it were not woken.
+    #[test]
+    fn who_waits_for_room_is_woken() {
+        let hub = Hub::builder().manual().open_in_memory(&MemoryDisk::new()).unwrap();
+        let handover = Handover::new(Arc::clone(&hub.house().link));
+        handover.backlog.push(Delivery::End, MOST_BYTES + 1);
+        let begun = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                hub.house().link.writer_room.adopt();
+                begun.wait();
+                while handover.wait_for_room(Duration::from_secs(3600)) {}
+            });
+            begun.wait();
+            // It parks now, most likely.
+            (0..1_000).for_each(|_| std::thread::yield_now());
+            handover.give_back(1);
+        });
+        assert!(!handover.backlog.is_full());
+    }
+
     /// What a burst took is freed once it is applied, whether or not another one follows.
     #[test]
     fn a_few_groups_are_kept_after_a_burst() {
         let hub = Hub::builder().manual().open_in_memory(&MemoryDisk::new()).unwrap();
         let handover = Handover::new(Arc::clone(&hub.house().link));
-        (0..256).for_each(|_| handover.recycle(Group::new()));
-        assert_eq!(handover.spare().len() as u64, SPARE);
+        for _ in 0..2 {
+            (0..256).for_each(|_| handover.recycle(Group::new()));
+            assert_eq!(handover.spare().len() as u64, SPARE);
+            assert_eq!(handover.spare().len(), 0);
+        }
     }
 }

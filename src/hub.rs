@@ -70,8 +70,6 @@ impl Inner {
         let house = &self.house;
         house.link.close();
         house.registry.notify_all();
-        house.link.writer.raise();
-        house.link.steward.raise();
         // Held to the end: whoever closes as well returns when the hub is closed.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = if let Some(threads) = threads.take() {
@@ -81,7 +79,9 @@ impl Inner {
         } else {
             Ok(())
         };
-        house.link.news.end();
+        if let Err(message) = contain(|| house.link.news.end()) {
+            tracing::error!(message, "a follower's waker panicked");
+        }
         ended.map_err(|what| CloseError { what })
     }
 }

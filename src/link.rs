@@ -12,6 +12,7 @@ use crate::notices::Notices;
 use crate::pace::{Outflow, spread};
 use crate::permits::Permits;
 use crate::rests::Rests;
+use crate::service::contain;
 use crate::signal::Signal;
 use crate::stack::{Node, Stack};
 use crate::sync::{Arc, AtomicU32, Counter, Ordering, Padded};
@@ -48,6 +49,8 @@ pub(crate) struct Link {
     turned_away: [Counter; 3],
     pub(crate) outflow: Outflow,
     pub(crate) writer: Padded<Signal>,
+    /// Wakes the writer where it waits for the storekeeper.
+    pub(crate) writer_room: Padded<Signal>,
     pub(crate) storekeeper: Padded<Signal>,
     pub(crate) steward: Padded<Signal>,
     pub(crate) writer_rests: Rests,
@@ -76,6 +79,7 @@ impl Link {
             turned_away: Default::default(),
             outflow: Outflow::default(),
             writer: Padded::default(),
+            writer_room: Padded::default(),
             storekeeper: Padded::default(),
             steward: Padded::default(),
             writer_rests: Rests::default(),
@@ -114,14 +118,27 @@ impl Link {
         self.poison.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(cause)));
         // ordering: SeqCst; see `check`. Only an open hub is poisoned; a closed one stays closed.
         let _ = self.status.compare_exchange(OPEN, POISONED, Ordering::SeqCst, Ordering::SeqCst);
-        // Writer and steward tell those who wait.
-        self.writer.raise();
-        self.steward.raise();
+        self.raise_all();
     }
 
     pub(crate) fn close(&self) {
         // ordering: SeqCst; see `push`.
         self.status.store(CLOSED, Ordering::SeqCst);
+        self.raise_all();
+    }
+
+    /// Writer and steward are to look at the status, and tell those who wait. The storekeeper hears of it from the writer.
+    fn raise_all(&self) {
+        self.writer.raise();
+        self.writer_room.raise();
+        self.steward.raise();
+    }
+
+    /// Tells those who follow the events. Their wakers are the application's: their panics are not the caretaker's.
+    pub(crate) fn tell(&self) {
+        if let Err(message) = contain(|| self.news.tell()) {
+            tracing::error!(message, "a follower's waker panicked");
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -58,7 +58,7 @@ impl<T> Stack<T> {
             let next = unsafe { &(*node).next };
             // ordering: Relaxed; published by the exchange below.
             next.store(head, Ordering::Relaxed);
-            // ordering: SeqCst; releases the node to `take_all`, and is published before the pusher raises the writer's
+            // ordering: SeqCst; releases the node to `take_all`, and is published before the pusher raises the taker's
             // signal (see `Signal`). Relaxed on failure: as the load above.
             match self.head.compare_exchange_weak(head, node, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -69,7 +69,7 @@ impl<T> Stack<T> {
 
     /// Takes the whole list, oldest first. Wait-free but for the walk.
     pub(crate) fn take_all(&self) -> Vec<Arc<Node<T>>> {
-        // ordering: SeqCst; acquires the nodes from `push`; comes after the writer lowered its signal (see `Signal`).
+        // ordering: SeqCst; acquires the nodes from `push`; comes after the taker lowered its signal (see `Signal`).
         let mut at = self.head.swap(ptr::null_mut(), Ordering::SeqCst);
         let mut taken = Vec::new();
         while !at.is_null() {

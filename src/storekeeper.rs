@@ -1,5 +1,5 @@
 //! The storekeeper: applies what the writer has journaled to the store, batch by batch, and resolves the tickets' visible
-//! half. Nobody's acknowledgement waits for it.
+//! half. Acknowledgements do not wait for it, unless it is far behind.
 
 use std::collections::{BTreeMap, VecDeque};
 

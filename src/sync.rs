@@ -1,7 +1,7 @@
 //! Where the atomics and the parking of threads come from, and the named words made of one atomic.
 //!
 //! Every other file takes its atomics from here, and its locks. The model checkers compile `slot.rs`, `cursor.rs`, `stack.rs`,
-//! `permits.rs`, `signal.rs`, `run.rs`, `news.rs`, `standing.rs`, `contest.rs`, `lanes.rs`, `handlers/parking.rs`, `messages/queue.rs`
+//! `backlog.rs`, `permits.rs`, `signal.rs`, `run.rs`, `news.rs`, `standing.rs`, `contest.rs`, `lanes.rs`, `handlers/parking.rs`, `messages/queue.rs`
 //! and `reservations/shelf.rs` with a `sync` module of their own (see `models/`).
 
 use arc_swap::ArcSwap;

@@ -57,7 +57,7 @@ pub(crate) struct Writer {
     spare: Vec<Group>,
     /// Reports on lanes that came before those that they follow.
     held_back: HeldBack<Waiting>,
-    /// The journal failed: it is not touched any more.
+    /// The journal failed.
     broken: bool,
 }
 
@@ -105,20 +105,17 @@ impl Writer {
     /// Journals what waits. False if there was nothing.
     pub(crate) fn turn(&mut self) -> bool {
         self.link.writer.lower();
+        if self.link.is_poisoned() {
+            // Nothing more is written. The store's failure is not the journal's: what was written is synced still.
+            self.link.fail_all(TicketError::Refused);
+            self.give_up();
+            self.sync_if_due(self.link.clock.now());
+            return false;
+        }
         // Looked at in this order, and drafted in the other: whatever a lease needs (its client, above all) was pushed before the lease
         // was taken, and so stands before it, wherever a crash may cut the group.
         let marked = self.marked();
         let waiting: Vec<Waiting> = self.link.take_all().into_iter().map(Waiting).collect();
-        if self.link.is_poisoned() {
-            // Poisoned: what is on the device is unknown, nothing more is written.
-            for node in &waiting {
-                self.link.fail(node, TicketError::Refused);
-            }
-            self.give_up();
-            // The store's failure is not the journal's.
-            self.sync_if_due(self.link.clock.now());
-            return false;
-        }
         let time = self.link.clock.stamp();
         for node in waiting {
             self.draft_change(time, node);
@@ -163,12 +160,12 @@ impl Writer {
     /// The caller's thread is the writer's.
     pub(crate) fn adopt(&self) {
         self.link.writer.adopt();
-        self.handover.adopt();
+        self.link.writer_room.adopt();
     }
 
     /// Parks, if the storekeeper is far behind, for as long as it may: it goes first. True if it was.
     pub(crate) fn waited_for_room(&mut self) -> bool {
-        // Where nothing is written any more, who waits is answered.
+        // A writer that writes nothing more has still to answer.
         let waited = !self.link.is_poisoned() && self.handover.wait_for_room(self.sleep());
         if waited {
             self.sync_if_due(self.link.clock.now());
@@ -411,14 +408,15 @@ impl Writer {
             written.drain(..).for_each(|journaled| self.refuse(&journaled.waiting, TicketError::Unknown));
             failed = Some(format!("journal sync: {error}"));
         }
-        if !written.is_empty() {
-            self.link.news.tell();
-        }
+        let any = !written.is_empty();
         for journaled in written {
             for (offset, node) in &journaled.waiting {
                 node.resolution.durable(journaled.start + offset);
             }
             self.handover.deliver(Delivery::Group(journaled));
+        }
+        if any {
+            self.link.tell();
         }
         if let Some(cause) = failed {
             self.fail(cause);
@@ -445,7 +443,7 @@ impl Writer {
         if !self.broken && self.syncing.is_due(self.log.as_ref(), now) {
             self.syncing.note(now);
             match self.log.sync() {
-                Ok(()) => self.link.news.tell(),
+                Ok(()) => self.link.tell(),
                 Err(error) => self.fail(format!("journal sync: {error}")),
             }
         }
@@ -454,7 +452,7 @@ impl Writer {
     /// Lets the store be made durable, now and then, behind what is synced: else power that is lost could leave a store that says
     /// more than its journal.
     fn checkpoint_if_due(&mut self) {
-        if self.log.end().saturating_sub(self.checkpoint) < CHECKPOINT_BYTES {
+        if self.broken || self.log.end().saturating_sub(self.checkpoint) < CHECKPOINT_BYTES {
             return;
         }
         self.checkpoint = self.log.end();

@@ -30,16 +30,15 @@ pub(super) fn open_or_set_aside<S>(
     dir: &Path,
     open: impl Fn(&Path) -> Result<S, StoreError>,
 ) -> Result<(S, Option<SetAside>), StoreError> {
-    let is_new = !dir.try_exists()?;
+    let is_new = matches!(dir.try_exists(), Ok(false));
     let reason = match open(dir) {
         Ok(store) => return Ok((store, None)),
+        Err(error) if !is_damage(&error) => return Err(error),
         Err(error) if is_new => {
-            let removed = if dir.try_exists()? { files::remove_dir_all(dir) } else { Ok(()) };
-            tracing::warn!(dir = %dir.display(), %error, ?removed, "store not made");
+            discard(dir);
             return Err(error);
         }
-        Err(error) if is_damage(&error) => error,
-        Err(error) => return Err(error),
+        Err(error) => error,
     };
     let damaged = set_aside(dir)?;
     tracing::warn!(dir = %dir.display(), damaged = %damaged.display(), %reason, "store set aside; starting empty");
@@ -107,6 +106,15 @@ fn lock_file(file: File) -> Result<Option<File>, StoreError> {
         // A file system without locks: the engine decides whether it can live there.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(Some(file)),
         Err(TryLockError::Error(source)) => Err(StoreError::Io { source }),
+    }
+}
+
+/// Removes what was begun of a store, unless somebody else holds it. What stays is damaged when it is opened again.
+fn discard(dir: &Path) {
+    if let Ok(held) = lock(dir) {
+        let removed = files::remove_dir_all(dir);
+        tracing::warn!(dir = %dir.display(), ?removed, "store not made");
+        drop(held);
     }
 }
 
@@ -199,6 +207,28 @@ mod tests {
             "{made:?}"
         );
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left of it");
+    }
+
+    #[test]
+    fn what_somebody_else_made_meanwhile_is_not_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("store");
+        let others = std::cell::RefCell::new(Vec::new());
+        let meanwhile = |dir: &Path, name: &str, error: StoreError| -> Result<(), StoreError> {
+            fs::create_dir(dir)?;
+            let file = File::create(dir.join(name))?;
+            file.lock()?;
+            others.borrow_mut().push(file);
+            Err(error)
+        };
+        let foreign = || StoreError::from(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+        let torn = || StoreError::from(io::Error::from(io::ErrorKind::UnexpectedEof));
+        for (name, error) in [("db", StoreError::Locked), ("letters", foreign()), ("db", torn())] {
+            let error = std::cell::Cell::new(Some(error));
+            open_or_set_aside(&dir, |dir| meanwhile(dir, name, error.take().unwrap())).unwrap_err();
+            assert!(dir.join(name).exists(), "{name}");
+            fs::remove_dir_all(&dir).unwrap();
+        }
     }
 
     #[test]
