@@ -208,7 +208,13 @@ impl Site<Plain> {
     }
 }
 
-/// Registers a client.
+/// Registers a client, once the queue has room.
 pub(crate) fn client(hub: &Hub, id: u64) -> commissary::Client {
-    hub.register_client(&Registration::new(id, format!("c{id}"))).expect("registers").client
+    loop {
+        match hub.register_client(&Registration::new(id, format!("c{id}"))) {
+            Ok(registered) => return registered.client,
+            Err(commissary::RegisterClientError::Hub(busy)) if busy.is_transient() => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
