@@ -1,5 +1,8 @@
 //! What one caretaker has done and the next one has not: a list, and the bytes on it.
 
+use std::time::Duration;
+
+use crate::signal::Signal;
 use crate::stack::{Node, Stack};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -37,6 +40,16 @@ impl<T> Backlog<T> {
         // ordering: SeqCst; published before the other one's signal is raised (see `Signal`).
         let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         before > self.most && before - bytes <= self.most
+    }
+
+    /// Parks the caller, if it is full, until `room` is raised or `timeout` has passed. True if it was full.
+    pub(crate) fn wait_for_room(&self, room: &Signal, timeout: Duration) -> bool {
+        room.lower();
+        let is_full = self.is_full();
+        if is_full {
+            room.wait(timeout);
+        }
+        is_full
     }
 
     /// True if nothing should be handed over now.

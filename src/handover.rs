@@ -92,12 +92,7 @@ impl Handover {
 
     /// Parks the writer, if the storekeeper is far behind, until there is room or `timeout` has passed. True if it is behind.
     pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
-        self.link.writer_room.lower();
-        let is_full = self.backlog.is_full();
-        if is_full {
-            self.link.writer_room.wait(timeout);
-        }
-        is_full
+        self.backlog.wait_for_room(&self.link.writer_room, timeout)
     }
 
     /// Gives a group back, to be filled again. The storekeeper's alone.

@@ -30,7 +30,7 @@ use crate::outbox::{Courier, Outbox, OutboxOptions};
 use crate::projection::{Projected, Projection, ProjectionOptions};
 use crate::registry::ServiceCore;
 use crate::restore::{nothing_stored, restore};
-use crate::service::{Key, Service, ServiceState, contain};
+use crate::service::{Key, Service, ServiceState, contain, wake};
 use crate::stats::{self, ClientStats, HubStats};
 use crate::sync::{Arc, Mutex};
 use crate::ticket::Ticket;
@@ -79,9 +79,7 @@ impl Inner {
         } else {
             Ok(())
         };
-        if let Err(message) = contain(|| house.link.news.end()) {
-            tracing::error!(message, "a follower's waker panicked");
-        }
+        wake("a follower's", || house.link.news.end());
         ended.map_err(|what| CloseError { what })
     }
 }

@@ -12,7 +12,7 @@ use crate::notices::Notices;
 use crate::pace::{Outflow, spread};
 use crate::permits::Permits;
 use crate::rests::Rests;
-use crate::service::contain;
+use crate::service::wake;
 use crate::signal::Signal;
 use crate::stack::{Node, Stack};
 use crate::sync::{Arc, AtomicU32, Counter, Ordering, Padded};
@@ -134,11 +134,9 @@ impl Link {
         self.steward.raise();
     }
 
-    /// Tells those who follow the events. Their wakers are the application's: their panics are not the caretaker's.
+    /// Tells those who follow the events.
     pub(crate) fn tell(&self) {
-        if let Err(message) = contain(|| self.news.tell()) {
-            tracing::error!(message, "a follower's waker panicked");
-        }
+        wake("a follower's", || self.news.tell());
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::pace::Forming;
 use crate::pool::{Birth, Pool, Spot, Terms};
 use crate::record::ServiceTally;
 use crate::retired::Retired;
-use crate::service::{Policy, Service, ServiceState, contain};
+use crate::service::{Policy, Service, ServiceState, wake};
 use crate::slot::{Mask, Slot};
 use crate::standing::ServiceWord;
 use crate::sync::event_listener::Event;
@@ -431,10 +431,7 @@ impl ServiceCore {
 
     /// Wakes whoever waits for work or for the hub's end.
     pub(crate) fn notify(&self) {
-        // Wakers are the application's: their panics are not the caller's.
-        if let Err(message) = contain(|| self.published.notify(usize::MAX)) {
-            tracing::error!(message, "a waker that waits for work panicked");
-        }
+        wake("a waiting client's", || _ = self.published.notify(usize::MAX));
     }
 
     /// True if the steward should form the next ordinary pool.

@@ -498,6 +498,13 @@ pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
     catch(call).map_err(|panic| message_of(&*panic))
 }
 
+/// Wakes tasks or threads of the application's: a waker's panic is not the caller's.
+pub(crate) fn wake(whose: &str, wake: impl FnOnce()) {
+    if let Err(message) = contain(wake) {
+        tracing::error!(message, "{whose} waker panicked");
+    }
+}
+
 /// Runs plugin code; `Err` holds the panic.
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
     // Unwind safety: the hub holds no lock and has changed nothing when it calls a plugin; what the closure borrowed is

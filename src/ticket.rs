@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::error::TicketError;
 use crate::refusals::{Refusal, RefusalReason, Refusals};
-use crate::service::contain;
+use crate::service::wake;
 use crate::stack::Node;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -104,10 +104,7 @@ impl Resolution {
     fn advance(&self, to: u64) {
         // ordering: Release; pairs with the Acquire in `progress`, publishes position and counts.
         self.state.store(to, Ordering::Release);
-        // The waker is the application's: its panic is not the caretaker's.
-        if let Err(message) = contain(|| self.waker.wake()) {
-            tracing::error!(message, "a ticket's waker panicked");
-        }
+        wake("a ticket's", || self.waker.wake());
     }
 
     /// Nobody works on the change any more: a ticket that is still awaited fails.

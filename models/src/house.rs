@@ -392,16 +392,10 @@ impl<'a> Writer<'a> {
         closing
     }
 
-    /// As `Handover::wait_for_room`.
     fn waited_for_room(&self) -> bool {
-        let House { room, backlog, .. } = self.house;
-        room.lower();
-        let is_full = backlog.is_full();
-        seen_when(is_full, "the storekeeper was behind");
-        if is_full {
-            room.wait(LONG);
-        }
-        is_full
+        let waited = self.house.backlog.wait_for_room(&self.house.room, LONG);
+        seen_when(waited, "the storekeeper was behind");
+        waited
     }
 
     /// As `Writer::turn`: looked at in one order, journaled in the other; reports in the order of their runs.

@@ -10,7 +10,7 @@ use atomic_waker::AtomicWaker;
 
 use super::gates::Gates;
 use super::window::Known;
-use crate::service::contain;
+use crate::service::wake;
 use crate::stack::Node;
 use crate::sync::{Arc, AtomicBool, OnceLock, Ordering};
 use crate::ticket::Durability;
@@ -137,10 +137,7 @@ impl Pending {
     pub(super) fn answer(&self, answer: Answer) {
         // Nobody else has.
         let _ = self.answer.set(answer);
-        // The waker is the application's: its panic is not the writer's.
-        if let Err(message) = contain(|| self.waker.wake()) {
-            tracing::error!(message, "a receipt's waker panicked");
-        }
+        wake("a receipt's", || self.waker.wake());
     }
 }
 
