@@ -59,7 +59,7 @@ impl LaneThreads {
         Ok(spawned)
     }
 
-    /// What was done so far.
+    /// What was done so far; what a thread has just handed in may not be counted yet.
     #[must_use]
     pub fn stats(&self) -> LaneStats {
         self.office.stats()
