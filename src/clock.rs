@@ -14,11 +14,11 @@ pub trait Clock: Send + Sync + Debug + 'static {
     fn monotonic(&self) -> Duration;
     /// Milliseconds since 1970-01-01 UTC; may jump.
     fn wall_ms(&self) -> i64;
-    /// As [`monotonic`](Self::monotonic), but may be ahead of it by a few milliseconds: for the moment of a claim, whose lease
+    /// As [`monotonic`](Self::monotonic), in milliseconds, but may be ahead of it by a few: for the moment of a claim, whose lease
     /// of a second or more may last as much longer; and for the time that clients take, of which both ends are read so. Never goes
     /// back. The default is the exact reading.
-    fn coarse(&self) -> Duration {
-        self.monotonic()
+    fn coarse_ms(&self) -> u64 {
+        millis(self.monotonic())
     }
 }
 
@@ -48,29 +48,30 @@ impl Default for SystemClock {
 #[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy)]
 struct Ticks {
-    /// A tick before the start: so the reading is not behind, and no lease ends early, but by as much as the machine's ticks
-    /// are late.
-    start: Duration,
+    /// A tick before the start, ms: so the reading is not behind, and no lease ends early, but by as much as the machine's
+    /// ticks are late.
+    start: u64,
 }
 
 #[cfg(target_os = "linux")]
 impl Ticks {
     fn new() -> Self {
         use rustix::time::{ClockId, clock_getres, clock_gettime};
-        let tick = since(clock_getres(ClockId::MonotonicCoarse));
-        Self { start: since(clock_gettime(ClockId::Monotonic)).saturating_sub(tick) }
+        let tick = ms_of(clock_getres(ClockId::MonotonicCoarse)) + 1;
+        Self { start: ms_of(clock_gettime(ClockId::Monotonic)).saturating_sub(tick) }
     }
 
-    fn elapsed(self) -> Duration {
+    fn elapsed_ms(self) -> u64 {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-        since(now).saturating_sub(self.start)
+        ms_of(now).saturating_sub(self.start)
     }
 }
 
 #[cfg(target_os = "linux")]
-fn since(time: rustix::time::Timespec) -> Duration {
-    // A monotonic clock shows nothing below 0, and no second has more nanoseconds.
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+fn ms_of(time: rustix::time::Timespec) -> u64 {
+    // A monotonic clock shows nothing below 0.
+    let whole = |part: i64| u64::try_from(part).unwrap_or(0);
+    whole(time.tv_sec).saturating_mul(1_000).saturating_add(whole(time.tv_nsec) / 1_000_000)
 }
 
 impl Clock for SystemClock {
@@ -79,8 +80,8 @@ impl Clock for SystemClock {
     }
 
     #[cfg(target_os = "linux")]
-    fn coarse(&self) -> Duration {
-        self.ticks.elapsed()
+    fn coarse_ms(&self) -> u64 {
+        self.ticks.elapsed_ms()
     }
 
     fn wall_ms(&self) -> i64 {
@@ -160,18 +161,19 @@ impl HubClock {
     }
 
     pub(crate) fn now(&self) -> u64 {
-        self.at(self.clock.monotonic())
+        self.at(millis(self.clock.monotonic()))
     }
 
     /// The moment of a claim: as [`now`](Self::now), or a few milliseconds later. A time of some ms must not be told by one
     /// of each.
     pub(crate) fn about_now(&self) -> u64 {
-        self.at(self.clock.coarse())
+        self.at(self.clock.coarse_ms())
     }
 
-    fn at(&self, reading: Duration) -> u64 {
+    /// Hub time at a reading, ms.
+    fn at(&self, reading: u64) -> u64 {
         // A clock that goes back, against its contract, puts deadlines off by as much; behind the opening it stands still.
-        self.resume_at.saturating_add(millis(reading).saturating_sub(self.opened)).min(HUB_MS_MAX)
+        self.resume_at.saturating_add(reading.saturating_sub(self.opened)).min(HUB_MS_MAX)
     }
 
     pub(crate) fn wall_ms(&self) -> i64 {
@@ -225,17 +227,17 @@ mod tests {
     #[test]
     fn the_coarse_reading_is_not_behind_the_exact_one_and_near_it() {
         let clock = SystemClock::default();
-        let mut last = Duration::ZERO;
+        let mut last = 0;
         // A machine that is busy elsewhere may stop us, or its own ticks: one of many readings is enough.
         let near = (0..1_000_000).any(|reading| {
             if reading % 1_000 == 0 {
                 std::thread::yield_now();
             }
-            let (before, coarse, after) = (clock.monotonic(), clock.coarse(), clock.monotonic());
+            let (before, coarse, after) = (millis(clock.monotonic()), clock.coarse_ms(), millis(clock.monotonic()));
             assert!(coarse >= last, "it never goes back");
-            assert!(coarse <= after + Duration::from_millis(20), "{coarse:?} is ahead of {after:?}");
+            assert!(coarse <= after + 20, "{coarse} ms is ahead of {after} ms");
             last = coarse;
-            (before..=before + Duration::from_millis(11)).contains(&coarse)
+            (before..=before + 12).contains(&coarse)
         });
         assert!(near);
     }

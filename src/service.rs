@@ -356,7 +356,7 @@ pub struct Policy {
     /// What to do with a claim for more than `buckets_per_claim`. Default: clamp.
     pub over_ask: OverAsk,
     /// How long a lease lasts without renewal: 1 ms to 30 days; of a second or more, up to two of the system's clock ticks (some
-    /// ms) longer, as a claim reads [`Clock::coarse`](crate::Clock::coarse). Default 2 h.
+    /// ms) longer, as a claim reads [`Clock::coarse_ms`](crate::Clock::coarse_ms). Default 2 h.
     pub lease: Duration,
     /// How long a lease may last in all, renewals included, as a multiple of `lease`: 1 to 1,000,000. 1: renewals add nothing.
     /// Default 8. (In no case longer than [`Limits::LEASE_MS`].)

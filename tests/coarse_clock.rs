@@ -25,9 +25,9 @@ impl Clock for Ticking {
         self.0.wall_ms()
     }
 
-    fn coarse(&self) -> Duration {
+    fn coarse_ms(&self) -> u64 {
         let ticks = self.monotonic().as_millis() / u128::from(TICK);
-        ms((u64::try_from(ticks).unwrap() + 1) * TICK)
+        (u64::try_from(ticks).unwrap() + 1) * TICK
     }
 }
 
