@@ -8,11 +8,15 @@
 //! - `cargo test --lib simulation`: a hundred runs, and seeded bugs, each of which must be found.
 //! - `COMMISSARY_SIM_SEEDS=20000 cargo test --release --lib simulation -- --nocapture`: so many runs; `COMMISSARY_SIM_FROM` is
 //!   the first seed.
-//! - `COMMISSARY_SIM_SEED=7 cargo test --lib simulation -- --nocapture`: this run; with `COMMISSARY_SIM_TRACE=1` its steps.
+//! - `COMMISSARY_SIM_SEED=7 cargo test --lib simulation -- --nocapture`: this run; with `COMMISSARY_SIM_TRACE=1` its
+//!   operations, and what came of them.
 
 mod chance;
 mod clients;
 mod nemesis;
+#[path = "../tests/support/op.rs"]
+#[expect(dead_code, reason = "each harness does a part of it")]
+mod op;
 mod reference;
 mod world;
 

@@ -4,13 +4,14 @@
 
 use commissary::{Crash, LeaseToken, ServiceState};
 
-/// Somebody who poses registers under a client's id, by another name; who resumes gets a guard, and drops it; who looks asks for
-/// what it holds. After a crash, or in order, the hub is opened again: by itself, or, where that can fail, by operations.
+/// Somebody who poses registers under a client's id, by another name; who disconnects drops its seats; who resumes gets a guard, and
+/// drops it; who looks asks for what it holds. After a crash, or in order, the hub is opened again: by itself, or, where that can fail, by operations.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Register { client: u64 },
     Pose { client: u64 },
     Deregister { client: u64 },
+    Disconnect { client: u64 },
     Activate { client: u64, service: usize },
     Claim { client: u64, service: usize, n: u32 },
     Submit { shown: Shown, reports: Vec<(Which, u32)>, last: bool },
@@ -114,5 +115,5 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Torn {
     pub(crate) kept: usize,
-    pub(crate) flipped: Option<(usize, u32)>,
+    pub(crate) flipped: Option<(usize, u64)>,
 }
