@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 /// Subjects that are added, and that reports reveal.
-const USERS: u64 = 16;
+const USERS: u64 = 32;
 const CLIENTS: u64 = 3;
 /// Lanes, with the lane 0 of those that are in none.
 const LANES: u64 = 4;
@@ -90,14 +90,14 @@ fn mixed(urgent: Urgent, late: Late, (cooldown, company): (u64, u32), has_lanes:
 fn leads_to(mut value: u32) -> Vec<u64> {
     let mut places = Vec::new();
     while value > 0 {
-        places.push(u64::from(value % 32) - 1);
-        value /= 32;
+        places.push(u64::from(value % 64) - 1);
+        value /= 64;
     }
     places
 }
 
 fn value_of(places: &[u64]) -> u32 {
-    places.iter().rev().fold(0, |value, place| value * 32 + u32::try_from(*place).unwrap() + 1)
+    places.iter().rev().fold(0, |value, place| value * 64 + u32::try_from(*place).unwrap() + 1)
 }
 
 /// Reports on some of a bucket; if it may be of a lane, most of the time from the front on.
@@ -126,9 +126,10 @@ fn ops(has_lanes: bool) -> impl Strategy<Value = Vec<Op>> {
     let close = any::<bool>().prop_map(|compact| Op::Close { with_store: true, compact });
     let suspend = move |client, suspended| Op::Suspend { client, service, suspended };
     let one = prop_oneof![
-        5 => keys().prop_map(move |keys| Op::Add { service, keys }),
-        10 => (client(), 1..4_u32).prop_map(move |(client, n)| Op::Claim { client, service, n }),
-        10 => (pick(), some_reports(has_lanes), any::<bool>())
+        5 => (0..USERS, 1..12_u64)
+            .prop_map(move |(first, n)| Op::Add { service, keys: (first..USERS.min(first + n)).collect() }),
+        12 => (client(), 1..4_u32).prop_map(move |(client, n)| Op::Claim { client, service, n }),
+        14 => (pick(), some_reports(has_lanes), any::<bool>())
             .prop_map(|(token, reports, last)| Op::Submit { shown: Shown::own(token), reports, last }),
         2 => pick().prop_map(|token| Op::Release { shown: Shown::own(token) }),
         5 => keys().prop_map(move |keys| Op::Prioritize { service, keys }),
