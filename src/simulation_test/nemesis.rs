@@ -157,7 +157,7 @@ impl World {
 
     pub(super) fn close(&mut self) -> Checked {
         let closed = self.hub.close();
-        must!(closed.is_ok(), "I5", "closing: {closed:?}");
+        must!(closed.is_ok() || self.poisoned || self.armed.is_some(), "I5", "closing: {closed:?}");
         self.seen.saw("closed and opened");
         let disk = self.disk.after(Crash::Process);
         self.go_down(disk)
@@ -184,9 +184,12 @@ impl World {
         }
         if let Some(Torn { kept, flipped }) = torn {
             let synced = disk.journal().bytes().len();
-            let mut bytes = self.disk.journal().bytes()[..synced + kept].to_vec();
-            if let Some((place, bit)) = flipped {
-                bytes[synced + place] ^= 1 << bit;
+            let mut bytes = self.disk.journal().bytes();
+            bytes.truncate(synced + kept);
+            if let Some((place, bit)) = flipped
+                && let Some(byte) = bytes.get_mut(synced + place)
+            {
+                *byte ^= 1 << bit;
             }
             disk.journal().set_bytes(&bytes);
         }
@@ -542,14 +545,14 @@ impl World {
     /// Faults end, everybody is silent but for one honest client: within bounded time all that is known is done.
     pub(super) fn calm(&mut self) -> Checked {
         self.note("calm", &[]);
-        if self.poisoned || self.armed.is_some() {
+        self.is_calm = true;
+        if self.poisoned || self.armed.is_some() || self.down.is_some() {
             self.crash()?;
         }
         for service in 0..SERVICES {
             self.step(Actor::Operator, &Op::SetState { service, state: ServiceState::Active })?;
         }
         self.step(Actor::Tick, &Op::Tick)?;
-        self.check()?;
         let place = self.programs.len();
         let mut chance = self.chance.clone();
         self.programs.push(super::clients::Program::new(HONEST, &mut chance));
@@ -560,10 +563,8 @@ impl World {
         let mut spent = 0;
         loop {
             self.step(Actor::Tick, &Op::Tick)?;
-            self.check()?;
             let got = self.work_off(place)?;
             self.step(Actor::Tick, &Op::Tick)?;
-            self.check()?;
             let left: u64 = self.now.services.iter().map(|service| service.subjects.len() as u64 - service.done).sum();
             if left == 0 {
                 break;

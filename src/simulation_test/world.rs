@@ -116,6 +116,9 @@ pub(super) enum Actor {
     Nemesis,
 }
 
+/// When, who, what.
+pub(super) type Done = (u64, Actor, Op);
+
 /// When, the seed's tie-breaker, who.
 type Event = Reverse<(u64, u64, Actor)>;
 
@@ -154,6 +157,9 @@ pub(super) struct World {
     ticks: u64,
     /// The hub did its caretakers' work in this step.
     ticked: bool,
+    /// What was done in the storm.
+    pub(super) done: Vec<Done>,
+    pub(super) is_calm: bool,
 }
 
 impl World {
@@ -194,6 +200,8 @@ impl World {
             before_tick: 0,
             ticks: 0,
             ticked: false,
+            done: Vec::new(),
+            is_calm: false,
         };
         for place in 0..crowd {
             let program = Program::new(place as u64 + 1, &mut world.chance);
@@ -227,9 +235,18 @@ impl World {
         self.trace.note(label, numbers);
     }
 
-    /// Carries out an operation.
+    /// Carries out an operation, and looks at what holds after it.
     pub(super) fn step(&mut self, actor: Actor, op: &Op) -> Checked {
         self.trace.step(self.time, format_args!("{actor:?}: {op:?}"));
+        if !self.is_calm {
+            self.done.push((self.time, actor, op.clone()));
+        }
+        self.ticked = false;
+        self.carry_out(actor, op)?;
+        if self.down.is_none() { self.check() } else { Ok(()) }
+    }
+
+    fn carry_out(&mut self, actor: Actor, op: &Op) -> Checked {
         match op {
             Op::Disconnect { .. } => {
                 if let Actor::Program(place) = actor {
@@ -274,17 +291,25 @@ impl World {
                 self.advance(at - self.time);
             }
             self.act(actor)?;
-            self.check()?;
             if self.poisoned && self.chance.percent(40) {
                 self.crash()?;
-                self.check()?;
+            }
+        }
+        self.calm()
+    }
+
+    /// Does what was done, or a part of it; then comes the calm.
+    pub(super) fn replay(&mut self, done: &[Done]) -> Checked {
+        for (at, actor, op) in done {
+            self.advance(at.saturating_sub(self.time));
+            if self.down.is_none() || matches!(op, Op::Open { .. } | Op::Crash { .. }) {
+                self.step(*actor, op)?;
             }
         }
         self.calm()
     }
 
     fn act(&mut self, actor: Actor) -> Checked {
-        self.ticked = false;
         let lease = self.scale.lease;
         match actor {
             Actor::Program(program) => {
@@ -504,7 +529,7 @@ impl World {
         held
     }
 
-    /// What holds after every step.
+    /// What holds after every operation.
     pub(super) fn check(&mut self) -> Checked {
         for service in 0..SERVICES {
             let held = self.held(service);
