@@ -411,6 +411,14 @@ impl World {
             Op::Deregister { client } => {
                 let _ = self.hub.client(*client).map(|client| client.deregister());
             }
+            _ => self.befall(op),
+        }
+        assert!(self.hub.health().is_ok(), "{op:?}: {:?}", self.hub.health());
+    }
+
+    /// What is done to the service and the hub as a whole, and what happens to them.
+    fn befall(&mut self, op: &Op) {
+        match op {
             Op::SetState { state, .. } => drop(match state {
                 ServiceState::Active => self.service.activate().unwrap(),
                 ServiceState::Paused => self.service.pause().unwrap(),
@@ -441,7 +449,6 @@ impl World {
             }
             other => unreachable!("not of this world: {other:?}"),
         }
-        assert!(self.hub.health().is_ok(), "{op:?}: {:?}", self.hub.health());
     }
 
     fn given(&self, token: Pick) -> Option<&(u64, LeaseToken, Vec<u64>)> {
