@@ -93,6 +93,10 @@
 //!   [`metrics`](https://docs.rs/metrics) facade, when the application calls it; [the names](docs::metrics).
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+// `tests/` and the tests here share files.
+#[cfg(test)]
+extern crate self as commissary;
+
 mod apply;
 #[cfg(test)]
 mod apply_test;

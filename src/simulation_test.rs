@@ -1,18 +1,22 @@
 //! A deterministic world on virtual time: programs that crash, stall, lie, leave, run twice and come back; a disk that fails and
 //! tears; processes and machines that die, also while the hub is opened; clocks that jump; an operator. One seed is one run.
 //!
-//! After every step the hub is held against a small reference, after every crash against the journal's order: it must be what
+//! After every operation the hub is held against a small reference, after every crash against the journal's order: it must be what
 //! the first n changes make, for an n that no ticket contradicts. At the end faults cease, and one honest client must be able
 //! to finish everything within bounded time.
 //!
 //! - `cargo test --lib simulation`: a hundred runs, and seeded bugs, each of which must be found.
 //! - `COMMISSARY_SIM_SEEDS=20000 cargo test --release --lib simulation -- --nocapture`: so many runs; `COMMISSARY_SIM_FROM` is
 //!   the first seed.
-//! - `COMMISSARY_SIM_SEED=7 cargo test --lib simulation -- --nocapture`: this run; with `COMMISSARY_SIM_TRACE=1` its steps.
+//! - `COMMISSARY_SIM_SEED=7 cargo test --lib simulation -- --nocapture`: this run; with `COMMISSARY_SIM_TRACE=1` its
+//!   operations, and what came of them. Of one that fails it tells a few operations that are enough.
 
 mod chance;
 mod clients;
 mod nemesis;
+#[path = "../tests/support/op.rs"]
+#[expect(dead_code, reason = "each harness does a part of it")]
+mod op;
 mod reference;
 mod world;
 
@@ -20,8 +24,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use self::chance::Seen;
-use self::world::World;
+use self::chance::{Checked, Seen};
+use self::world::{Done, World};
 
 /// Runs in `cargo test`.
 const RUNS: u64 = 100;
@@ -122,13 +126,22 @@ struct Ended {
     hash: u64,
     seen: Seen,
     lines: Option<String>,
+    done: Vec<Done>,
     /// The law that does not hold, and why.
     failure: Option<(String, String)>,
 }
 
 fn run(seed: u64, bug: Bug, lines: bool) -> Ended {
-    let mut world = World::new(seed, bug, lines);
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    live(seed, World::new(seed, bug, lines), World::run)
+}
+
+/// A part of what was done in a seed's run, and the calm after it.
+fn replay(seed: u64, bug: Bug, done: &[Done]) -> Ended {
+    live(seed, World::new(seed, bug, true), |world| world.replay(done))
+}
+
+fn live(seed: u64, mut world: World, through: impl FnOnce(&mut World) -> Checked) -> Ended {
+    let outcome = catch_unwind(AssertUnwindSafe(|| through(&mut world)));
     crate::compact::stop_at(0);
     let failure = match outcome {
         Ok(Ok(())) => None,
@@ -143,8 +156,27 @@ fn run(seed: u64, bug: Bug, lines: bool) -> Ended {
         hash: world.trace.hash(),
         seen: std::mem::take(&mut world.seen),
         lines: world.trace.lines.take(),
+        done: world.done,
         failure,
     }
+}
+
+/// Leaves out what need not be done for the same law to fail: half of it, a quarter, and so on, down to one operation.
+fn shrink(seed: u64, bug: Bug, law: &str, mut done: Vec<Done>) -> Vec<Done> {
+    let mut chunk = done.len().div_ceil(2);
+    while chunk > 0 {
+        let mut at = 0;
+        while at < done.len() {
+            let mut less = done.clone();
+            less.drain(at..done.len().min(at + chunk));
+            match replay(seed, bug, &less).failure {
+                Some((broken, _)) if broken == law => done = less,
+                _ => at += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    done
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -252,7 +284,12 @@ fn worlds_keep_their_laws() {
         let ended = run(seed, Bug::None, variable("COMMISSARY_SIM_TRACE") == Some(1));
         tell(ended.lines.as_deref().unwrap_or_default());
         tell(&format!("seed {seed}: {} steps, hash {:016x}, {:?}", ended.steps, ended.hash, ended.failure));
-        assert!(ended.failure.is_none(), "seed {seed}: {:?}", ended.failure);
+        if let Some((law, what)) = ended.failure {
+            for (at, actor, op) in shrink(seed, Bug::None, &law, ended.done) {
+                tell(&format!("{at:>12} {actor:?}: {op:?}"));
+            }
+            panic!("seed {seed}: {law}: {what}; the operations above are enough");
+        }
         return;
     }
     let runs = variable("COMMISSARY_SIM_SEEDS").unwrap_or(RUNS);
@@ -280,8 +317,30 @@ fn a_seed_is_a_run() {
         let differs =
             lines(&first).lines().zip(lines(&second).lines()).find(|(a, b)| a != b).map(|(a, b)| format!("{a} / {b}"));
         assert_eq!((first.steps, first.hash), (second.steps, second.hash), "seed {seed}: {differs:?}");
+        let storm = |ended: &Ended| lines(ended).split("calm").next().map(str::to_owned);
+        let again = replay(seed, Bug::None, &first.done);
+        assert_eq!((storm(&again), again.failure), (storm(&first), None), "all that is random is in its operations");
     }
     assert_ne!(run(1, Bug::None, false).hash, run(2, Bug::None, false).hash);
+}
+
+/// The first run in which a seeded bug is found, the law that does not hold, and why.
+fn find(bug: Bug) -> (Ended, String, String) {
+    let mut runs = (0..BUG_RUNS).map(|seed| run(seed, bug, false));
+    let found = runs.find_map(|mut ended| ended.failure.take().map(|(law, what)| (ended, law, what)));
+    found.unwrap_or_else(|| panic!("{bug:?} is not found in {BUG_RUNS} runs"))
+}
+
+/// Of a run that fails a few operations are left, which fail as it did.
+#[test]
+fn a_failure_is_made_small() {
+    for bug in [Bug::PendingBelieved, Bug::HandedTwice] {
+        let (ended, law, _) = find(bug);
+        let few = shrink(ended.seed, bug, &law, ended.done.clone());
+        assert!(few.len() * 4 <= ended.done.len(), "{bug:?}: {} of {}, {few:?}", few.len(), ended.done.len());
+        let again = replay(ended.seed, bug, &few).failure.map(|(law, _)| law);
+        assert_eq!(again, Some(law), "{few:?}");
+    }
 }
 
 /// Every seeded bug is found; a world that cannot fail shows nothing.
@@ -298,10 +357,10 @@ fn seeded_bugs_are_found() {
         (Bug::LeasesForgotten, &["I7", "I5"]),
     ];
     for (bug, laws) in bugs {
-        let found = (0..BUG_RUNS).find_map(|seed| Some((seed, run(seed, bug, false).failure?)));
-        let (seed, (law, what)) = found.unwrap_or_else(|| panic!("{bug:?} is not found in {BUG_RUNS} runs"));
+        let (ended, law, what) = find(bug);
         tell(&format!(
-            "seeded bug {bug:?}: found by seed {seed}, {law}: {}",
+            "seeded bug {bug:?}: found by seed {}, {law}: {}",
+            ended.seed,
             what.chars().take(160).collect::<String>()
         ));
         assert!(laws.contains(&law.as_str()), "{bug:?} is found by {law}: {what}");

@@ -1,8 +1,8 @@
 //! Random operations against a plain sequential model (`support/hub_model`): who holds what, what is pending and what is done, and
 //! what each call must answer.
 
-use commissary::ServiceState;
-use hub_model::{CLIENTS, Op, Pick, Reports, SERVICES, STATES, STEPS, World, opening};
+use commissary::{Crash, ServiceState};
+use hub_model::{CLIENTS, Op, Pick, SERVICES, STATES, STEPS, Shown, World, elsewhere, opening, reports};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -13,16 +13,12 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let client = 1..=CLIENTS;
     let service = 0..SERVICES;
     let by = prop_oneof![4 => Just(None), 1 => client.clone().prop_map(Some)];
-    let token = any::<usize>().prop_map(|part| Pick(part as u64));
+    let token = any::<usize>().prop_map(|part| Pick::Part(part as u64));
+    let shown = (token.clone(), by).prop_map(|(token, by)| Shown { token, by, off: 0 });
     let what =
         (1_u8..8, prop_oneof![4 => Just(0_u8), 1 => 0_u8..8], weighted(0.1), weighted(0.1), 0_u32..5, any::<bool>())
-            .prop_map(|(mask, refused, foreign, twice, value, last)| Reports {
-                mask,
-                refused,
-                foreign,
-                twice,
-                value,
-                last,
+            .prop_map(|(mask, refused, foreign, twice, value, last)| {
+                (reports(mask, refused, foreign, twice, value), last)
             });
     let op = prop_oneof![
         4 => client.clone().prop_map(|client| Op::Register { client }),
@@ -30,19 +26,25 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => service.clone().prop_map(|service| Op::RegisterService { service }),
         6 => (client.clone(), service.clone()).prop_map(|(client, service)| Op::Activate { client, service }),
         12 => (client.clone(), service.clone(), 0_u32..4).prop_map(|(client, service, n)| Op::Claim { client, service, n }),
-        14 => (token.clone(), by.clone(), what).prop_map(|(token, by, what)| Op::Submit { token, by, what }),
-        3 => (token.clone(), by.clone()).prop_map(|(token, by)| Op::Renew { token, by }),
-        2 => (token.clone(), by.clone()).prop_map(|(token, by)| Op::Release { token, by }),
-        2 => (token.clone(), by.clone()).prop_map(|(token, by)| Op::DropGuard { token, by }),
-        1 => (token.clone(), client.clone(), 32_usize..64).prop_map(|(token, by, digit)| Op::Forge { token, by, digit }),
-        1 => (token.clone(), client.clone()).prop_map(|(token, by)| Op::Elsewhere { token, by }),
+        14 => (shown.clone(), what).prop_map(|(shown, (reports, last))| Op::Submit { shown, reports, last }),
+        3 => shown.clone().prop_map(|shown| Op::Renew { shown }),
+        2 => shown.clone().prop_map(|shown| Op::Release { shown }),
+        2 => shown.prop_map(|shown| Op::Resume { shown }),
+        1 => (token.clone(), client.clone(), 32_usize..64)
+            .prop_map(|(token, by, digit)| Op::Forge { shown: Shown { token, by: Some(by), off: 0 }, digit }),
+        1 => (any::<usize>(), client.clone())
+            .prop_map(|(part, by)| elsewhere(Pick::Part(part as u64), by, part % 2 == 0)),
         6 => (service.clone(), prop::collection::vec(0_u64..16, 1..6)).prop_map(|(service, keys)| Op::Add { service, keys }),
         10 => prop::sample::select(STEPS.to_vec()).prop_map(|ms| Op::Advance { ms }),
         14 => Just(Op::Tick),
         1 => (service.clone(), prop::sample::select(STATES.to_vec())).prop_map(|(service, state)| Op::SetState { service, state }),
         1 => (client, service, any::<bool>()).prop_map(|(client, service, suspended)| Op::Suspend { client, service, suspended }),
-        2 => (any::<bool>(), any::<bool>()).prop_map(|(power, with_store)| Op::Crash { power, with_store }),
-        1 => any::<bool>().prop_map(|with_store| Op::Close { with_store }),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(power, with_store)| Op::Crash {
+            how: if power { Crash::Power } else { Crash::Process },
+            with_store,
+            torn: None,
+        }),
+        1 => any::<bool>().prop_map(|with_store| Op::Close { with_store, compact: false }),
     ];
     prop::collection::vec(op, 1..=54).prop_map(|rest| [opening(), rest].concat())
 }
@@ -63,13 +65,15 @@ fn check(ops: &[Op]) {
 /// there is one kind more.
 #[test]
 fn what_was_wrong_once() {
-    let token = Pick(0);
-    let reports = |mask, value| Reports { mask, refused: 0, foreign: false, twice: false, value, last: false };
     let (register, claim) = (|client| Op::Register { client }, |client, service| Op::Claim { client, service, n: 1 });
-    let submit = |by, mask, value| Op::Submit { token, by, what: reports(mask, value) };
+    let shown = |by| Shown { token: Pick::Nth(0), by, off: 0 };
+    let submit = |by, mask, value| {
+        let reports = reports(mask, 0, false, false, value);
+        Op::Submit { shown: shown(by), reports, last: false }
+    };
     let add = |key| Op::Add { service: 1, keys: vec![key] };
     let state = |state| Op::SetState { service: 0, state };
-    let crash = || Op::Crash { power: false, with_store: false };
+    let crash = || Op::Crash { how: Crash::Process, with_store: false, torn: None };
     let suspend = Op::Suspend { client: 1, service: 0, suspended: false };
     let cases = [
         vec![claim(1, 0), submit(None, 3, 0), submit(None, 7, 1), Op::Tick, crash()],
@@ -93,7 +97,8 @@ fn what_was_wrong_once() {
             add(0),
             Op::Tick,
             claim(3, 1),
-            Op::Elsewhere { token, by: 1 },
+            elsewhere(Pick::Nth(0), 1, true),
+            elsewhere(Pick::Nth(0), 1, false),
         ],
     ];
     for case in cases {

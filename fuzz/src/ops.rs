@@ -2,8 +2,12 @@
 //! the same model beside them, as in `tests/model.rs`. After every one the hub answers as the model does; in the end everything
 //! that was taken in gets done.
 
+use commissary::Crash;
+
 use super::Seen;
-use super::hub_model::{CLIENTS, Op, Pick, Reports, SERVICES, STATES as SERVICE_STATES, STEPS, World, opening};
+use super::hub_model::{
+    self, CLIENTS, Op, Pick, SERVICES, STATES as SERVICE_STATES, STEPS, Shown, Which, World, elsewhere, opening,
+};
 
 /// What the corpus comes through.
 pub const STATES: &[&str] = &[
@@ -58,32 +62,36 @@ pub fn run(bytes: &[u8], seen: &mut Seen) {
 fn op([what, a, b, c]: [u8; OP_BYTES]) -> Op {
     let client = 1 + u64::from(a) % CLIENTS;
     let service = usize::from(b) % SERVICES;
-    let token = Pick(u64::from(a) << 56);
-    let by = Some(u64::from(b % 8)).filter(|by| (1..=CLIENTS).contains(by));
+    let token = Pick::Part(u64::from(a) << 56);
+    let shown = Shown { token, by: Some(u64::from(b % 8)).filter(|by| (1..=CLIENTS).contains(by)), off: 0 };
+    let other = 1 + u64::from(b) % CLIENTS;
     match what % 32 {
         0..2 => Op::Register { client },
         2 => Op::Deregister { client },
         3 => Op::RegisterService { service },
         4..7 => Op::Activate { client, service },
         7..11 => Op::Claim { client, service, n: u32::from(c % 4) },
-        11..16 => Op::Submit { token, by, what: reports(b, c) },
-        16 => Op::Renew { token, by },
-        17 => Op::Release { token, by },
-        18 => Op::DropGuard { token, by },
-        19 if b < 128 => Op::Forge { token, by: 1 + u64::from(b) % CLIENTS, digit: 32 + usize::from(c % 32) },
-        19 => Op::Elsewhere { token, by: 1 + u64::from(b) % CLIENTS },
+        11..16 => Op::Submit { shown, reports: reports(b, c), last: b & 64 == 64 },
+        16 => Op::Renew { shown },
+        17 => Op::Release { shown },
+        18 => Op::Resume { shown },
+        19 if b < 128 => Op::Forge { shown: Shown { by: Some(other), ..shown }, digit: 32 + usize::from(c % 32) },
+        19 => elsewhere(token, other, c < 128),
         20 | 21 => Op::Add { service, keys: keys(a, c) },
         22..25 => Op::Advance { ms: STEPS[usize::from(a) % STEPS.len()] },
         25..28 => Op::Tick,
         28 => Op::SetState { service, state: SERVICE_STATES[usize::from(a) % SERVICE_STATES.len()] },
         29 => Op::Suspend { client, service, suspended: c < 128 },
-        30 => Op::Crash { power: a < 128, with_store: b < 128 },
-        _ => Op::Close { with_store: b < 128 },
+        30 => {
+            let how = if a < 128 { Crash::Power } else { Crash::Process };
+            Op::Crash { how, with_store: b < 128, torn: None }
+        }
+        _ => Op::Close { with_store: b < 128, compact: false },
     }
 }
 
 /// The low three bits of `b` say who reports.
-fn reports(b: u8, c: u8) -> Reports {
+fn reports(b: u8, c: u8) -> Vec<(Which, u32)> {
     let some = c >> 3 & 7;
     let (refused, foreign, twice) = match c >> 6 {
         0 => (0, false, false),
@@ -91,7 +99,7 @@ fn reports(b: u8, c: u8) -> Reports {
         2 => (0, true, false),
         _ => (some & 1, some & 2 == 2, true),
     };
-    Reports { mask: 1 + c % 7, refused, foreign, twice, value: u32::from(b >> 3 & 7).min(4), last: b & 64 == 64 }
+    hub_model::reports(1 + c % 7, refused, foreign, twice, u32::from(b >> 3 & 7).min(4))
 }
 
 /// One to five of sixteen, from the first on, some apart or all the same.

@@ -1,7 +1,7 @@
 //! What a run draws, what it notes, and what it has seen.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// A law that does not hold.
 #[derive(Debug, Clone)]
@@ -73,26 +73,29 @@ impl Trace {
         Self { lines: lines.then(String::new), ..Self::default() }
     }
 
-    pub(super) fn note(&mut self, at: u64, label: &str, numbers: &[u64]) {
+    /// An operation, and whose.
+    pub(super) fn step(&mut self, at: u64, what: fmt::Arguments<'_>) {
         self.steps += 1;
-        for byte in label.bytes() {
-            self.fold(u64::from(byte));
-        }
-        self.fold(at);
-        for number in numbers {
-            self.fold(*number);
-        }
-        if let Some(lines) = &mut self.lines {
-            writeln!(lines, "{at:>12} {label} {numbers:?}").unwrap();
-        }
+        self.write_fmt(format_args!("{at:>12} {what}\n")).unwrap();
     }
 
-    fn fold(&mut self, number: u64) {
-        self.hash = (self.hash.rotate_left(5) ^ number).wrapping_mul(0x517c_c1b7_2722_0a95);
+    /// What came of it.
+    pub(super) fn note(&mut self, label: &str, numbers: &[u64]) {
+        self.write_fmt(format_args!("{:>14}{label} {numbers:?}\n", "")).unwrap();
     }
 
     pub(super) fn hash(&self) -> u64 {
         self.hash
+    }
+}
+
+impl Write for Trace {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.hash = (self.hash.rotate_left(5) ^ u64::from(byte)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+        self.lines.iter_mut().for_each(|lines| lines.push_str(text));
+        Ok(())
     }
 }
 

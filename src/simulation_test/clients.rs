@@ -3,8 +3,9 @@
 
 use super::Bug;
 use super::chance::{Chance, Checked, Violation, must};
+use super::op::{Op, Pick, Shown, Which, by_key, forged};
 use super::reference::{Effect, LANE_KEYS, LANES, REJECTED, SERVICES, lane_state};
-use super::world::{Given, Sim, World, items_of};
+use super::world::{Actor, Given, Sim, World, items_of};
 use crate::sync::locks::without;
 use crate::{
     ActivateError, Ask, Claim, ClaimError, DeregisterError, DetailError, HubError, Lease, LeaseError, LeaseToken,
@@ -43,55 +44,127 @@ impl World {
     /// Lets a program do one thing; says how long it pauses.
     pub(super) fn wake(&mut self, place: usize) -> Checked<u64> {
         let lease = self.scale.lease;
-        let Program { id, lies, sleeps, .. } = self.programs[place];
+        let Program { lies, sleeps, .. } = self.programs[place];
         if self.chance.percent(sleeps) {
             self.seen.saw("client stalled");
             return Ok(lease * 2 + self.chance.below(lease));
         }
-        if self.chance.percent(lies) {
-            self.lie(place)?;
-        } else {
-            let service = self.chance.index(SERVICES);
-            match self.chance.below(100) {
-                0..3 => self.crash_program(place),
-                3..5 => self.leave(id)?,
-                5..7 => self.register(id, &name_of(id))?,
-                7 if self.now.registered.contains_key(&(id + 1)) => self.register(id + 1, "somebody_else")?,
-                8 => {
-                    // From here on it is a second program of another client.
-                    let other = self.chance.between(1, self.programs.len() as u64);
-                    self.programs[place].id = other;
-                    self.programs[place].disconnect();
-                    self.seen.saw("client runs twice");
-                }
-                9..45 => self.claim(place, service)?,
-                45..49 => self.look(place, service)?,
-                49..57 => self.renew_one(place)?,
-                57..61 => self.release_one(place)?,
-                _ => self.work(place)?,
-            }
+        let op = if self.chance.percent(lies) { self.lie(place)? } else { self.choose(place)? };
+        if let Some(op) = op {
+            self.step(Actor::Program(place), &op)?;
         }
         Ok(self.chance.pick(&[0, lease / 50, lease / 10, lease / 2]))
     }
 
-    fn crash_program(&mut self, place: usize) {
+    fn choose(&mut self, place: usize) -> Checked<Option<Op>> {
+        let client = self.programs[place].id;
+        let service = self.chance.index(SERVICES);
+        Ok(Some(match self.chance.below(100) {
+            0..3 => self.crash_program(place),
+            3..5 => Op::Deregister { client },
+            5..7 => Op::Register { client },
+            7 if self.now.registered.contains_key(&(client + 1)) => Op::Pose { client: client + 1 },
+            8 => {
+                // From here on it is a second program of another client.
+                let client = self.chance.between(1, self.programs.len() as u64);
+                self.programs[place].id = client;
+                self.seen.saw("client runs twice");
+                Op::Disconnect { client }
+            }
+            9..45 => return self.ask(place, service),
+            45..49 => return Ok(self.sits(place, service)?.then_some(Op::Look { client, service })),
+            49..57 => return Ok(self.show_one(place)?.map(|shown| Op::Renew { shown })),
+            57..61 => return Ok(self.show_one(place)?.map(|shown| Op::Release { shown })),
+            _ => return self.work(place),
+        }))
+    }
+
+    fn crash_program(&mut self, place: usize) -> Op {
         let keeps = self.chance.percent(50);
         self.seen.saw(if keeps { "client crashed, kept its tokens" } else { "client crashed, lost its tokens" });
         let program = &mut self.programs[place];
-        program.disconnect();
         if !keeps {
             program.tokens.clear();
         }
+        Op::Disconnect { client: program.id }
     }
 
-    pub(super) fn register(&mut self, id: u64, name: &str) -> Checked {
+    fn ask(&mut self, place: usize, service: usize) -> Checked<Option<Op>> {
+        if !self.sits(place, service)? {
+            return Ok(None);
+        }
+        let n = self.chance.between(1, u64::from(self.scale.claim) + 1);
+        let client = self.programs[place].id;
+        Ok(Some(Op::Claim { client, service, n: u32::try_from(n).unwrap_or(1) }))
+    }
+
+    /// One of its tokens, where it has a seat.
+    fn show_one(&mut self, place: usize) -> Checked<Option<Shown>> {
+        let Some(given) = self.token_of(place) else { return Ok(None) };
+        Ok(self.sits(place, self.given[given].service)?.then(|| self.shown(place, given, 0)))
+    }
+
+    fn shown(&self, place: usize, given: usize, off: usize) -> Shown {
+        Shown { token: Pick::Nth(given), by: Some(self.programs[place].id), off }
+    }
+
+    /// Whether a program has a seat, or comes to one.
+    pub(super) fn sits(&mut self, place: usize, service: usize) -> Checked<bool> {
+        let (actor, client) = (Actor::Program(place), self.programs[place].id);
+        if self.seat(actor, service).is_none() {
+            if !self.now.is_registered(client) {
+                self.step(actor, &Op::Register { client })?;
+            }
+            self.step(actor, &Op::Activate { client, service })?;
+        }
+        Ok(self.seat(actor, service).is_some())
+    }
+
+    fn seat(&self, actor: Actor, service: usize) -> Option<Seat<Sim>> {
+        let Actor::Program(place) = actor else { return None };
+        self.programs[place].seats[service].clone()
+    }
+
+    /// What a program does, or another in its name.
+    pub(super) fn act_for(&mut self, actor: Actor, op: &Op) -> Checked {
+        match op {
+            Op::Register { client } => self.register(*client, &name_of(*client)),
+            Op::Pose { client } => self.register(*client, "somebody_else"),
+            Op::Deregister { client } => self.leave(*client),
+            Op::Activate { client, service } => self.activate(actor, *client, *service),
+            Op::Claim { service, n, .. } => self.claim(actor, *service, *n),
+            Op::Look { service, .. } => self.look(actor, *service),
+            Op::Submit { shown, reports, last } => self.with_token(actor, *shown, |world, seat, given| {
+                let reports = by_key(reports, &world.given[given].keys, &[]);
+                world.hand_in(seat, given, &reports, *last)
+            }),
+            Op::Renew { shown } => self.with_token(actor, *shown, Self::renew),
+            Op::Release { shown } => self.with_token(actor, *shown, Self::release),
+            Op::Forge { shown, digit } => {
+                self.with_token(actor, *shown, |world, seat, given| world.forge(seat, given, *digit))
+            }
+            other => unreachable!("not of this world: {other:?}"),
+        }
+    }
+
+    fn with_token(
+        &mut self,
+        actor: Actor,
+        shown: Shown,
+        call: impl FnOnce(&mut Self, &Seat<Sim>, usize) -> Checked,
+    ) -> Checked {
+        let Some(given) = shown.token.of(self.given.len()) else { return Ok(()) };
+        let Some(seat) = self.seat(actor, (self.given[given].service + shown.off) % SERVICES) else { return Ok(()) };
+        call(self, &seat, given)
+    }
+
+    fn register(&mut self, id: u64, name: &str) -> Checked {
         let is_known = self.now.registered.contains_key(&id);
         match self.hub.register_client(&Registration::new(id, name)) {
             Ok(registered) => {
                 let is_right = name == name_of(id) || !is_known;
                 must!(is_right, "I4", "{id} is registered by the name of {name}");
                 must!(registered.new != self.now.is_registered(id), "I5", "{id}: new {}", registered.new);
-                self.note("register", &[id, u64::from(registered.new)]);
                 if registered.new {
                     self.push(Effect::Client { id, registered: true }, Some(registered.ticket));
                 }
@@ -114,7 +187,6 @@ impl World {
             Ok(ticket) => {
                 must!(was, "I4", "{id} leaves twice");
                 self.seen.saw("client deregistered");
-                self.note("deregister", &[id]);
                 self.push(Effect::Client { id, registered: false }, Some(ticket));
                 (0..SERVICES).for_each(|service| self.end_those(service, Some(id)));
             }
@@ -125,21 +197,7 @@ impl World {
         Ok(())
     }
 
-    /// The seat of a program, activated if it can be.
-    pub(super) fn seat(&mut self, place: usize, service: usize) -> Checked<Option<Seat<Sim>>> {
-        if let Some(seat) = &self.programs[place].seats[service] {
-            return Ok(Some(seat.clone()));
-        }
-        let id = self.programs[place].id;
-        if !self.now.is_registered(id) {
-            self.register(id, &name_of(id))?;
-        }
-        self.activate(place, service)?;
-        Ok(self.programs[place].seats[service].clone())
-    }
-
-    fn activate(&mut self, place: usize, service: usize) -> Checked {
-        let id = self.programs[place].id;
+    fn activate(&mut self, actor: Actor, id: u64, service: usize) -> Checked {
         let Some(client) = self.hub.client(id) else {
             must!(!self.now.registered.contains_key(&id), "I5", "{id} is not known any more");
             return Ok(());
@@ -149,8 +207,9 @@ impl World {
         match client.activate(&self.services[service]) {
             Ok(seat) => {
                 must!(!is_suspended, "I4", "{id} is suspended and active");
-                self.note("activate", &[id, service as u64]);
-                self.programs[place].seats[service] = Some(seat);
+                if let Actor::Program(place) = actor {
+                    self.programs[place].seats[service] = Some(seat);
+                }
             }
             Err(ActivateError::NotRegistered) => must!(!self.now.is_registered(id), "I5", "{id} is not registered"),
             Err(ActivateError::NotReady { state }) => must!(model.state == state, "I5", "{state}, not {}", model.state),
@@ -161,14 +220,8 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn claim(&mut self, place: usize, service: usize) -> Checked {
-        let Some(seat) = self.seat(place, service)? else { return Ok(()) };
-        let n = self.chance.between(1, u64::from(self.scale.claim) + 1);
-        self.claim_for(place, &seat, service, u32::try_from(n).unwrap_or(1)).map(|_| ())
-    }
-
-    /// How many buckets it got.
-    pub(super) fn claim_for(&mut self, place: usize, seat: &Seat<Sim>, service: usize, n: u32) -> Checked<usize> {
+    fn claim(&mut self, actor: Actor, service: usize, n: u32) -> Checked {
+        let (Actor::Program(place), Some(seat)) = (actor, self.seat(actor, service)) else { return Ok(()) };
         let id = seat.client_id().value();
         let model = &self.now.services[service];
         let (is_registered, state) = (self.now.is_registered(id), model.state);
@@ -184,10 +237,8 @@ impl World {
                     self.take(service, id, *token, items)?;
                 }
                 self.seen.saw("claimed");
-                Ok(tokens.len())
             }
             Ok(Claim::Empty(empty)) => {
-                self.note("empty", &[id, service as u64]);
                 self.seen.saw(match empty.reason {
                     crate::EmptyReason::QuotaFull => "claim empty: quota",
                     _ => "claim empty",
@@ -195,24 +246,19 @@ impl World {
                 if self.bug == Bug::HandedTwice {
                     self.hand_out_again(service, id)?;
                 }
-                Ok(0)
             }
-            Err(error) => {
-                match error {
-                    ClaimError::Hub(error) => self.refused(&error)?,
-                    ClaimError::NotRegistered => must!(!is_registered, "I5", "{id} is not registered"),
-                    ClaimError::Suspended => must!(is_suspended, "I5", "{id} is suspended"),
-                    ClaimError::NotReady { .. } => must!(!state.is_ready(), "I5", "service {service} is {state}"),
-                    ClaimError::Inactive => {
-                        self.seen.saw("claim refused: inactive");
-                        self.programs[place].seats[service] = None;
-                    }
-                    ClaimError::Quarantined { .. } => self.seen.saw("claim refused: quarantined"),
-                    error => return Err(Violation { law: "I5", what: error.to_string() }),
-                }
-                Ok(0)
+            Err(ClaimError::Hub(error)) => self.refused(&error)?,
+            Err(ClaimError::NotRegistered) => must!(!is_registered, "I5", "{id} is not registered"),
+            Err(ClaimError::Suspended) => must!(is_suspended, "I5", "{id} is suspended"),
+            Err(ClaimError::NotReady { .. }) => must!(!state.is_ready(), "I5", "service {service} is {state}"),
+            Err(ClaimError::Inactive) => {
+                self.seen.saw("claim refused: inactive");
+                self.programs[place].seats[service] = None;
             }
+            Err(ClaimError::Quarantined { .. }) => self.seen.saw("claim refused: quarantined"),
+            Err(error) => return Err(Violation { law: "I5", what: error.to_string() }),
         }
+        Ok(())
     }
 
     /// A hub that looks whether a lease has lapsed, and gives it out again without asking whether it still holds.
@@ -229,8 +275,8 @@ impl World {
     }
 
     /// It asks what it holds, as after a crash; and goes on with that.
-    fn look(&mut self, place: usize, service: usize) -> Checked {
-        let Some(seat) = self.seat(place, service)? else { return Ok(()) };
+    fn look(&mut self, actor: Actor, service: usize) -> Checked {
+        let (Actor::Program(place), Some(seat)) = (actor, self.seat(actor, service)) else { return Ok(()) };
         let id = seat.client_id().value();
         let views = match seat.leases() {
             Ok(views) => views,
@@ -271,16 +317,17 @@ impl World {
         (recent > 0).then(|| tokens[tokens.len() - 1 - self.chance.index(recent)])
     }
 
-    fn work(&mut self, place: usize) -> Checked {
-        let Some(given) = self.token_of(place) else { return self.claim(place, 0) };
+    fn work(&mut self, place: usize) -> Checked<Option<Op>> {
+        let Some(given) = self.token_of(place) else { return self.ask(place, 0) };
         let service = self.given[given].service;
-        let Some(seat) = self.seat(place, service)? else { return Ok(()) };
-        let keys = self.given[given].keys.clone();
+        if !self.sits(place, service)? {
+            return Ok(None);
+        }
         let whole = self.chance.percent(60);
-        let mut reports: Vec<(u64, u32)> = Vec::new();
-        for key in &keys {
+        let mut reports: Vec<(Which, u32)> = Vec::new();
+        for nth in 0..self.given[given].keys.len() {
             if whole || self.chance.percent(50) {
-                reports.push((*key, u32::try_from(self.chance.below(6)).unwrap_or(0)));
+                reports.push((Which::Nth(nth), u32::try_from(self.chance.below(6)).unwrap_or(0)));
             } else if service == LANES {
                 break;
             }
@@ -288,18 +335,17 @@ impl World {
         if service == LANES {
             // What was reported before is behind the front.
             let lease = self.now.services[service].leases.get(&self.given[given].bucket);
-            let owed = |key: &u64| lease.is_none_or(|l| l.items.iter().any(|item| item.owed && item.key == *key));
-            reports.retain(|(key, _)| owed(key));
+            let owed = |nth: usize| lease.is_none_or(|lease| lease.items[nth].owed);
+            reports.retain(|(which, _)| matches!(which, Which::Nth(nth) if owed(*nth)));
         }
         if self.chance.percent(5) {
             reports.extend(reports.first().copied());
         }
         let last = self.chance.percent(70);
-        self.hand_in(&seat, given, &reports, last)?;
         if last && self.chance.percent(80) {
             self.programs[place].tokens.retain(|token| *token != given);
         }
-        Ok(())
+        Ok(Some(Op::Submit { shown: self.shown(place, given, 0), reports, last }))
     }
 
     /// What a call with a token must be answered, if it must be refused.
@@ -338,12 +384,10 @@ impl World {
     }
 
     /// Reports by a token, and holds the answer against what must be.
-    pub(super) fn hand_in(&mut self, seat: &Seat<Sim>, given: usize, reports: &[(u64, u32)], last: bool) -> Checked {
+    fn hand_in(&mut self, seat: &Seat<Sim>, given: usize, reports: &[(u64, u32)], last: bool) -> Checked {
         let service = self.service_of(seat);
         let expected = self.refusal(seat, service, given);
         let token = self.given[given].token;
-        let mut numbers = vec![seat.client_id().value(), service as u64, token.generation, u64::from(token.slot)];
-        numbers.extend(reports.iter().flat_map(|(key, value)| [*key, u64::from(*value)]));
         let holder = self.holder_of(given);
         let seat = holder.as_ref().filter(|_| self.bug == Bug::SharedTokens && expected.is_some()).unwrap_or(seat);
         let state = if service == LANES { self.state_after(given, reports) } else { None };
@@ -355,13 +399,12 @@ impl World {
         });
         match answer {
             Err(error) => {
-                self.note("refused report", &numbers);
+                self.note("refused", &[token.generation, u64::from(token.slot)]);
                 self.check_refusal(&error, expected.as_ref(), given)
             }
             Ok(submitted) => {
                 must!(expected.is_none(), "I4", "reports on {:?} are taken, not {expected:?}", self.given[given]);
-                numbers.push(submitted.accepted() as u64);
-                self.note("report", &numbers);
+                self.note("taken", &[token.generation, u64::from(token.slot), submitted.accepted() as u64]);
                 self.handed_in(given, reports, last, state, submitted)
             }
         }
@@ -485,12 +528,6 @@ impl World {
         });
     }
 
-    fn renew_one(&mut self, place: usize) -> Checked {
-        let Some(given) = self.token_of(place) else { return Ok(()) };
-        let Some(seat) = self.seat(place, self.given[given].service)? else { return Ok(()) };
-        self.renew(&seat, given)
-    }
-
     fn renew(&mut self, seat: &Seat<Sim>, given: usize) -> Checked {
         let service = self.service_of(seat);
         let expected = self.refusal(seat, service, given);
@@ -521,12 +558,6 @@ impl World {
         Ok(())
     }
 
-    fn release_one(&mut self, place: usize) -> Checked {
-        let Some(given) = self.token_of(place) else { return Ok(()) };
-        let Some(seat) = self.seat(place, self.given[given].service)? else { return Ok(()) };
-        self.release(&seat, given)
-    }
-
     fn release(&mut self, seat: &Seat<Sim>, given: usize) -> Checked {
         let service = self.service_of(seat);
         let expected = self.refusal(seat, service, given);
@@ -546,41 +577,40 @@ impl World {
     }
 
     /// Somebody else's token, an old one, a forged one; subjects of others; reports that nobody wants; a lane out of order.
-    fn lie(&mut self, place: usize) -> Checked {
+    fn lie(&mut self, place: usize) -> Checked<Option<Op>> {
         if self.given.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.seen.saw("client lied");
         let given = self.chance.index(self.given.len());
-        let mut service = self.given[given].service;
-        if self.chance.percent(15) {
-            service = self.chance.index(SERVICES);
+        let own = self.given[given].service;
+        let service = if self.chance.percent(15) { self.chance.index(SERVICES) } else { own };
+        if !self.sits(place, service)? {
+            return Ok(None);
         }
-        let Some(seat) = self.seat(place, service)? else { return Ok(()) };
-        match self.chance.below(10) {
-            0 => self.renew(&seat, given),
-            1 => self.release(&seat, given),
-            2 => self.forge(&seat, given),
+        let shown = self.shown(place, given, (SERVICES + service - own) % SERVICES);
+        Ok(Some(match self.chance.below(10) {
+            0 => Op::Renew { shown },
+            1 => Op::Release { shown },
+            2 => Op::Forge { shown, digit: 32 + self.chance.index(32) },
             _ => {
-                let mut reports: Vec<(u64, u32)> = self.given[given].keys.iter().map(|key| (*key, 3)).collect();
+                let keys = self.given[given].keys.len();
+                let mut reports: Vec<(Which, u32)> = (0..keys).map(|nth| (Which::Nth(nth), 3)).collect();
                 match self.chance.below(4) {
                     0 => reports.reverse(),
-                    1 => reports.push((77_777_777, 1)),
+                    1 => reports.push((Which::Key(77_777_777), 1)),
                     2 => reports.iter_mut().for_each(|(_, value)| *value = REJECTED),
                     _ => {}
                 }
-                let last = self.chance.percent(50);
-                self.hand_in(&seat, given, &reports, last)
+                Op::Submit { shown, reports, last: self.chance.percent(50) }
             }
-        }
+        }))
     }
 
-    fn forge(&mut self, seat: &Seat<Sim>, given: usize) -> Checked {
-        let token = self.given[given].token;
-        let forged = LeaseToken { nonce: token.nonce ^ (1 << self.chance.below(128)), ..token };
+    fn forge(&mut self, seat: &Seat<Sim>, given: usize, digit: usize) -> Checked {
+        let forged = forged(self.given[given].token, digit);
         let id = seat.client_id().value();
         let answer = without("release", || seat.release(&forged));
-        self.note("forge", &[id]);
         match answer {
             Ok(_) => Err(Violation { law: "I4", what: format!("a forged token of {id} is taken") }),
             Err(LeaseError::Hub(error @ HubError::Poisoned { .. })) => self.refused(&error),

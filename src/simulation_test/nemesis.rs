@@ -6,75 +6,77 @@ use std::time::Duration;
 
 use super::Bug;
 use super::chance::{Checked, Violation, must};
+use super::op::{Fault, Op, Pick, Shown, Torn, Which};
 use super::reference::{Effect, FINDER, FOUND, LANES, SERVICES, difference, journal_order};
-use super::world::{NotOpened, World, builder, open};
+use super::world::{Actor, NotOpened, World, builder, open};
 use crate::clock::Clock;
 use crate::compact::stop_at;
 use crate::{
-    AdminError, Compact, Crash, HubError, KeysError, Marked, MemoryDisk, Progress, Registration, Revoke, ServiceState,
-    Ticket, TicketError, UrgentError,
+    AdminError, Compact, Crash, HubError, KeysError, Marked, MemoryDisk, Progress, Revoke, ServiceState, Ticket,
+    TicketError, UrgentError,
 };
 
 /// The calm's client.
 const HONEST: u64 = 9_000_000;
 
+/// A hub that is down: its disk, and how many of the changes that were under way must be there, and may.
+pub(super) struct Down {
+    disk: MemoryDisk,
+    least: usize,
+    most: usize,
+}
+
+fn sabotage(disk: &MemoryDisk, fault: Fault) {
+    match fault {
+        Fault::Append { room, .. } => disk.journal().fail_append_after(room),
+        Fault::Sync { after, .. } => disk.journal().fail_sync_after(after),
+        Fault::Batch { after } => disk.store().fail_apply_after(after + 1),
+        Fault::Stop { at } => stop_at(at),
+        Fault::Cut => {}
+    }
+    if let Fault::Append { cut: true, .. } | Fault::Sync { cut: true, .. } | Fault::Cut = fault {
+        disk.journal().fail_truncate_after(0);
+    }
+}
+
 impl World {
     /// Something breaks.
     pub(super) fn strike(&mut self) -> Checked {
-        match self.chance.below(10) {
-            0..5 => {
-                if self.armed.is_none() && !self.poisoned {
-                    self.arm();
-                }
-            }
-            5 => {
-                let by = self.chance.below(3 * (self.scale.lease + self.scale.grace));
-                self.advance(by);
-                self.seen.saw("clock jumped ahead");
-                self.note("jump", &[by]);
-            }
-            6 => {
-                let back = i64::try_from(self.chance.below(10 * self.scale.lease)).unwrap_or(0);
-                self.clock.set_wall_ms(self.clock.wall_ms() - back);
-                self.seen.saw("wall clock went back");
-                self.note("wall", &[back.unsigned_abs()]);
-            }
-            _ => self.crash()?,
-        }
-        Ok(())
+        let op = match self.chance.below(10) {
+            0..5 if self.armed.is_some() || self.poisoned => return Ok(()),
+            0..5 => Op::Fail { fault: self.some_fault() },
+            5 => Op::Advance { ms: self.chance.below(3 * (self.scale.lease + self.scale.grace)) },
+            6 => Op::SetBack { wall_ms: self.chance.below(10 * self.scale.lease) },
+            _ => return self.crash(),
+        };
+        self.step(Actor::Nemesis, &op)
     }
 
-    fn arm(&mut self) {
-        let disk = self.disk.clone();
+    fn some_fault(&mut self) -> Fault {
         let after = self.chance.below(4);
-        let what = match self.chance.below(5) {
-            0 => {
-                let room = self.chance.index(600);
-                disk.journal().fail_append_after(room);
-                "fault: append"
-            }
-            1 => {
-                let room = self.chance.index(200);
-                disk.journal().fail_append_after(room);
-                disk.journal().fail_truncate_after(0);
-                "fault: append and truncation"
-            }
-            2 => {
-                disk.journal().fail_sync_after(after);
-                "fault: sync"
-            }
-            3 => {
-                disk.journal().fail_sync_after(after);
-                disk.journal().fail_truncate_after(0);
-                "fault: sync and truncation"
-            }
-            _ => {
-                disk.store().fail_apply_after(after + 1);
-                "fault: store batch"
-            }
-        };
-        self.armed = Some(what);
-        self.note(what, &[after]);
+        match self.chance.below(5) {
+            0 => Fault::Append { room: self.chance.index(600), cut: false },
+            1 => Fault::Append { room: self.chance.index(200), cut: true },
+            2 => Fault::Sync { after, cut: false },
+            3 => Fault::Sync { after, cut: true },
+            _ => Fault::Batch { after },
+        }
+    }
+
+    pub(super) fn arm(&mut self, fault: Fault) {
+        self.armed = Some(match fault {
+            Fault::Append { cut: false, .. } => "fault: append",
+            Fault::Append { .. } => "fault: append and truncation",
+            Fault::Sync { cut: false, .. } => "fault: sync",
+            Fault::Sync { .. } => "fault: sync and truncation",
+            _ => "fault: store batch",
+        });
+        sabotage(&self.disk, fault);
+    }
+
+    pub(super) fn set_back(&mut self, wall_ms: u64) {
+        self.clock.set_wall_ms(self.clock.wall_ms() - i64::try_from(wall_ms).unwrap_or(0));
+        self.seen.saw("wall clock went back");
     }
 
     /// How far the journal must reach, and how far it may, in pending effects.
@@ -94,147 +96,182 @@ impl World {
         (least, most)
     }
 
-    /// The process dies or the machine does, and the hub is opened on what is left.
+    /// The process dies or the machine does, and the hub is opened on what is left; in the middle of which the disk may fail, or the
+    /// machine crash again.
     pub(super) fn crash(&mut self) -> Checked {
+        let op = self.some_crash();
+        self.step(Actor::Nemesis, &op)?;
+        for attempt in 0..5 {
+            let fault = if attempt < 4 && self.chance.percent(35) { self.chance.between(1, 5) } else { 0 };
+            let fault = self.some_fault_of_opening(fault);
+            let compacts = matches!(fault, Some(Fault::Stop { .. })) || self.chance.percent(15);
+            let keep_tombstones = compacts.then(|| self.chance.below(4 * self.scale.lease));
+            self.step(Actor::Nemesis, &Op::Open { fault, keep_tombstones })?;
+            if self.down.is_none() {
+                return Ok(());
+            }
+            let how = self.chance.pick(&[Crash::Process, Crash::Power]);
+            self.step(Actor::Nemesis, &Op::Crash { how, with_store: true, torn: None })?;
+        }
+        Err(Violation { law: "I6", what: "the hub cannot be opened on a disk without faults".to_owned() })
+    }
+
+    fn some_crash(&mut self) -> Op {
+        let crash = |how| Op::Crash { how, with_store: true, torn: None };
+        match self.chance.below(8) {
+            0 if !self.poisoned && self.armed.is_none() => Op::Close { with_store: true, compact: false },
+            0..3 => crash(Crash::Process),
+            3 | 4 => crash(Crash::Power),
+            5 | 6 => Op::Crash { how: Crash::Power, with_store: true, torn: self.some_tear() },
+            _ => {
+                let how = self.chance.pick(&[Crash::Process, Crash::Power]);
+                Op::Crash { how, with_store: false, torn: None }
+            }
+        }
+    }
+
+    /// A power cut leaves some of what was not synced, and garbage in it.
+    fn some_tear(&mut self) -> Option<Torn> {
+        let kept = self.disk.after(Crash::Power).journal().bytes().len();
+        let unsynced = self.disk.journal().bytes().len().saturating_sub(kept);
+        if unsynced == 0 {
+            return None;
+        }
+        let kept = self.chance.index(unsynced + 1);
+        let is_flipped = kept > 0 && self.chance.percent(50);
+        let flipped = is_flipped.then(|| (self.chance.index(kept), self.chance.below(8)));
+        Some(Torn { kept, flipped })
+    }
+
+    fn some_fault_of_opening(&mut self, kind: u64) -> Option<Fault> {
+        let after = self.chance.below(3);
+        Some(match kind {
+            1 => Fault::Append { room: usize::try_from(after * 40).unwrap_or(0), cut: false },
+            2 => Fault::Sync { after, cut: false },
+            3 => Fault::Cut,
+            4 => Fault::Batch { after },
+            5 => Fault::Stop { at: u32::try_from(1 + self.chance.below(12)).unwrap_or(1) },
+            _ => return None,
+        })
+    }
+
+    pub(super) fn close(&mut self) -> Checked {
+        let closed = self.hub.close();
+        must!(closed.is_ok() || self.poisoned || self.armed.is_some(), "I5", "closing: {closed:?}");
+        self.seen.saw("closed and opened");
+        let disk = self.disk.after(Crash::Process);
+        self.go_down(disk)
+    }
+
+    /// The hub is there no more; the disk is as it is found.
+    pub(super) fn die(&mut self, how: Crash, with_store: bool, torn: Option<Torn>) -> Checked {
+        if let Some(down) = &mut self.down {
+            down.disk = down.disk.after(how);
+            return Ok(());
+        }
         if self.poisoned {
             self.seen.saw(self.armed.unwrap_or("fault: none"));
         }
-        let kind = self.chance.below(8);
-        if kind == 0 && !self.poisoned && self.armed.is_none() {
-            let closed = self.hub.close();
-            must!(closed.is_ok(), "I5", "closing: {closed:?}");
-            self.seen.saw("closed and opened");
+        self.seen.saw(match (how, with_store, torn) {
+            (_, false, _) => "crash: store lost",
+            (_, _, Some(_)) => "crash: power, torn",
+            (Crash::Power, ..) => "crash: power",
+            (Crash::Process, ..) => "crash: process",
+        });
+        let mut disk = self.disk.after(how);
+        if !with_store {
+            disk = disk.without_store();
         }
+        if let Some(Torn { kept, flipped }) = torn {
+            let synced = disk.journal().bytes().len();
+            let mut bytes = self.disk.journal().bytes();
+            bytes.truncate(synced + kept);
+            if let Some((place, bit)) = flipped
+                && let Some(byte) = bytes.get_mut(synced + place)
+            {
+                *byte ^= 1 << bit;
+            }
+            disk.journal().set_bytes(&bytes);
+        }
+        match self.bug {
+            Bug::SyncedByteDropped => {
+                let bytes = disk.journal().bytes();
+                disk.journal().set_bytes(&bytes[..bytes.len() - 1]);
+            }
+            Bug::StoreAhead if self.before_tick > 0 => {
+                disk = self.disk.after(Crash::Process);
+                let bytes = disk.journal().bytes();
+                disk.journal().set_bytes(&bytes[..self.before_tick.min(bytes.len())]);
+            }
+            _ => {}
+        }
+        self.go_down(disk)
+    }
+
+    fn go_down(&mut self, disk: MemoryDisk) -> Checked {
         self.pending = journal_order(std::mem::take(&mut self.pending));
         let late = journal_order(std::mem::take(&mut self.late));
         self.pending.extend(late);
         let (least, most) = self.bounds();
-        let disk = self.wreck(kind);
         must!(least <= most, "I5", "a ticket is durable behind one that was refused");
-        self.note("crash", &[kind, disk.journal_bytes(), u64::from(crc32fast::hash(&disk.journal().bytes()))]);
+        self.note("found", &[disk.journal_bytes(), u64::from(crc32fast::hash(&disk.journal().bytes()))]);
         self.programs.iter_mut().for_each(super::clients::Program::disconnect);
-        self.reopen(disk)?;
+        self.down = Some(Down { disk, least, most });
+        Ok(())
+    }
+
+    /// Opens the hub; it stays down if that fails.
+    pub(super) fn open(&mut self, fault: Option<Fault>, keep_tombstones: Option<u64>) -> Checked {
+        let Some(Down { disk, least, most }) = self.down.take() else { return Ok(()) };
+        if let Some(fault) = fault {
+            sabotage(&disk, fault);
+        }
+        let mut builder = builder(&self.clock, self.bug);
+        if let Some(ms) = keep_tombstones {
+            builder = builder.compact(Compact { keep_tombstones: Duration::from_millis(ms), ..Compact::default() });
+            self.seen.saw("compaction");
+        }
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&disk, builder, self.scale)));
+        stop_at(0);
+        match opened {
+            Ok(Ok((hub, services))) => {
+                (self.hub, self.services, self.disk) = (hub, services, disk);
+                return self.opened(least, most);
+            }
+            Ok(Err(error)) => {
+                let what = match error {
+                    NotOpened::Open(error) => error.to_string(),
+                    NotOpened::Register(error) => error.to_string(),
+                    NotOpened::Poisoned(error) => error.to_string(),
+                };
+                must!(fault.is_some(), "I6", "the hub cannot be opened: {what}");
+                self.seen.saw("opening failed");
+            }
+            Err(panic) if panic.downcast_ref::<&str>() == Some(&"stopped") => self.seen.saw("crash: while opening"),
+            Err(panic) => resume_unwind(panic),
+        }
+        self.note("not opened", &[disk.journal_bytes()]);
+        self.down = Some(Down { disk, least, most });
+        Ok(())
+    }
+
+    fn opened(&mut self, least: usize, most: usize) -> Checked {
+        self.disk.journal().heal();
+        self.disk.fresh().heal();
+        self.disk.store().fail_apply_after(0);
+        self.note("opened", &[self.disk.journal_bytes()]);
+        let report = self.hub.open_report();
+        if report.cut.is_some() {
+            self.seen.saw("torn tail cut");
+        }
+        if report.replayed > 0 {
+            self.seen.saw("records replayed");
+        }
         (self.poisoned, self.armed) = (false, None);
         if self.bug == Bug::LeasesForgotten {
             self.forget_leases();
         }
         self.recover(least, most)
-    }
-
-    /// The disk as it is found.
-    fn wreck(&mut self, kind: u64) -> MemoryDisk {
-        let disk = match kind {
-            0..3 => {
-                self.seen.saw("crash: process");
-                self.disk.after(Crash::Process)
-            }
-            3 | 4 => {
-                self.seen.saw("crash: power");
-                self.disk.after(Crash::Power)
-            }
-            5 | 6 => {
-                self.seen.saw("crash: power, torn");
-                self.tear()
-            }
-            _ => {
-                self.seen.saw("crash: store lost");
-                let crash = self.chance.pick(&[Crash::Process, Crash::Power]);
-                self.disk.after(crash).without_store()
-            }
-        };
-        match self.bug {
-            Bug::SyncedByteDropped if kind != 0 => {
-                let bytes = disk.journal().bytes();
-                disk.journal().set_bytes(&bytes[..bytes.len() - 1]);
-            }
-            Bug::StoreAhead if kind != 0 && self.before_tick > 0 => {
-                let disk = self.disk.after(Crash::Process);
-                let bytes = disk.journal().bytes();
-                disk.journal().set_bytes(&bytes[..self.before_tick.min(bytes.len())]);
-                return disk;
-            }
-            _ => {}
-        }
-        disk
-    }
-
-    /// A power cut that leaves some of what was not synced, and garbage in it.
-    fn tear(&mut self) -> MemoryDisk {
-        let disk = self.disk.after(Crash::Power);
-        let (kept, bytes) = (disk.journal().bytes(), self.disk.journal().bytes());
-        let unsynced = bytes.len().saturating_sub(kept.len());
-        if unsynced > 0 {
-            let mut torn = bytes[..kept.len() + self.chance.index(unsynced + 1)].to_vec();
-            if torn.len() > kept.len() && self.chance.percent(50) {
-                let place = kept.len() + self.chance.index(torn.len() - kept.len());
-                torn[place] ^= 1 << self.chance.below(8);
-            }
-            disk.journal().set_bytes(&torn);
-            self.seen.saw("torn tail");
-        }
-        disk
-    }
-
-    /// Opens the hub; the disk may fail in the middle of that, or the machine crash again.
-    fn reopen(&mut self, mut disk: MemoryDisk) -> Checked {
-        for attempt in 0..5 {
-            let fault = if attempt < 4 && self.chance.percent(35) { self.chance.between(1, 5) } else { 0 };
-            self.sabotage(&disk, fault);
-            let mut builder = builder(&self.clock, self.bug);
-            if fault == 5 || self.chance.percent(15) {
-                let keep_tombstones = Duration::from_millis(self.chance.below(4 * self.scale.lease));
-                builder = builder.compact(Compact { keep_tombstones, ..Compact::default() });
-                self.seen.saw("compaction");
-            }
-            let scale = self.scale;
-            let opened = catch_unwind(AssertUnwindSafe(|| open(&disk, builder, scale)));
-            stop_at(0);
-            match opened {
-                Ok(Ok((hub, services))) => {
-                    disk.journal().heal();
-                    disk.fresh().heal();
-                    disk.store().fail_apply_after(0);
-                    self.note("opened", &[fault, disk.journal_bytes()]);
-                    if hub.open_report().cut.is_some() {
-                        self.seen.saw("torn tail cut");
-                    }
-                    if hub.open_report().replayed > 0 {
-                        self.seen.saw("records replayed");
-                    }
-                    (self.hub, self.services, self.disk) = (hub, services, disk);
-                    return Ok(());
-                }
-                Ok(Err(error)) => {
-                    let what = match error {
-                        NotOpened::Open(error) => error.to_string(),
-                        NotOpened::Register(error) => error.to_string(),
-                        NotOpened::Poisoned(error) => error.to_string(),
-                    };
-                    must!(fault != 0, "I6", "the hub cannot be opened: {what}");
-                    self.seen.saw("opening failed");
-                }
-                Err(panic) if panic.downcast_ref::<&str>() == Some(&"stopped") => {
-                    self.seen.saw("crash: while opening");
-                }
-                Err(panic) => resume_unwind(panic),
-            }
-            self.note("not opened", &[fault, disk.journal_bytes()]);
-            let crash = self.chance.pick(&[Crash::Process, Crash::Power]);
-            disk = disk.after(crash);
-        }
-        Err(Violation { law: "I6", what: "the hub cannot be opened on a disk without faults".to_owned() })
-    }
-
-    fn sabotage(&mut self, disk: &MemoryDisk, fault: u64) {
-        let after = self.chance.below(3);
-        match fault {
-            1 => disk.journal().fail_append_after(usize::try_from(after * 40).unwrap_or(0)),
-            2 => disk.journal().fail_sync_after(after),
-            3 => disk.journal().fail_truncate_after(0),
-            4 => disk.store().fail_apply_after(after + 1),
-            5 => stop_at(u32::try_from(1 + self.chance.below(12)).unwrap_or(1)),
-            _ => {}
-        }
     }
 
     /// A hub that puts back what was held when it went down.
@@ -313,24 +350,35 @@ impl World {
     pub(super) fn operate(&mut self) -> Checked {
         let service = self.chance.index(SERVICES);
         let client = self.chance.between(1, self.programs.len() as u64);
-        match self.chance.below(16) {
-            0..6 => self.set_state(service, ServiceState::Active)?,
-            6 => self.set_state(service, ServiceState::Paused)?,
-            7 => self.set_state(service, ServiceState::Draining)?,
-            8 => self.set_state(service, ServiceState::Revoked)?,
-            9 => self.suspend(service, client, true)?,
+        let op = match self.chance.below(16) {
+            0..6 => Op::SetState { service, state: ServiceState::Active },
+            6 => Op::SetState { service, state: ServiceState::Paused },
+            7 => Op::SetState { service, state: ServiceState::Draining },
+            8 => Op::SetState { service, state: ServiceState::Revoked },
+            9 => Op::Suspend { client, service, suspended: true },
             10 | 11 => {
                 let mut seats = self.now.services[service].seats.iter();
                 let barred = seats.find(|(_, seat)| seat.suspended).map(|(client, _)| *client);
-                self.suspend(service, barred.unwrap_or(client), false)?;
+                Op::Suspend { client: barred.unwrap_or(client), service, suspended: false }
             }
-            12 => match self.services[service].clear(client) {
-                Ok(_) => self.seen.saw("operator: clear"),
-                Err(error) => self.admin(&error)?,
-            },
-            13 => self.rerun_or_delete(service)?,
-            14 => self.prioritize(service)?,
-            _ => self.retract(service, client)?,
+            12 => Op::Clear { client, service },
+            what @ (13 | 14) => {
+                let Some(key) = self.some_key(service).filter(|_| service != LANES) else { return Ok(()) };
+                match what {
+                    14 => Op::Prioritize { service, keys: vec![key] },
+                    _ if self.chance.percent(60) => Op::Rerun { service, keys: vec![key] },
+                    _ => Op::Delete { service, keys: vec![key] },
+                }
+            }
+            _ => Op::Retract { client, service },
+        };
+        self.step(Actor::Operator, &op)
+    }
+
+    pub(super) fn clear(&mut self, service: usize, client: u64) -> Checked {
+        match self.services[service].clear(client) {
+            Ok(_) => self.seen.saw("operator: clear"),
+            Err(error) => self.admin(&error)?,
         }
         Ok(())
     }
@@ -357,7 +405,6 @@ impl World {
         match answer {
             Ok(ticket) => {
                 self.seen.saw(what);
-                self.note(what, &[service as u64]);
                 self.push(Effect::Is { service, state }, Some(ticket));
                 if state == ServiceState::Revoked {
                     self.end_those(service, None);
@@ -368,7 +415,7 @@ impl World {
         }
     }
 
-    fn suspend(&mut self, service: usize, client: u64, suspended: bool) -> Checked {
+    pub(super) fn suspend(&mut self, service: usize, client: u64, suspended: bool) -> Checked {
         let handle = &self.services[service];
         let answer = if suspended { handle.suspend(client) } else { handle.reinstate(client) };
         match answer {
@@ -376,7 +423,6 @@ impl World {
                 let was = self.now.services[service].seats.get(&client).is_some_and(|seat| seat.suspended);
                 if suspended || was {
                     self.seen.saw(if suspended { "operator: suspend" } else { "operator: reinstate" });
-                    self.note("suspend", &[service as u64, client, u64::from(suspended)]);
                     self.push(Effect::Suspend { service, client, suspended }, Some(ticket));
                     if suspended {
                         self.end_those(service, Some(client));
@@ -400,26 +446,36 @@ impl World {
         keys.iter().nth(place).copied()
     }
 
-    fn rerun_or_delete(&mut self, service: usize) -> Checked {
-        let Some(key) = self.some_key(service).filter(|_| service != LANES) else { return Ok(()) };
-        let is_rerun = self.chance.percent(60);
-        let handle = &self.services[service];
-        let answer = if is_rerun { handle.rerun(&[key]) } else { handle.delete(&[key]) };
-        match answer {
-            Ok(ticket) => {
-                self.seen.saw(if is_rerun { "operator: rerun" } else { "operator: delete" });
-                self.note(if is_rerun { "rerun" } else { "delete" }, &[service as u64, key]);
-                let effect = if is_rerun { Effect::Rerun { service, key } } else { Effect::Delete { service, key } };
-                self.push(effect, Some(ticket));
+    pub(super) fn rerun(&mut self, service: usize, keys: &[u64]) -> Checked {
+        let answer = self.services[service].rerun(keys);
+        self.sent(answer, "operator: rerun", keys, |key| Effect::Rerun { service, key })
+    }
+
+    pub(super) fn delete(&mut self, service: usize, keys: &[u64]) -> Checked {
+        let answer = self.services[service].delete(keys);
+        self.sent(answer, "operator: delete", keys, |key| Effect::Delete { service, key })
+    }
+
+    /// One key makes one change.
+    fn sent(
+        &mut self,
+        answer: Result<Ticket, KeysError>,
+        what: &'static str,
+        keys: &[u64],
+        effect: impl FnOnce(u64) -> Effect,
+    ) -> Checked {
+        match (answer, keys) {
+            (Ok(ticket), [key]) => {
+                self.seen.saw(what);
+                self.push(effect(*key), Some(ticket));
                 Ok(())
             }
-            Err(KeysError::Hub(error)) => self.refused(&error),
-            Err(error) => Err(Violation { law: "I5", what: error.to_string() }),
+            (Err(KeysError::Hub(error)), _) => self.refused(&error),
+            (answer, _) => Err(Violation { law: "I5", what: format!("{what} of {keys:?}: {answer:?}") }),
         }
     }
 
-    fn prioritize(&mut self, service: usize) -> Checked {
-        let Some(key) = self.some_key(service).filter(|_| service != LANES) else { return Ok(()) };
+    pub(super) fn prioritize(&mut self, service: usize, key: u64) -> Checked {
         match self.services[service].prioritize(&[key]) {
             Ok((marked, ticket)) => {
                 // It is looked up in what reads see.
@@ -427,7 +483,6 @@ impl World {
                 let open = open.filter(|_| marked == [Marked::Urgent]);
                 if let Some(rank) = open.map(|subject| subject.rank) {
                     self.seen.saw("operator: prioritize");
-                    self.note("prioritize", &[service as u64, key]);
                     self.push(Effect::Urgent { service, rank }, Some(ticket));
                 }
                 Ok(())
@@ -438,7 +493,7 @@ impl World {
     }
 
     /// Withdraws all that a client reported. What must not change does not; the rest is taken as it is found.
-    fn retract(&mut self, service: usize, client: u64) -> Checked {
+    pub(super) fn retract(&mut self, service: usize, client: u64) -> Checked {
         let is_calm = !self.poisoned && self.armed.is_none();
         if service == LANES || !is_calm || !self.now.registered.contains_key(&client) {
             return Ok(());
@@ -448,7 +503,6 @@ impl World {
         if let Err(error) = self.services[service].retract_all(client) {
             return Err(Violation { law: "I5", what: format!("retraction: {error}") });
         }
-        self.note("retract", &[service as u64, client]);
         self.seen.saw("operator: retract");
         self.tick_plain()?;
         for key in self.keys[service].clone() {
@@ -491,34 +545,26 @@ impl World {
     /// Faults end, everybody is silent but for one honest client: within bounded time all that is known is done.
     pub(super) fn calm(&mut self) -> Checked {
         self.note("calm", &[]);
-        if self.poisoned || self.armed.is_some() {
+        self.is_calm = true;
+        if self.poisoned || self.armed.is_some() || self.down.is_some() {
             self.crash()?;
         }
         for service in 0..SERVICES {
-            self.set_state(service, ServiceState::Active)?;
+            self.step(Actor::Operator, &Op::SetState { service, state: ServiceState::Active })?;
         }
-        self.tick()?;
-        self.check()?;
+        self.step(Actor::Tick, &Op::Tick)?;
         let place = self.programs.len();
         let mut chance = self.chance.clone();
         self.programs.push(super::clients::Program::new(HONEST, &mut chance));
-        let name = "honest";
-        let ticket = match self.hub.register_client(&Registration::new(HONEST, name)) {
-            Ok(registered) => registered.ticket,
-            Err(error) => return Err(Violation { law: "G8", what: format!("nobody new is let in: {error}") }),
-        };
-        self.push(Effect::Client { id: HONEST, registered: true }, Some(ticket));
         let began = self.time;
         let step = self.scale.lease / 8 + self.scale.linger + 1;
         // All leases end once; what they put back is offered at the next tick.
         let patience = 2 * (self.scale.lease + self.scale.grace) + 8 * step;
         let mut spent = 0;
         loop {
-            self.tick()?;
-            self.check()?;
+            self.step(Actor::Tick, &Op::Tick)?;
             let got = self.work_off(place)?;
-            self.tick()?;
-            self.check()?;
+            self.step(Actor::Tick, &Op::Tick)?;
             let left: u64 = self.now.services.iter().map(|service| service.subjects.len() as u64 - service.done).sum();
             if left == 0 {
                 break;
@@ -539,26 +585,22 @@ impl World {
 
     /// Claims and reports as long as there is something; how many buckets.
     fn work_off(&mut self, place: usize) -> Checked<usize> {
-        let mut got = 0;
+        let (actor, before) = (Actor::Program(place), self.given.len());
         for service in 0..SERVICES {
-            let Some(seat) = self.seat(place, service)? else {
-                return Err(Violation { law: "G8", what: "the honest client is not let in".to_owned() });
-            };
+            must!(self.sits(place, service)?, "G8", "the honest client is not let in");
             loop {
-                let before = self.given.len();
-                let n = self.claim_for(place, &seat, service, self.scale.claim)?;
-                got += n;
-                for given in before..self.given.len() {
-                    let keys = self.given[given].keys.clone();
-                    let reports: Vec<(u64, u32)> = keys.iter().map(|key| (*key, 2)).collect();
-                    self.hand_in(&seat, given, &reports, true)?;
-                }
-                if n == 0 {
+                let first = self.given.len();
+                self.step(actor, &Op::Claim { client: HONEST, service, n: self.scale.claim })?;
+                if first == self.given.len() {
                     break;
+                }
+                for nth in first..self.given.len() {
+                    let reports = (0..self.given[nth].keys.len()).map(|nth| (Which::Nth(nth), 2)).collect();
+                    self.step(actor, &Op::Submit { shown: Shown::own(Pick::Nth(nth)), reports, last: true })?;
                 }
             }
         }
-        Ok(got)
+        Ok(self.given.len() - before)
     }
 
     /// Everything is done, everything agrees, and after one more crash it is all there.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::Bug;
 use super::chance::{Chance, Checked, Seen, Trace, Violation, must};
 use super::clients::Program;
+use super::nemesis::Down;
+use super::op::Op;
 use super::reference::{
     Bucket, Effect, FINDER, FOUND, Found, FoundService, Held, Known, LANE_KEYS, LANES, REJECTED, SERVICES, State,
     compare_leases, revealed,
@@ -114,6 +116,9 @@ pub(super) enum Actor {
     Nemesis,
 }
 
+/// When, who, what.
+pub(super) type Done = (u64, Actor, Op);
+
 /// When, the seed's tie-breaker, who.
 type Event = Reverse<(u64, u64, Actor)>;
 
@@ -145,11 +150,16 @@ pub(super) struct World {
     pub(super) poisoned: bool,
     /// A fault waits for its moment.
     pub(super) armed: Option<&'static str>,
+    /// Between a crash and the next opening.
+    pub(super) down: Option<Down>,
     /// Length of the journal before the last tick.
     pub(super) before_tick: usize,
     ticks: u64,
     /// The hub did its caretakers' work in this step.
     ticked: bool,
+    /// What was done in the storm.
+    pub(super) done: Vec<Done>,
+    pub(super) is_calm: bool,
 }
 
 impl World {
@@ -186,9 +196,12 @@ impl World {
             time: 0,
             poisoned: false,
             armed: None,
+            down: None,
             before_tick: 0,
             ticks: 0,
             ticked: false,
+            done: Vec::new(),
+            is_calm: false,
         };
         for place in 0..crowd {
             let program = Program::new(place as u64 + 1, &mut world.chance);
@@ -219,7 +232,55 @@ impl World {
     }
 
     pub(super) fn note(&mut self, label: &str, numbers: &[u64]) {
-        self.trace.note(self.time, label, numbers);
+        self.trace.note(label, numbers);
+    }
+
+    /// Carries out an operation, and looks at what holds after it.
+    pub(super) fn step(&mut self, actor: Actor, op: &Op) -> Checked {
+        self.trace.step(self.time, format_args!("{actor:?}: {op:?}"));
+        if !self.is_calm {
+            self.done.push((self.time, actor, op.clone()));
+        }
+        self.ticked = false;
+        self.carry_out(actor, op)?;
+        if self.down.is_none() { self.check() } else { Ok(()) }
+    }
+
+    fn carry_out(&mut self, actor: Actor, op: &Op) -> Checked {
+        match op {
+            Op::Disconnect { .. } => {
+                if let Actor::Program(place) = actor {
+                    self.programs[place].disconnect();
+                }
+                Ok(())
+            }
+            Op::Add { service, keys } => keys.iter().try_for_each(|key| self.add(*service, *key)),
+            Op::Prioritize { service, keys } => keys.iter().try_for_each(|key| self.prioritize(*service, *key)),
+            Op::Rerun { service, keys } => self.rerun(*service, keys),
+            Op::Delete { service, keys } => self.delete(*service, keys),
+            Op::Retract { client, service } => self.retract(*service, *client),
+            Op::SetState { service, state } => self.set_state(*service, *state),
+            Op::Suspend { client, service, suspended } => self.suspend(*service, *client, *suspended),
+            Op::Clear { client, service } => self.clear(*service, *client),
+            Op::Tick => self.tick(),
+            Op::Advance { ms } => {
+                self.advance(*ms);
+                self.seen.saw("clock jumped ahead");
+                Ok(())
+            }
+            Op::SetBack { wall_ms } => {
+                self.set_back(*wall_ms);
+                Ok(())
+            }
+            Op::Fail { fault } => {
+                self.arm(*fault);
+                Ok(())
+            }
+            Op::Crash { how, with_store, torn } => self.die(*how, *with_store, *torn),
+            Op::Close { .. } => self.close(),
+            Op::Open { fault, keep_tombstones } => self.open(*fault, *keep_tombstones),
+            _ => self.act_for(actor, op),
+        }
     }
 
     /// Lives through the storm, and then through the calm.
@@ -230,17 +291,25 @@ impl World {
                 self.advance(at - self.time);
             }
             self.act(actor)?;
-            self.check()?;
             if self.poisoned && self.chance.percent(40) {
                 self.crash()?;
-                self.check()?;
+            }
+        }
+        self.calm()
+    }
+
+    /// Does what was done, or a part of it; then comes the calm.
+    pub(super) fn replay(&mut self, done: &[Done]) -> Checked {
+        for (at, actor, op) in done {
+            self.advance(at.saturating_sub(self.time));
+            if self.down.is_none() || matches!(op, Op::Open { .. } | Op::Crash { .. }) {
+                self.step(*actor, op)?;
             }
         }
         self.calm()
     }
 
     fn act(&mut self, actor: Actor) -> Checked {
-        self.ticked = false;
         let lease = self.scale.lease;
         match actor {
             Actor::Program(program) => {
@@ -248,7 +317,7 @@ impl World {
                 self.call(actor, pause);
             }
             Actor::Tick => {
-                self.tick()?;
+                self.step(actor, &Op::Tick)?;
                 let pause = self.chance.pick(&[0, self.scale.linger * 2, lease / 20, lease / 3]);
                 self.call(actor, pause);
             }
@@ -276,18 +345,22 @@ impl World {
             } else {
                 self.chance.below(60 + self.programs.len() as u64 * 4)
             };
-            match self.services[service].add(&key) {
-                Ok(ticket) => {
-                    self.keys[service].insert(key);
-                    self.keys[service].extend((service == FINDER).then_some(key + FOUND));
-                    self.note("add", &[service as u64, key]);
-                    self.push(Effect::Add { service, key }, Some(ticket));
-                }
-                Err(crate::AddError::Hub { source, .. }) => self.refused(&source)?,
-                Err(error) => return Err(Violation { law: "I6", what: format!("add: {error}") }),
-            }
+            self.step(Actor::Feed, &Op::Add { service, keys: vec![key] })?;
         }
         Ok(())
+    }
+
+    fn add(&mut self, service: usize, key: u64) -> Checked {
+        match self.services[service].add(&key) {
+            Ok(ticket) => {
+                self.keys[service].insert(key);
+                self.keys[service].extend((service == FINDER).then_some(key + FOUND));
+                self.push(Effect::Add { service, key }, Some(ticket));
+                Ok(())
+            }
+            Err(crate::AddError::Hub { source, .. }) => self.refused(&source),
+            Err(error) => Err(Violation { law: "I6", what: format!("add: {error}") }),
+        }
     }
 
     /// What a call made true, and the journal will hold.
@@ -456,7 +529,7 @@ impl World {
         held
     }
 
-    /// What holds after every step.
+    /// What holds after every operation.
     pub(super) fn check(&mut self) -> Checked {
         for service in 0..SERVICES {
             let held = self.held(service);

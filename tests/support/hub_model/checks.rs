@@ -7,7 +7,7 @@ use commissary::{LeaseError, LeaseToken, Seat, SeatState, ServiceState, SubjectS
 
 use super::reference::{Counts, Phase};
 use super::world::World;
-use super::{CLIENTS, Check, FOREIGN, GRACE, LEASE, LINGER, Op, PER_CLAIM, Reports, SERVICES};
+use super::{CLIENTS, Check, FOREIGN, GRACE, LEASE, LINGER, Op, PER_CLAIM, Pick, SERVICES, Shown, reports};
 
 impl World {
     /// G7: what reads see, subject by subject; of every subject, or of those that became other than they were when they were looked at.
@@ -166,9 +166,9 @@ impl World {
                 self.step(&Op::Activate { client: 1, service });
                 let got = self.claim(1, service, PER_CLAIM);
                 assert!(got > 0, "pending but not handed out: {:?}", self.model.services[service].pending());
-                let whole = Reports { mask: 7, refused: 0, foreign: false, twice: false, value: 0, last: true };
-                for id in self.given.len() - got..self.given.len() {
-                    self.submit(id, 1, &whole);
+                for nth in self.given.len() - got..self.given.len() {
+                    let (shown, reports) = (Shown::own(Pick::Nth(nth)), reports(7, 0, false, false, 0));
+                    self.step(&Op::Submit { shown, reports, last: true });
                 }
                 self.step(&Op::Tick);
             }

@@ -8,9 +8,13 @@ use std::time::Duration;
 use commissary::{Policy, Reporter, Service, ServiceState, Verdict};
 
 mod checks;
+#[path = "../op.rs"]
+#[expect(dead_code, reason = "each harness does a part of it")]
+mod op;
 mod reference;
 mod world;
 
+pub(crate) use op::{Op, Pick, Shown, Which};
 pub(crate) use world::World;
 
 /// So short that the spread of recovered deadlines (an eighth) is nothing.
@@ -84,99 +88,23 @@ fn revealed(subject: u64, report: u32) -> Vec<u64> {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(crate) enum Op {
-    Register {
-        client: u64,
-    },
-    Deregister {
-        client: u64,
-    },
-    RegisterService {
-        service: usize,
-    },
-    Activate {
-        client: u64,
-        service: usize,
-    },
-    Claim {
-        client: u64,
-        service: usize,
-        n: u32,
-    },
-    Submit {
-        token: Pick,
-        by: Option<u64>,
-        what: Reports,
-    },
-    Renew {
-        token: Pick,
-        by: Option<u64>,
-    },
-    Release {
-        token: Pick,
-        by: Option<u64>,
-    },
-    DropGuard {
-        token: Pick,
-        by: Option<u64>,
-    },
-    Forge {
-        token: Pick,
-        by: u64,
-        digit: usize,
-    },
-    Elsewhere {
-        token: Pick,
-        by: u64,
-    },
-    Add {
-        service: usize,
-        keys: Vec<u64>,
-    },
-    Advance {
-        ms: u64,
-    },
-    Tick,
-    SetState {
-        service: usize,
-        state: ServiceState,
-    },
-    Suspend {
-        client: u64,
-        service: usize,
-        suspended: bool,
-    },
-    Crash {
-        power: bool,
-        with_store: bool,
-    },
-    /// Closed in order, then the machine loses power.
-    Close {
-        with_store: bool,
-    },
+/// Reports on some of a bucket's subjects, and which of them are refused; with one that is not its own, or one twice.
+pub(crate) fn reports(mask: u8, refused: u8, foreign: bool, twice: bool, value: u32) -> Vec<(Which, u32)> {
+    let chosen = |mask: u8, nth: usize| mask >> nth & 1 == 1;
+    let report = |nth| (Which::Nth(nth), if chosen(refused, nth) { REFUSED } else { value });
+    let mut reports: Vec<_> = (0..BUCKET).filter(|nth| chosen(mask, *nth)).map(report).collect();
+    reports.extend(reports.first().copied().filter(|_| twice));
+    reports.extend(foreign.then_some((Which::Key(FOREIGN), value)));
+    reports
 }
 
-/// What a submit brings.
-#[derive(Debug, Clone)]
-pub(crate) struct Reports {
-    /// Which of the bucket's subjects.
-    pub(crate) mask: u8,
-    /// Which of them get a report that is rejected.
-    pub(crate) refused: u8,
-    pub(crate) foreign: bool,
-    pub(crate) twice: bool,
-    pub(crate) value: u32,
-    pub(crate) last: bool,
-}
-
-/// One of several, as a part of the whole: it stays near the same place as more are added.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pick(pub(crate) u64);
-
-impl Pick {
-    fn of(self, len: usize) -> Option<usize> {
-        usize::try_from((u128::from(self.0) * len as u128) >> 64).ok().filter(|at| *at < len)
+/// A token at another service than its own.
+pub(crate) fn elsewhere(token: Pick, by: u64, submits: bool) -> Op {
+    let shown = Shown { token, by: Some(by), off: 1 };
+    if submits {
+        Op::Submit { shown, reports: reports(1, 0, false, false, 0), last: true }
+    } else {
+        Op::Release { shown }
     }
 }
 

@@ -9,8 +9,9 @@ use commissary::{
     ServiceHandle, ServiceState, SubjectState, Submitted, Ticket,
 };
 
+use super::op::{by_key, forged};
 use super::reference::{Change, LeaseModel, Model, Owed, Phase, ServiceModel, Taken};
-use super::{BUCKET, Check, FOREIGN, IN_FLIGHT, LEASE, Op, PER_CLAIM, Pick, REFUSED, Reports, SERVICES, revealed};
+use super::{BUCKET, Check, IN_FLIGHT, LEASE, Op, PER_CLAIM, REFUSED, SERVICES, Shown, Which, revealed};
 
 /// One token that was given out, as its holder keeps it.
 #[derive(Debug, Clone)]
@@ -19,6 +20,14 @@ pub(super) struct Given {
     pub(super) client: u64,
     pub(super) token: LeaseToken,
     pub(super) subjects: Vec<u64>,
+}
+
+/// A token as it is shown: by whom, and at which service.
+#[derive(Debug, Clone, Copy)]
+struct Showing {
+    id: usize,
+    by: u64,
+    service: usize,
 }
 
 /// How a subject was: its state, and its record with who made it.
@@ -107,14 +116,13 @@ impl World {
             Op::Claim { client, service, n } => {
                 self.claim(*client, *service, *n);
             }
-            Op::Submit { token, by, what } => self.with_token(*token, *by, |world, id, by| world.submit(id, by, what)),
-            Op::Renew { token, by } => self.with_token(*token, *by, Self::renew),
-            Op::Release { token, by } => self.with_token(*token, *by, |world, id, by| world.release(id, by, false)),
-            Op::DropGuard { token, by } => self.with_token(*token, *by, |world, id, by| world.release(id, by, true)),
-            Op::Forge { token, by, digit } => {
-                self.with_token(*token, Some(*by), |world, id, by| world.forge(id, by, *digit));
+            Op::Submit { shown, reports, last } => {
+                self.with_token(*shown, |world, showing| world.submit(showing, reports, *last));
             }
-            Op::Elsewhere { token, by } => self.elsewhere(*token, *by),
+            Op::Renew { shown } => self.with_token(*shown, Self::renew),
+            Op::Release { shown } => self.with_token(*shown, |world, showing| world.release(showing, false)),
+            Op::Resume { shown } => self.with_token(*shown, |world, showing| world.release(showing, true)),
+            Op::Forge { shown, digit } => self.with_token(*shown, |world, showing| world.forge(showing, *digit)),
             Op::Add { service, keys } => self.add(*service, keys),
             Op::Advance { ms } => {
                 self.clock.advance(Duration::from_millis(*ms));
@@ -123,8 +131,9 @@ impl World {
             Op::Tick => self.tick(),
             Op::SetState { service, state } => self.set_state(*service, *state),
             Op::Suspend { client, service, suspended } => self.suspend(*client, *service, *suspended),
-            Op::Crash { power, with_store } => self.crash(*power, *with_store),
-            Op::Close { with_store } => self.close(*with_store),
+            Op::Crash { how, with_store, torn: None } => self.crash(*how, *with_store),
+            Op::Close { with_store, compact: false } => self.close(*with_store),
+            other => unreachable!("not of this model: {other:?}"),
         }
         self.check();
     }
@@ -244,21 +253,22 @@ impl World {
         got
     }
 
-    /// Runs a call on a token, by its holder or by another client; nothing if that client has no seat.
-    fn with_token(&mut self, token: Pick, by: Option<u64>, call: impl FnOnce(&mut Self, usize, u64)) {
-        let Some(id) = token.of(self.given.len()) else { return };
-        let by = by.unwrap_or(self.given[id].client);
-        if self.seats.contains_key(&(self.given[id].service, by)) {
-            call(self, id, by);
+    /// Runs a call on a token; nothing if whoever shows it has no seat there.
+    fn with_token(&mut self, shown: Shown, call: impl FnOnce(&mut Self, Showing)) {
+        let Some(id) = shown.token.of(self.given.len()) else { return };
+        let by = shown.by.unwrap_or(self.given[id].client);
+        let service = (self.given[id].service + shown.off) % SERVICES;
+        if self.seats.contains_key(&(service, by)) {
+            call(self, Showing { id, by, service });
         }
     }
 
-    /// What a token is worth in the hands of `by`.
-    fn admits(&self, id: usize, by: u64) -> Result<(), LeaseError> {
-        if !self.model.is_registered(by) {
-            return Err(LeaseError::NotRegistered);
+    /// What a token is worth as it is shown.
+    fn admits(&self, Showing { id, by, service }: Showing) -> Result<(), LeaseError> {
+        if service != self.given[id].service || !self.model.is_registered(by) {
+            return Err(self.refuses(service, by));
         }
-        let service = &self.model.services[self.given[id].service];
+        let service = &self.model.services[service];
         if service.state == ServiceState::Revoked {
             return Err(LeaseError::NotReady { state: service.state });
         }
@@ -278,27 +288,16 @@ impl World {
         }
     }
 
-    fn seat_of(&self, id: usize, by: u64) -> &Seat<Check> {
-        &self.seats[&(self.given[id].service, by)]
+    fn seat_of(&self, Showing { by, service, .. }: Showing) -> &Seat<Check> {
+        &self.seats[&(service, by)]
     }
 
-    pub(super) fn submit(&mut self, id: usize, by: u64, what: &Reports) {
-        let Given { token, ref subjects, .. } = self.given[id];
-        let chosen = |mask: u8, place: usize| mask >> place & 1 == 1;
-        let mut reports = Vec::new();
-        for (place, key) in subjects.iter().enumerate().filter(|(place, _)| chosen(what.mask, *place)) {
-            reports.push((*key, if chosen(what.refused, place) { REFUSED } else { what.value }));
-        }
-        if what.twice {
-            reports.extend(reports.first().copied());
-        }
-        if what.foreign {
-            reports.push((FOREIGN, what.value));
-        }
-        let seat = self.seat_of(id, by);
-        let answer =
-            if what.last { seat.submit(&token, reports.clone()) } else { seat.report(&token, reports.clone()) };
-        let expected = self.admits(id, by);
+    fn submit(&mut self, showing: Showing, reports: &[(Which, u32)], last: bool) {
+        let Given { token, ref subjects, .. } = self.given[showing.id];
+        let reports = by_key(reports, subjects, &[]);
+        let seat = self.seat_of(showing);
+        let answer = if last { seat.submit(&token, reports.clone()) } else { seat.report(&token, reports.clone()) };
+        let expected = self.admits(showing);
         let submitted = match (answer, expected) {
             (Ok(submitted), Ok(())) => submitted,
             (answer, expected) => {
@@ -307,7 +306,7 @@ impl World {
                 return;
             }
         };
-        self.submitted(id, &reports, what.last, submitted);
+        self.submitted(showing.id, &reports, last, submitted);
     }
 
     fn refused<T>(&mut self, expected: &Result<T, LeaseError>) {
@@ -392,9 +391,10 @@ impl World {
         self.next_ticket += 1;
     }
 
-    fn renew(&mut self, id: usize, by: u64) {
-        let answer = self.seat_of(id, by).renew(&self.given[id].token);
-        let (admitted, now) = (self.admits(id, by), self.now);
+    fn renew(&mut self, showing: Showing) {
+        let Showing { id, by, .. } = showing;
+        let answer = self.seat_of(showing).renew(&self.given[id].token);
+        let (admitted, now) = (self.admits(showing), self.now);
         let model = &mut self.model.services[self.given[id].service];
         let expected = admitted.and_then(|()| {
             let lease = model.leases.get_mut(&id).expect("admitted");
@@ -414,11 +414,12 @@ impl World {
         assert_eq!(answer, expected);
     }
 
-    fn release(&mut self, id: usize, by: u64, as_guard: bool) {
+    fn release(&mut self, showing: Showing, as_guard: bool) {
+        let Showing { id, by, .. } = showing;
         let token = self.given[id].token;
-        let seat = self.seat_of(id, by);
+        let seat = self.seat_of(showing);
         let answer = if as_guard { seat.resume(&token).map(drop) } else { seat.release(&token).map(|_| ()) };
-        let admitted = self.admits(id, by);
+        let admitted = self.admits(showing);
         let model = &mut self.model.services[self.given[id].service];
         let held = model.leases.get(&id).is_some_and(LeaseModel::is_held);
         let expected = admitted.and(if held { Ok(()) } else { Err(LeaseError::Over) });
@@ -432,27 +433,14 @@ impl World {
     }
 
     /// A token with one wrong digit in its secret part proves nothing.
-    fn forge(&mut self, id: usize, by: u64, digit: usize) {
-        let mut text = self.given[id].token.to_string();
-        let wrong = if &text[digit..=digit] == "0" { "1" } else { "0" };
-        text.replace_range(digit..=digit, wrong);
-        let forged: LeaseToken = text.parse().expect("well formed");
-        let expected = self.refuses(self.given[id].service, by);
-        let seat = self.seat_of(id, by);
+    fn forge(&mut self, showing: Showing, digit: usize) {
+        let forged = forged(self.given[showing.id].token, digit);
+        let expected = self.refuses(showing.service, showing.by);
+        let seat = self.seat_of(showing);
         assert_eq!(seat.submit(&forged, [(0, 0)]).map(|_| ()), Err(expected.clone()));
         assert_eq!(seat.release(&forged), Err(expected.clone()));
         assert_eq!(seat.resume(&forged).map(|_| ()), Err(expected.clone()));
         assert_eq!(seat.renew(&forged), Err(expected));
-    }
-
-    /// A token of one service proves nothing at another.
-    fn elsewhere(&mut self, token: Pick, by: u64) {
-        let Some(id) = token.of(self.given.len()) else { return };
-        let given = &self.given[id];
-        let Some(seat) = self.seats.get(&(1 - given.service, by)) else { return };
-        let expected = self.refuses(1 - given.service, by);
-        assert_eq!(seat.submit(&given.token, [(given.subjects[0], 0)]).map(|_| ()), Err(expected.clone()));
-        assert_eq!(seat.release(&given.token), Err(expected));
     }
 
     fn add(&mut self, service: usize, keys: &[u64]) {
@@ -524,11 +512,10 @@ impl World {
     }
 
     /// Everything since the last tick is lost; everything before it is there.
-    fn crash(&mut self, power: bool, with_store: bool) {
-        let (crash, name) = if power { (Crash::Power, "power lost") } else { (Crash::Process, "process killed") };
-        self.seen.insert(name);
+    fn crash(&mut self, how: Crash, with_store: bool) {
+        self.seen.insert(if how == Crash::Power { "power lost" } else { "process killed" });
         self.tickets.clear();
-        self.reopen(crash, with_store);
+        self.reopen(how, with_store);
     }
 
     /// Nothing is lost, even if the power is right after.
