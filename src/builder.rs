@@ -276,7 +276,7 @@ impl Builder {
     /// [`OpenError`].
     pub fn open(self, directory: impl AsRef<Path>) -> Result<Hub, OpenError> {
         let directory = directory.as_ref().to_path_buf();
-        files::create_dir_all(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
+        files::create_dir_synced(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
         self.open_at(&Place::Directory(directory))
     }
 

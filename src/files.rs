@@ -14,6 +14,26 @@ pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
+/// As `create_dir_all`, and returns when the directory's name would survive a power cut, with those above it that had to be made.
+pub(crate) fn create_dir_synced(path: &Path) -> io::Result<()> {
+    let is_empty = match fs::read_dir(path) {
+        Ok(mut names) => names.next().is_none(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && parent(path) != path => {
+            create_dir_synced(parent(path))?;
+            create_dir_all(path)?;
+            return sync_parent(path);
+        }
+        // Who may not look into it may still use it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => false,
+        Err(error) => return Err(error),
+    };
+    // Its maker may have crashed before it was synced; not if it went on. Who may not look at the names is not the maker.
+    match if is_empty { sync_parent(path) } else { Ok(()) } {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
 /// Opens a file that may have to be made.
 pub(crate) fn create(options: &OpenOptions, path: &Path) -> io::Result<File> {
     #[cfg(test)]
