@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::device::MemoryFiles;
-#[cfg(test)]
-use crate::device::{Call, fault_point};
 use crate::error::ReadError;
 use crate::events::{Event, EventKind};
+use crate::faults::{Call, fault_point};
 use crate::files;
 use crate::follow::EventTail;
 use crate::house::House;
@@ -262,7 +261,6 @@ impl Mark {
         let last = bytes.first_chunk().copied();
         match &self.place {
             MarkPlace::Memory(files) => {
-                #[cfg(test)]
                 fault_point(Call::Create)?;
                 files.replace(&self.name, bytes);
             }

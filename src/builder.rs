@@ -15,8 +15,7 @@ use crate::clock::{Clock, HubClock, SystemClock};
 use crate::compact::{self, Compact, Compacted};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice, MemoryFiles};
 use crate::error::{OpenError, StoreError};
-#[cfg(test)]
-use crate::faults_test::{Call, name_fault_point};
+use crate::faults::{Call, name_fault_point};
 use crate::files;
 use crate::handover::Handover;
 use crate::house::{House, Shelf};
@@ -691,7 +690,6 @@ impl Place {
     fn store(&self, engine: Engine, cache_bytes: u64, report: &mut OpenReport) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::StoreOpen)?;
                 Ok(Arc::new(disk.store.clone()))
             }
@@ -740,7 +738,6 @@ impl Place {
         report.rebuilt = Some(reason.to_owned());
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::Rename)?;
                 disk.store.clear();
             }

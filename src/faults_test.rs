@@ -7,38 +7,11 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
+use crate::faults::Call;
 use crate::{
     Ask, Builder, Crash, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress, Registration, Reporter,
     Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError, Verdict,
 };
-
-/// What is asked of a disk, in memory or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
-    Append,
-    Sync,
-    Truncate,
-    Read,
-    /// A file is opened, to be read.
-    Open,
-    /// A file is opened that may have to be made; or a directory.
-    Create,
-    Rename,
-    Remove,
-    /// A directory is synced.
-    SyncNames,
-    StoreOpen,
-    StoreRead,
-    /// Nothing of a batch is applied.
-    Apply,
-    /// A part of a batch is applied, where the engine may leave one.
-    ApplyPart,
-    /// All of a batch is applied, and the answer is an error.
-    Applied,
-    Checkpoint,
-    /// A checkpoint wrote, and is not synced yet.
-    Checkpointed,
-}
 
 const CALLS: [Call; 16] = [
     Call::Append,
@@ -95,11 +68,6 @@ pub(crate) fn fault_point(call: Call) -> io::Result<()> {
     faults.struck |= fails;
     FAULTS.set(faults);
     if fails { Err(io::Error::other("the disk fails")) } else { Ok(()) }
-}
-
-/// As `fault_point`, for names on a disk in memory.
-pub(crate) fn name_fault_point(call: Call) -> Result<(), OpenError> {
-    fault_point(call).map_err(|source| OpenError::Io { path: "memory".into(), source })
 }
 
 struct Doubling;

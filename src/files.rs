@@ -4,12 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-#[cfg(test)]
-use crate::device::{Call, fault_point};
+use crate::faults::{Call, fault_point};
 
 /// Makes a directory, and those above it.
 pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Create)?;
     fs::create_dir_all(path)
 }
@@ -36,21 +34,18 @@ pub(crate) fn create_dir_synced(path: &Path) -> io::Result<()> {
 
 /// Opens a file that may have to be made.
 pub(crate) fn create(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    #[cfg(test)]
     fault_point(Call::Create)?;
     options.open(path)
 }
 
 /// Opens a file to be read.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    #[cfg(test)]
     fault_point(Call::Open)?;
     File::open(path)
 }
 
 /// What a small file holds.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    #[cfg(test)]
     fault_point(Call::Read)?;
     fs::read(path)
 }
@@ -70,20 +65,17 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write_with(options: &mut OpenOptions, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(options.write(true).create(true).truncate(true), path)?;
-    #[cfg(test)]
     if let Err(error) = fault_point(Call::Append) {
         file.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;
         return Err(error);
     }
     file.write_all(bytes)?;
-    #[cfg(test)]
     fault_point(Call::Sync)?;
     file.sync_all()
 }
 
 /// Gives the file or directory `from` the name `to`, in the place of a file that had it.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Rename)?;
     fs::rename(from, to)
 }
@@ -95,14 +87,12 @@ pub(crate) fn rename_synced(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Remove)?;
     fs::remove_file(path)
 }
 
 /// Removes a directory and what is in it.
 pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Remove)?;
     fs::remove_dir_all(path)
 }
@@ -119,7 +109,6 @@ pub(crate) fn parent(path: &Path) -> &Path {
 /// Returns when the names in a directory would survive a power cut. Elsewhere than on Unix it cannot be opened as a file, and the file
 /// system journals the names.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::SyncNames)?;
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }

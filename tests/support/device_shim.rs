@@ -42,17 +42,17 @@ fn real(name: &CStr) -> Sync {
 #[unsafe(no_mangle)]
 extern "C" fn fsync(file: c_int) -> c_int {
     static REAL: OnceLock<Sync> = OnceLock::new();
-    synced(REAL.get_or_init(|| real(c"fsync")), file)
+    synced(*REAL.get_or_init(|| real(c"fsync")), file)
 }
 
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(file: c_int) -> c_int {
     static REAL: OnceLock<Sync> = OnceLock::new();
-    synced(REAL.get_or_init(|| real(c"fdatasync")), file)
+    synced(*REAL.get_or_init(|| real(c"fdatasync")), file)
 }
 
-fn synced(real: &Sync, file: c_int) -> c_int {
+fn synced(real: Sync, file: c_int) -> c_int {
     static HERE: OnceLock<Option<Device>> = OnceLock::new();
     // SAFETY: it takes any number, and answers an error for one that is no open file's.
     let answer = unsafe { real(file) };
