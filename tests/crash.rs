@@ -169,27 +169,37 @@ mod synced_only {
     struct Forgetful {
         base: tempfile::TempDir,
         durability: &'static str,
+        /// Since the power came back.
+        device: Option<Device>,
     }
 
     impl Forgetful {
         fn new(durability: &'static str) -> Self {
             let base = tempfile::tempdir().unwrap();
             fs::create_dir(base.path().join("tree")).unwrap();
-            Self { base, durability }
+            Self { base, durability, device: None }
         }
 
         fn hub(&self) -> std::path::PathBuf {
             self.base.path().join("tree/hub")
         }
 
-        /// One life, and what the device has of it, which may be some of what was not synced, too, if it is `busy`.
-        fn one_life(&self, seed: u64, busy: bool, chance: &mut Chance, told: &mut Told) {
-            let device = Device::below(&self.base.path().join("tree"), &self.base.path().join("device"));
+        /// One life, after which the power stays.
+        fn one_life(&mut self, seed: u64, chance: &mut Chance, told: &mut Told) {
+            let [tree, kept] = ["tree", "device"].map(|part| self.base.path().join(part));
+            let device = self.device.get_or_insert_with(|| Device::below(&tree, &kept));
             let mut command = this_file();
             command.envs(device.variables()).env(toil::DURABILITY, self.durability);
-            one_life(command, &self.hub(), seed, chance, told);
-            device.lose_power(busy, chance);
-            restarted(&self.hub());
+            one_life(command, &tree.join("hub"), seed, chance, told);
+            device.outlives();
+        }
+
+        /// What is left is what the device has: that may be some of what was not synced, too, if it is `busy`.
+        fn lose_power(&mut self, busy: bool, chance: &mut Chance) {
+            if let Some(device) = self.device.take() {
+                device.lose_power(busy, chance);
+                restarted(&self.hub());
+            }
         }
     }
 
@@ -201,15 +211,20 @@ mod synced_only {
         let (mut chance, mut all) = (Chance(seed), Told::default());
         let mut rounds_left = 1..=rounds;
         for _ in 0..rounds.div_ceil(ROUNDS_OF_A_HUB as u64) {
-            let (world, mut told) = (Forgetful::new("sync"), Told::default());
+            let (mut world, mut told) = (Forgetful::new("sync"), Told::default());
             for round in rounds_left.by_ref().take(ROUNDS_OF_A_HUB) {
-                world.one_life(round, chance.one_in(2), &mut chance, &mut told);
+                world.one_life(round, &mut chance, &mut told);
+                if chance.one_in(4) {
+                    continue;
+                }
+                world.lose_power(chance.one_in(2), &mut chance);
                 // Otherwise the next child recovers.
                 if world.hub().join("journal").exists() && chance.one_in(2) {
                     check(&world.hub(), &mut told);
                     tidy(&world.hub());
                 }
             }
+            world.lose_power(false, &mut chance);
             check(&world.hub(), &mut told);
             all.add(told);
         }
@@ -217,10 +232,11 @@ mod synced_only {
         assert!(acknowledged > rounds, "the children got nothing done");
         let (contrasts, mut lost) = ((rounds / 10).max(2), 0);
         for round in 1..=contrasts {
-            let (world, mut told) = (Forgetful::new("os"), Told::default());
+            let (mut world, mut told) = (Forgetful::new("os"), Told::default());
             while told.acknowledged == 0 {
-                world.one_life(rounds + round, false, &mut chance, &mut told);
+                world.one_life(rounds + round, &mut chance, &mut told);
             }
+            world.lose_power(false, &mut chance);
             lost += u64::from(catch_unwind(AssertUnwindSafe(|| drop(check(&world.hub(), &mut told)))).is_err());
         }
         eprintln!(

@@ -213,6 +213,11 @@ impl Device {
         all
     }
 
+    /// The process is gone, and the power is not: another goes on with what stands in memory. Directories keep their numbers.
+    pub(crate) fn outlives(&self) {
+        drop(self.directories());
+    }
+
     /// Makes the tree anew: what was synced and, if the disk is `busy`, some of what was not. The process that worked in it is gone.
     pub(crate) fn lose_power(self, busy: bool, chance: &mut Chance) {
         let now = self.directories();
