@@ -295,11 +295,7 @@ impl Mark {
 }
 
 fn replace(directory: &Path, kind: MarkKind, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let shelf = directory.join(kind.directory());
-    if !shelf.try_exists()? {
-        files::create_dir_all(&shelf)?;
-        files::sync_parent(&shelf)?;
-    }
+    files::create_dir_synced(&directory.join(kind.directory()))?;
     // No id has this character.
     let mut fresh = path.as_os_str().to_os_string();
     fresh.push("~");

@@ -682,7 +682,11 @@ pub(crate) fn open_file(directory: &Path, name: &str) -> Result<Box<dyn Device>,
 impl Place {
     fn journal(&self) -> Result<Box<dyn Device>, OpenError> {
         match self {
-            Self::Memory(disk) => Ok(Box::new(disk.journal.clone())),
+            Self::Memory(disk) => {
+                name_fault_point(Call::SyncNames)?;
+                disk.journal.sync_name();
+                Ok(Box::new(disk.journal.clone()))
+            }
             Self::Directory(directory) => open_file(directory, "journal"),
         }
     }

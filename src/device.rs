@@ -111,7 +111,7 @@ fn write_whole(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 /// A file that is there, to be read and never changed, and its length. Locked for as long as it is open.
 pub(crate) fn open_read_only(path: &Path) -> Result<(Arc<dyn ReadAt>, u64), FileDeviceError> {
     let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = files::open(path).map_err(failed)?;
     match lock_patiently(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(FileDeviceError::Locked { path: path.to_path_buf() }),
@@ -164,11 +164,9 @@ impl FileDevice {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        // An empty file is new, or its creator crashed before it had written anything: either way its name may not
-        // be on disk yet, and syncing the file alone would not put it there.
-        if file.metadata().map_err(failed)?.len() == 0 {
-            files::sync_parent(path).map_err(failed)?;
-        }
+        // Its name may not be on disk yet, or be another file's there: its creator crashed, or a compaction, before that was
+        // synced. Syncing the file alone would not put it there.
+        files::sync_found(path).map_err(failed)?;
         Ok(FileDevice { file, path: path.to_path_buf() })
     }
 }

@@ -2,11 +2,14 @@
 //! and reopening on the healed disk recovers what was durable and no half of anything.
 
 mod nth_call;
+mod outbox;
+mod sweep;
 
 use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
+pub(crate) use self::sweep::sweep;
 use crate::faults::Call;
 use crate::{
     Ask, Builder, Crash, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress, Registration, Reporter,
@@ -34,20 +37,26 @@ const CALLS: [Call; 16] = [
 
 /// Which call is to fail, of one thread.
 #[derive(Debug, Clone, Copy)]
-struct Fault {
-    call: Call,
+pub(crate) struct Fault {
+    pub(crate) call: Call,
     /// Counted from 1, among those of its kind.
-    nth: u64,
+    pub(crate) nth: u64,
     /// And every one after it, of whatever kind.
-    lasting: bool,
+    pub(crate) lasting: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Faults {
+pub(crate) struct Faults {
     /// Calls so far, by kind.
     made: [u64; CALLS.len()],
     fault: Option<Fault>,
     struck: bool,
+}
+
+impl Faults {
+    pub(crate) fn made(&self, call: Call) -> u64 {
+        self.made[call as usize]
+    }
 }
 
 const NO_FAULTS: Faults = Faults { made: [0; CALLS.len()], fault: None, struck: false };
@@ -68,6 +77,18 @@ pub(crate) fn fault_point(call: Call) -> io::Result<()> {
     faults.struck |= fails;
     FAULTS.set(faults);
     if fails { Err(io::Error::other("the disk fails")) } else { Ok(()) }
+}
+
+/// Does something on disks that fail so, on this thread; which calls it made.
+pub(crate) fn with_fault<T>(fault: Option<Fault>, act: impl FnOnce() -> T) -> (T, Faults) {
+    FAULTS.set(Faults { fault, ..NO_FAULTS });
+    let done = act();
+    (done, FAULTS.replace(NO_FAULTS))
+}
+
+/// An error is to be one of those that a failing disk makes.
+pub(crate) fn typed<T, E: std::error::Error + 'static>(result: Result<T, E>) -> Option<T> {
+    result.map_err(|error| assert!(is_of_the_disk(&error), "{error}")).ok()
 }
 
 struct Doubling;
@@ -246,7 +267,9 @@ fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(this.to_string())
     })
     .any(|words| {
-        ["poisoned", "i/o", "the disk fails", "since an earlier failure"].iter().any(|part| words.contains(part))
+        ["poisoned", "i/o", "the disk fails", "since an earlier failure", "the log has failed"]
+            .iter()
+            .any(|part| words.contains(part))
     })
 }
 

@@ -25,11 +25,8 @@ pub(crate) fn create_dir_synced(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => false,
         Err(error) => return Err(error),
     };
-    // Its maker may have crashed before it was synced; not if it went on. Who may not look at the names is not the maker.
-    match if is_empty { sync_parent(path) } else { Ok(()) } {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced,
-    }
+    // Its maker may have crashed before it was synced; not if it went on.
+    if is_empty { sync_found(path) } else { Ok(()) }
 }
 
 /// Opens a file that may have to be made.
@@ -116,4 +113,13 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 /// As `sync_dir`, of the directory that names `path`.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     sync_dir(parent(path))
+}
+
+/// As `sync_parent`, of a name that was found there, and whose giver may have crashed before it was synced. Who may not look at the names
+/// did not give it.
+pub(crate) fn sync_found(path: &Path) -> io::Result<()> {
+    match sync_parent(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }
