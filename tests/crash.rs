@@ -3,7 +3,7 @@
 //!
 //! | variable | default | what |
 //! |---|---:|---|
-//! | `COMMISSARY_CRASH_ROUNDS` | 30 | kills |
+//! | `COMMISSARY_CRASH_ROUNDS` | 30 | kills; and as many on a device that keeps only what was synced (Linux) |
 //! | `COMMISSARY_CRASH_SEED` | 7 | where their times and the work come from |
 //! | `COMMISSARY_CUT_ROUNDS_EXT4` | 20 | power cuts; they take root, loop devices, ext4's tools and perl |
 //! | `COMMISSARY_STRACE_CALLS` | 0 | system calls of each kind that fail; they take strace |
