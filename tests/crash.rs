@@ -1,4 +1,4 @@
-//! Kills a process that works on a hub, cuts its power, and fails its disk, over and over, and checks that what it was told to be
+//! Kills a process that works on a hub and a message log, cuts its power, and fails its disk, over and over, and checks that what it was told to be
 //! durable is there.
 //!
 //! | variable | default | what |
@@ -22,6 +22,8 @@ mod engine;
 #[cfg(target_os = "linux")]
 #[path = "support/image.rs"]
 mod image;
+#[path = "support/sender.rs"]
+mod sender;
 #[path = "support/toil.rs"]
 mod toil;
 #[path = "support/told.rs"]
