@@ -130,7 +130,7 @@ impl Device {
         self.keep_bytes(&open, found.ino(), is_appended_to(file));
     }
 
-    /// Under a whole file's number there is a whole copy, or the one before it.
+    /// A new copy takes the place of the one before, whole; to that of a file that is only appended to, what is new is added.
     fn keep_bytes(&self, open: &Path, inode: u64, appended: bool) {
         let copy = self.part("files", inode);
         let mut file = File::open(open).unwrap();
