@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::device::MemoryFiles;
-#[cfg(test)]
-use crate::device::{Call, fault_point};
 use crate::error::ReadError;
 use crate::events::{Event, EventKind};
+use crate::faults::{Call, fault_point};
 use crate::files;
 use crate::follow::EventTail;
 use crate::house::House;
@@ -262,7 +261,6 @@ impl Mark {
         let last = bytes.first_chunk().copied();
         match &self.place {
             MarkPlace::Memory(files) => {
-                #[cfg(test)]
                 fault_point(Call::Create)?;
                 files.replace(&self.name, bytes);
             }
@@ -297,11 +295,7 @@ impl Mark {
 }
 
 fn replace(directory: &Path, kind: MarkKind, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let shelf = directory.join(kind.directory());
-    if !shelf.try_exists()? {
-        files::create_dir_all(&shelf)?;
-        files::sync_parent(&shelf)?;
-    }
+    files::create_dir_synced(&directory.join(kind.directory()))?;
     // No id has this character.
     let mut fresh = path.as_os_str().to_os_string();
     fresh.push("~");

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::compact::stop_at;
+use crate::faults_test::{Fault, with_fault};
 
 fn bookmark(boot: u32, position: u64) -> Bookmark {
     Bookmark { boot, opened: None, position, as_of_ms: 5, version: 2, id: "one".to_owned(), body: vec![7; 40] }
@@ -134,4 +135,18 @@ fn power_cut_before_the_first_name_is_synced_leaves_nothing() {
     assert!(catch_unwind(AssertUnwindSafe(|| files.replace("a", vec![1]))).is_err());
     stop_at(0);
     assert_eq!((files.copy(true).read("a"), files.copy(false).read("a")), (None, Some(vec![1])));
+}
+
+/// The name of the directory that bookmarks stand in is synced before one is said to be kept, also if that failed the first time.
+#[test]
+fn a_bookmark_is_kept_once_all_names_above_it_are_synced() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("journal"), b"").unwrap();
+    let marks = Marks::new(MarkPlace::Directory(directory.path().to_path_buf()), 3, 0, Durability::Sync);
+    let mut mark = marks.take(MarkKind::Outbox, "one").unwrap();
+    let fault = Fault { call: Call::SyncNames, nth: 1, lasting: false };
+    let (kept, faults) = with_fault(Some(fault), || [mark.write(&bookmark(3, 10)), mark.write(&bookmark(3, 10))]);
+    assert!(kept[0].is_err() && kept[1].is_ok(), "{kept:?}");
+    // One failed; then that of the hub's directory, and that of the bookmarks'.
+    assert_eq!(faults.made(Call::SyncNames), 3);
 }

@@ -15,8 +15,7 @@ use crate::clock::{Clock, HubClock, SystemClock};
 use crate::compact::{self, Compact, Compacted};
 use crate::device::{Device, FileDevice, FileDeviceError, MemoryDevice, MemoryFiles};
 use crate::error::{OpenError, StoreError};
-#[cfg(test)]
-use crate::faults_test::{Call, name_fault_point};
+use crate::faults::{Call, name_fault_point};
 use crate::files;
 use crate::handover::Handover;
 use crate::house::{House, Shelf};
@@ -276,7 +275,7 @@ impl Builder {
     /// [`OpenError`].
     pub fn open(self, directory: impl AsRef<Path>) -> Result<Hub, OpenError> {
         let directory = directory.as_ref().to_path_buf();
-        files::create_dir_all(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
+        files::create_dir_synced(&directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
         self.open_at(&Place::Directory(directory))
     }
 
@@ -683,7 +682,11 @@ pub(crate) fn open_file(directory: &Path, name: &str) -> Result<Box<dyn Device>,
 impl Place {
     fn journal(&self) -> Result<Box<dyn Device>, OpenError> {
         match self {
-            Self::Memory(disk) => Ok(Box::new(disk.journal.clone())),
+            Self::Memory(disk) => {
+                name_fault_point(Call::SyncNames)?;
+                disk.journal.sync_name();
+                Ok(Box::new(disk.journal.clone()))
+            }
             Self::Directory(directory) => open_file(directory, "journal"),
         }
     }
@@ -691,7 +694,6 @@ impl Place {
     fn store(&self, engine: Engine, cache_bytes: u64, report: &mut OpenReport) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::StoreOpen)?;
                 Ok(Arc::new(disk.store.clone()))
             }
@@ -740,7 +742,6 @@ impl Place {
         report.rebuilt = Some(reason.to_owned());
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::Rename)?;
                 disk.store.clear();
             }

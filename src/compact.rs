@@ -18,8 +18,7 @@ use crate::builder::{Place, open_file};
 use crate::clock::millis;
 use crate::device::Device;
 use crate::error::OpenError;
-#[cfg(test)]
-use crate::faults_test::{Call, name_fault_point};
+use crate::faults::{Call, name_fault_point};
 use crate::files;
 use crate::journal::{Entry, Group, GroupTime, JournalError, JournalFile, Log, Purpose, ReplayError};
 use crate::record::{self, GAP, PAST, Past, Record, SNAPSHOT, Snapshot, StoredPair, Tombstone, key};
@@ -256,7 +255,6 @@ impl Place {
         crash_point();
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::Create)?;
                 Ok(Box::new(disk.fresh().clone()))
             }
@@ -269,15 +267,12 @@ impl Place {
     pub(crate) fn replace_journal(&self, fresh: Box<dyn Device>) -> Result<Box<dyn Device>, OpenError> {
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::Rename)?;
                 disk.journal().take_over(disk.fresh());
                 crash_point();
-                #[cfg(test)]
                 name_fault_point(Call::SyncNames)?;
                 disk.journal().sync_name();
                 crash_point();
-                #[cfg(test)]
                 name_fault_point(Call::Remove)?;
                 disk.store().clear();
                 crash_point();
@@ -303,7 +298,6 @@ impl Place {
     pub(crate) fn sweep(&self) -> Result<(), OpenError> {
         match self {
             Self::Memory(disk) if disk.fresh().size() > 0 => {
-                #[cfg(test)]
                 name_fault_point(Call::Remove)?;
                 disk.fresh().clear();
             }
@@ -319,7 +313,6 @@ impl Place {
     pub(crate) fn discard_store(&self) -> Result<(), OpenError> {
         match self {
             Self::Memory(disk) => {
-                #[cfg(test)]
                 name_fault_point(Call::Remove)?;
                 disk.store().clear();
             }

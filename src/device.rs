@@ -9,8 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::compact::crash_point;
-#[cfg(test)]
-pub(crate) use crate::faults_test::{Call, fault_point};
+use crate::faults::{Call, fault_point};
 use crate::files;
 use crate::sync::{Arc, Mutex};
 
@@ -86,7 +85,6 @@ fn read_file_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     use std::os::unix::fs::FileExt as _;
     #[cfg(windows)]
     use std::os::windows::fs::FileExt as _;
-    #[cfg(test)]
     fault_point(Call::Read)?;
     loop {
         #[cfg(unix)]
@@ -113,7 +111,7 @@ fn write_whole(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 /// A file that is there, to be read and never changed, and its length. Locked for as long as it is open.
 pub(crate) fn open_read_only(path: &Path) -> Result<(Arc<dyn ReadAt>, u64), FileDeviceError> {
     let failed = |source| FileDeviceError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = files::open(path).map_err(failed)?;
     match lock_patiently(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(FileDeviceError::Locked { path: path.to_path_buf() }),
@@ -166,11 +164,9 @@ impl FileDevice {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        // An empty file is new, or its creator crashed before it had written anything: either way its name may not
-        // be on disk yet, and syncing the file alone would not put it there.
-        if file.metadata().map_err(failed)?.len() == 0 {
-            files::sync_parent(path).map_err(failed)?;
-        }
+        // Its name may not be on disk yet, or be another file's there: its creator crashed, or a compaction, before that was
+        // synced. Syncing the file alone would not put it there.
+        files::sync_found(path).map_err(failed)?;
         Ok(FileDevice { file, path: path.to_path_buf() })
     }
 }
@@ -212,7 +208,6 @@ impl Device for FileDevice {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        #[cfg(test)]
         if let Err(error) = fault_point(Call::Append) {
             write_whole(&mut self.file, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
             return Err(error);
@@ -221,13 +216,11 @@ impl Device for FileDevice {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        #[cfg(test)]
         fault_point(Call::Sync)?;
         self.file.sync_data()
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
-        #[cfg(test)]
         fault_point(Call::Truncate)?;
         self.file.set_len(len)?;
         self.file.sync_all()
@@ -262,7 +255,6 @@ impl Inode {
 
 impl ReadAt for Inode {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        #[cfg(test)]
         fault_point(Call::Read)?;
         let bytes = self.bytes();
         let mut rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
@@ -364,7 +356,6 @@ impl Device for MemoryDevice {
         #[cfg(test)]
         self.run(|hooks| hooks.append.clone());
         let mut memory = self.memory();
-        #[cfg(test)]
         if let Err(error) = fault_point(Call::Append) {
             memory.inode.bytes().extend_from_slice(bytes.get(..bytes.len() / 2).unwrap_or_default());
             return Err(error);
@@ -379,7 +370,6 @@ impl Device for MemoryDevice {
     fn sync(&mut self) -> io::Result<()> {
         #[cfg(test)]
         self.run(|hooks| hooks.sync.clone());
-        #[cfg(test)]
         fault_point(Call::Sync)?;
         let mut memory = self.memory();
         if !one_less(&mut memory.syncs) {
@@ -391,7 +381,6 @@ impl Device for MemoryDevice {
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
-        #[cfg(test)]
         fault_point(Call::Truncate)?;
         let mut memory = self.memory();
         if !one_less(&mut memory.truncations) {

@@ -2,43 +2,19 @@
 //! and reopening on the healed disk recovers what was durable and no half of anything.
 
 mod nth_call;
+mod outbox;
+mod sweep;
 
 use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
+pub(crate) use self::sweep::sweep;
+use crate::faults::Call;
 use crate::{
     Ask, Builder, Crash, Hub, HubError, ManualClock, MemoryDisk, OpenError, Policy, Progress, Registration, Reporter,
     Seat, Service, ServiceHandle, SubjectState, Ticket, TicketError, Verdict,
 };
-
-/// What is asked of a disk, in memory or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
-    Append,
-    Sync,
-    Truncate,
-    Read,
-    /// A file is opened, to be read.
-    Open,
-    /// A file is opened that may have to be made; or a directory.
-    Create,
-    Rename,
-    Remove,
-    /// A directory is synced.
-    SyncNames,
-    StoreOpen,
-    StoreRead,
-    /// Nothing of a batch is applied.
-    Apply,
-    /// A part of a batch is applied, where the engine may leave one.
-    ApplyPart,
-    /// All of a batch is applied, and the answer is an error.
-    Applied,
-    Checkpoint,
-    /// A checkpoint wrote, and is not synced yet.
-    Checkpointed,
-}
 
 const CALLS: [Call; 16] = [
     Call::Append,
@@ -61,20 +37,26 @@ const CALLS: [Call; 16] = [
 
 /// Which call is to fail, of one thread.
 #[derive(Debug, Clone, Copy)]
-struct Fault {
-    call: Call,
+pub(crate) struct Fault {
+    pub(crate) call: Call,
     /// Counted from 1, among those of its kind.
-    nth: u64,
+    pub(crate) nth: u64,
     /// And every one after it, of whatever kind.
-    lasting: bool,
+    pub(crate) lasting: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Faults {
+pub(crate) struct Faults {
     /// Calls so far, by kind.
     made: [u64; CALLS.len()],
     fault: Option<Fault>,
     struck: bool,
+}
+
+impl Faults {
+    pub(crate) fn made(&self, call: Call) -> u64 {
+        self.made[call as usize]
+    }
 }
 
 const NO_FAULTS: Faults = Faults { made: [0; CALLS.len()], fault: None, struck: false };
@@ -97,9 +79,16 @@ pub(crate) fn fault_point(call: Call) -> io::Result<()> {
     if fails { Err(io::Error::other("the disk fails")) } else { Ok(()) }
 }
 
-/// As `fault_point`, for names on a disk in memory.
-pub(crate) fn name_fault_point(call: Call) -> Result<(), OpenError> {
-    fault_point(call).map_err(|source| OpenError::Io { path: "memory".into(), source })
+/// Does something on disks that fail so, on this thread; which calls it made.
+pub(crate) fn with_fault<T>(fault: Option<Fault>, act: impl FnOnce() -> T) -> (T, Faults) {
+    FAULTS.set(Faults { fault, ..NO_FAULTS });
+    let done = act();
+    (done, FAULTS.replace(NO_FAULTS))
+}
+
+/// An error is to be one of those that a failing disk makes.
+pub(crate) fn typed<T, E: std::error::Error + 'static>(result: Result<T, E>) -> Option<T> {
+    result.map_err(|error| assert!(is_of_the_disk(&error), "{error}")).ok()
 }
 
 struct Doubling;
@@ -278,7 +267,9 @@ fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(this.to_string())
     })
     .any(|words| {
-        ["poisoned", "i/o", "the disk fails", "since an earlier failure"].iter().any(|part| words.contains(part))
+        ["poisoned", "i/o", "the disk fails", "since an earlier failure", "the log has failed"]
+            .iter()
+            .any(|part| words.contains(part))
     })
 }
 

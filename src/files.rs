@@ -4,33 +4,45 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-#[cfg(test)]
-use crate::device::{Call, fault_point};
+use crate::faults::{Call, fault_point};
 
 /// Makes a directory, and those above it.
 pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Create)?;
     fs::create_dir_all(path)
 }
 
+/// As `create_dir_all`, and returns when the directory's name would survive a power cut, with those above it that had to be made.
+pub(crate) fn create_dir_synced(path: &Path) -> io::Result<()> {
+    let is_empty = match fs::read_dir(path) {
+        Ok(mut names) => names.next().is_none(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && parent(path) != path => {
+            create_dir_synced(parent(path))?;
+            create_dir_all(path)?;
+            return sync_parent(path);
+        }
+        // Who may not look into it may still use it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => false,
+        Err(error) => return Err(error),
+    };
+    // Its maker may have crashed before it was synced; not if it went on.
+    if is_empty { sync_found(path) } else { Ok(()) }
+}
+
 /// Opens a file that may have to be made.
 pub(crate) fn create(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    #[cfg(test)]
     fault_point(Call::Create)?;
     options.open(path)
 }
 
 /// Opens a file to be read.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    #[cfg(test)]
     fault_point(Call::Open)?;
     File::open(path)
 }
 
 /// What a small file holds.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    #[cfg(test)]
     fault_point(Call::Read)?;
     fs::read(path)
 }
@@ -50,20 +62,17 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write_with(options: &mut OpenOptions, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(options.write(true).create(true).truncate(true), path)?;
-    #[cfg(test)]
     if let Err(error) = fault_point(Call::Append) {
         file.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;
         return Err(error);
     }
     file.write_all(bytes)?;
-    #[cfg(test)]
     fault_point(Call::Sync)?;
     file.sync_all()
 }
 
 /// Gives the file or directory `from` the name `to`, in the place of a file that had it.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Rename)?;
     fs::rename(from, to)
 }
@@ -75,14 +84,12 @@ pub(crate) fn rename_synced(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Remove)?;
     fs::remove_file(path)
 }
 
 /// Removes a directory and what is in it.
 pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::Remove)?;
     fs::remove_dir_all(path)
 }
@@ -99,7 +106,6 @@ pub(crate) fn parent(path: &Path) -> &Path {
 /// Returns when the names in a directory would survive a power cut. Elsewhere than on Unix it cannot be opened as a file, and the file
 /// system journals the names.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    #[cfg(test)]
     fault_point(Call::SyncNames)?;
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
@@ -107,4 +113,13 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 /// As `sync_dir`, of the directory that names `path`.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     sync_dir(parent(path))
+}
+
+/// As `sync_parent`, of a name that was found there, and whose giver may have crashed before it was synced. Who may not look at the names
+/// did not give it.
+pub(crate) fn sync_found(path: &Path) -> io::Result<()> {
+    match sync_parent(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }

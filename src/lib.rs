@@ -139,6 +139,7 @@ mod explain_test;
 mod export;
 mod express;
 mod fairness;
+mod faults;
 #[cfg(test)]
 mod faults_test;
 mod files;

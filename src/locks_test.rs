@@ -111,7 +111,9 @@ pub(crate) mod mpsc {
     use super::Watched;
     pub(crate) use std::sync::mpsc::Sender;
 
-    pub(crate) fn channel<T>() -> (Sender<T>, Watched<std::sync::mpsc::Receiver<T>>) {
+    pub(crate) type Receiver<T> = Watched<std::sync::mpsc::Receiver<T>>;
+
+    pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
         let (sender, receiver) = std::sync::mpsc::channel();
         (sender, Watched(receiver))
     }

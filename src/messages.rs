@@ -507,4 +507,6 @@ impl Drop for Inner {
 #[cfg(test)]
 mod faults_test;
 #[cfg(test)]
+mod nth_call_test;
+#[cfg(test)]
 mod random_faults_test;

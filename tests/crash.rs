@@ -1,9 +1,9 @@
-//! Kills a process that works on a hub, cuts its power, and fails its disk, over and over, and checks that what it was told to be
+//! Kills a process that works on a hub and a message log, cuts its power, and fails its disk, over and over, and checks that what it was told to be
 //! durable is there.
 //!
 //! | variable | default | what |
 //! |---|---:|---|
-//! | `COMMISSARY_CRASH_ROUNDS` | 30 | kills |
+//! | `COMMISSARY_CRASH_ROUNDS` | 30 | kills; and as many on a device that keeps only what was synced (Linux) |
 //! | `COMMISSARY_CRASH_SEED` | 7 | where their times and the work come from |
 //! | `COMMISSARY_CUT_ROUNDS_EXT4` | 20 | power cuts; they take root, loop devices, ext4's tools and perl |
 //! | `COMMISSARY_STRACE_CALLS` | 0 | system calls of each kind that fail; they take strace |
@@ -11,11 +11,19 @@
 //! Each prints one line (`--nocapture`).
 #![cfg(unix)]
 
+#[cfg(target_os = "linux")]
+#[path = "support/failing_calls.rs"]
+mod calls;
+#[cfg(target_os = "linux")]
+#[path = "support/device_shim.rs"]
+mod device_shim;
 #[path = "support/engine.rs"]
 mod engine;
 #[cfg(target_os = "linux")]
 #[path = "support/image.rs"]
 mod image;
+#[path = "support/sender.rs"]
+mod sender;
 #[path = "support/toil.rs"]
 mod toil;
 #[path = "support/told.rs"]
@@ -58,8 +66,8 @@ fn hear(told: &mut Told, line: &str, who: &str) -> bool {
 }
 
 /// Lets a child work, and kills it: some time after its first acknowledgement, or before.
-fn one_life(directory: &Path, seed: u64, chance: &mut Chance, told: &mut Told) {
-    let Running { mut child, lines } = spawn(this_file(), directory, seed);
+fn one_life(command: Command, directory: &Path, seed: u64, chance: &mut Chance, told: &mut Told) {
+    let Running { mut child, lines } = spawn(command, directory, seed);
     let who = format!("the child of seed {seed}");
     if !chance.one_in(5) {
         while let Ok(line) = lines.recv() {
@@ -109,7 +117,7 @@ fn acknowledged_work_survives_being_killed() {
         let directory = base.path().join(format!("hub-{hub}"));
         let mut told = Told::default();
         for round in rounds_left.by_ref().take(ROUNDS_OF_A_HUB) {
-            one_life(&directory, round, &mut chance, &mut told);
+            one_life(this_file(), &directory, round, &mut chance, &mut told);
             if directory.join("journal").exists() {
                 disturb(&directory, &mut chance, &mut told);
                 // Otherwise the next child recovers from it, and may be killed while it does.
@@ -130,6 +138,115 @@ fn acknowledged_work_survives_being_killed() {
         reported.len(),
         works
     );
+}
+
+/// Another run of the machine has another boot id.
+#[cfg(target_os = "linux")]
+fn restarted(directory: &Path) {
+    let marker = directory.join("store.unsynced");
+    if marker.exists() {
+        fs::write(marker, "00000000-0000-0000-0000-000000000000").unwrap();
+    }
+}
+
+/// Stores that were set aside are of no more use.
+#[cfg(target_os = "linux")]
+fn tidy(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("store.damaged") {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod synced_only {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::device_shim::Device;
+    use super::*;
+
+    /// A hub in a tree of its own, on a device that forgets what was not synced.
+    struct Forgetful {
+        base: tempfile::TempDir,
+        durability: &'static str,
+        /// Since the power came back.
+        device: Option<Device>,
+    }
+
+    impl Forgetful {
+        fn new(durability: &'static str) -> Self {
+            let base = tempfile::tempdir().unwrap();
+            fs::create_dir(base.path().join("tree")).unwrap();
+            Self { base, durability, device: None }
+        }
+
+        fn hub(&self) -> std::path::PathBuf {
+            self.base.path().join("tree/hub")
+        }
+
+        /// One life, after which the power stays.
+        fn one_life(&mut self, seed: u64, chance: &mut Chance, told: &mut Told) {
+            let [tree, kept] = ["tree", "device"].map(|part| self.base.path().join(part));
+            let device = self.device.get_or_insert_with(|| Device::below(&tree, &kept));
+            let mut command = this_file();
+            command.envs(device.variables()).env(toil::DURABILITY, self.durability);
+            one_life(command, &tree.join("hub"), seed, chance, told);
+            device.outlives();
+        }
+
+        /// What is left is what the device has: that may be some of what was not synced, too, if it is `busy`.
+        fn lose_power(&mut self, busy: bool, chance: &mut Chance) {
+            if let Some(device) = self.device.take() {
+                device.lose_power(busy, chance);
+                restarted(&self.hub());
+            }
+        }
+    }
+
+    /// R28, R55: what was acknowledged as durable survives a kill at any moment that takes what was not synced with it. So that a pass
+    /// means something, the same work without a sync must lose something in most rounds.
+    #[test]
+    fn acknowledged_work_survives_a_device_that_keeps_only_what_was_synced() {
+        let (rounds, seed) = (setting("COMMISSARY_CRASH_ROUNDS", 30), setting("COMMISSARY_CRASH_SEED", 7));
+        let (mut chance, mut all) = (Chance(seed), Told::default());
+        let mut rounds_left = 1..=rounds;
+        for _ in 0..rounds.div_ceil(ROUNDS_OF_A_HUB as u64) {
+            let (mut world, mut told) = (Forgetful::new("sync"), Told::default());
+            for round in rounds_left.by_ref().take(ROUNDS_OF_A_HUB) {
+                world.one_life(round, &mut chance, &mut told);
+                if chance.one_in(4) {
+                    continue;
+                }
+                world.lose_power(chance.one_in(2), &mut chance);
+                // Otherwise the next child recovers.
+                if world.hub().join("journal").exists() && chance.one_in(2) {
+                    check(&world.hub(), &mut told);
+                    tidy(&world.hub());
+                }
+            }
+            world.lose_power(false, &mut chance);
+            check(&world.hub(), &mut told);
+            all.add(told);
+        }
+        let Told { acknowledged, cuts, rebuilds, compactions, .. } = all;
+        assert!(acknowledged > rounds, "the children got nothing done");
+        let (contrasts, mut lost) = ((rounds / 10).max(2), 0);
+        for round in 1..=contrasts {
+            let (mut world, mut told) = (Forgetful::new("os"), Told::default());
+            while told.acknowledged == 0 {
+                world.one_life(rounds + round, &mut chance, &mut told);
+            }
+            world.lose_power(false, &mut chance);
+            lost += u64::from(catch_unwind(AssertUnwindSafe(|| drop(check(&world.hub(), &mut told)))).is_err());
+        }
+        eprintln!(
+            "{rounds} kills on a device that forgets, seed {seed}: {acknowledged} effects acknowledged, 0 lost; {cuts} torn tails cut, \
+             {rebuilds} stores rebuilt, {compactions} compactions; without syncs {lost} of {contrasts} rounds lost something"
+        );
+        assert!(lost * 2 > contrasts, "the harness does not see losses: {lost} of {contrasts}");
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -178,14 +295,6 @@ mod power {
         }
     }
 
-    /// Another run of the machine has another boot id.
-    pub(super) fn restarted(directory: &Path) {
-        let marker = directory.join("store.unsynced");
-        if marker.exists() {
-            fs::write(marker, "00000000-0000-0000-0000-000000000000").unwrap();
-        }
-    }
-
     /// Returns when none of its threads runs, so that none is told of a sync any more.
     fn stop(process: u32) {
         assert!(Command::new("kill").args(["-STOP", &process.to_string()]).status().unwrap().success());
@@ -196,16 +305,6 @@ mod power {
         let tasks = || fs::read_dir(format!("/proc/{process}/task")).unwrap();
         while !tasks().all(|task| stands(task.unwrap())) {
             thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Stores that were set aside are of no more use.
-    pub(super) fn tidy(directory: &Path) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap().to_string_lossy().starts_with("store.damaged") {
-                fs::remove_dir_all(path).unwrap();
-            }
         }
     }
 
@@ -258,149 +357,5 @@ mod power {
              rebuilt, {compactions} compactions; without syncs {lost} of {contrasts} rounds lost something"
         );
         assert!(lost * 2 > contrasts, "the harness does not see losses: {lost} of {contrasts}");
-    }
-}
-
-#[cfg(target_os = "linux")]
-mod calls {
-    use std::sync::mpsc::RecvTimeoutError;
-
-    use super::image::Image;
-    use super::*;
-
-    /// Steps of each worker of a child: more syncs than calls that are tried.
-    const CHILD_STEPS: &str = "40";
-    /// Children on one hub: each opening of it reads all that the earlier ones did.
-    const CALLS_OF_A_HUB: u64 = 15;
-    /// A child that says nothing for so long hangs.
-    const PATIENCE: Duration = Duration::from_secs(120);
-
-    /// A way in which a system call fails.
-    struct Fault {
-        what: &'static str,
-        calls: &'static str,
-        action: &'static str,
-        /// Every call from that one on, too.
-        lasting: bool,
-        /// Files of the hub's directory that it strikes; any, if none is named.
-        files: &'static [&'static str],
-    }
-
-    const JOURNALS: &[&str] = &["journal", "journal.new"];
-    const FAULTS: [Fault; 13] = [
-        Fault {
-            what: "killed in a fdatasync",
-            calls: "fdatasync",
-            action: "signal=SIGKILL",
-            lasting: false,
-            files: &[],
-        },
-        Fault { what: "killed in a fsync", calls: "fsync", action: "signal=SIGKILL", lasting: false, files: &[] },
-        Fault { what: "killed in a write", calls: "write", action: "signal=SIGKILL", lasting: false, files: JOURNALS },
-        Fault { what: "killed in a rename", calls: "rename", action: "signal=SIGKILL", lasting: false, files: &[] },
-        Fault { what: "EIO in a fdatasync", calls: "fdatasync", action: "error=EIO", lasting: false, files: &[] },
-        Fault { what: "EIO in every fdatasync", calls: "fdatasync", action: "error=EIO", lasting: true, files: &[] },
-        Fault { what: "EIO in a fsync", calls: "fsync", action: "error=EIO", lasting: false, files: &[] },
-        Fault { what: "EIO in every fsync", calls: "fsync", action: "error=EIO", lasting: true, files: &[] },
-        Fault { what: "ENOSPC in a write", calls: "write", action: "error=ENOSPC", lasting: false, files: JOURNALS },
-        Fault { what: "ENOSPC in every write", calls: "write", action: "error=ENOSPC", lasting: true, files: JOURNALS },
-        Fault { what: "ENOSPC in the store", calls: "pwrite64", action: "error=ENOSPC", lasting: true, files: &[] },
-        Fault { what: "EIO in a rename", calls: "rename", action: "error=EIO", lasting: false, files: &[] },
-        Fault {
-            what: "EIO in a read",
-            calls: "pread64",
-            action: "error=EIO",
-            lasting: false,
-            files: &["journal", "store/db"],
-        },
-    ];
-
-    impl Fault {
-        fn command(&self, directory: &Path, nth: u64) -> Command {
-            let mut command = Command::new("strace");
-            command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={}", self.calls)]);
-            let on = if self.lasting { "+" } else { "" };
-            command.args(["-e", &format!("inject={}:{}:when={nth}{on}", self.calls, self.action)]);
-            for file in self.files {
-                command.arg("-P").arg(directory.join(file));
-            }
-            command.arg(std::env::current_exe().unwrap());
-            command.env(toil::STEPS, CHILD_STEPS);
-            command
-        }
-
-        /// Lets a child run into the fault. True if it did.
-        fn strikes(&self, directory: &Path, nth: u64, seed: u64, told: &mut Told) -> bool {
-            let who = format!("{}, the {nth}-th: the child of seed {seed}", self.what);
-            let Running { mut child, lines } = spawn(self.command(directory, nth), directory, seed);
-            let (mut process, mut ended, refused) = (None, false, told.refused);
-            loop {
-                let line = match lines.recv_timeout(PATIENCE) {
-                    Ok(line) => line,
-                    Err(RecvTimeoutError::Disconnected) => break,
-                    Err(RecvTimeoutError::Timeout) => {
-                        // strace would leave it behind.
-                        let process = process.unwrap_or_else(|| child.id().to_string());
-                        drop(Command::new("kill").args(["-KILL", &process]).status());
-                        child.wait().unwrap();
-                        panic!("{who} hangs");
-                    }
-                };
-                hear(told, &line, &who);
-                match line.split_once(' ') {
-                    Some(("pid", found)) => process = Some(found.to_owned()),
-                    _ => ended |= line == "end",
-                }
-            }
-            child.wait().unwrap();
-            assert!(process.is_some(), "{who} did not begin: strace failed");
-            assert!(ended || self.action.starts_with("signal"), "{who} ended in the middle");
-            !ended || told.refused > refused
-        }
-    }
-
-    /// R55, R111: each kind of system call fails, the first, the second and so on, once or from then on, or the process dies in it. Nobody
-    /// is told of what did not become durable, also when the power goes afterwards; nothing hangs, and the hub opens again.
-    #[test]
-    fn acknowledged_work_survives_system_calls_that_fail() {
-        let calls = setting("COMMISSARY_STRACE_CALLS", 0);
-        if calls == 0 || !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            eprintln!("failing calls | skipped: they take strace, and COMMISSARY_STRACE_CALLS");
-            return;
-        }
-        let base = tempfile::tempdir().unwrap();
-        let image = Image::mount(base.path());
-        let (mut seed, mut struck) = (0, 0);
-        for (kind, fault) in FAULTS.iter().enumerate() {
-            // Each kind on hubs of its own, which the children fill one after another. They stay: a removal is undone by a power cut.
-            let root = image.as_ref().map_or(base.path().to_path_buf(), Image::root);
-            let (mut all, mut told, mut of_these) = (Told::default(), Told::default(), 0);
-            for nth in 1..=calls {
-                let directory = &root.join(format!("hub-{kind}-{}", nth / CALLS_OF_A_HUB));
-                if nth.is_multiple_of(CALLS_OF_A_HUB) {
-                    all.add(std::mem::take(&mut told));
-                }
-                seed += 1;
-                of_these += u64::from(fault.strikes(directory, nth, seed, &mut told));
-                if let Some(image) = &image {
-                    image.cut();
-                    image.come_back();
-                    power::restarted(directory);
-                }
-                if directory.join("journal").exists() {
-                    check(directory, &mut told);
-                    power::tidy(directory);
-                }
-            }
-            all.add(told);
-            eprintln!(
-                "{}: {of_these} of {calls} children were struck, {} calls refused, {} effects acknowledged, 0 lost",
-                fault.what, all.refused, all.acknowledged
-            );
-            assert!(of_these > 0, "{}: no child was struck", fault.what);
-            struck += of_these;
-        }
-        let power = if image.is_some() { "the power cut after each" } else { "no power cuts" };
-        eprintln!("{seed} children, {power}: {struck} struck, 0 lost");
     }
 }

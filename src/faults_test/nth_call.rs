@@ -9,9 +9,9 @@ use super::*;
 use crate::{Compact, Durability, Engine, Event, EventKind, Finding, Projection, ProjectionOptions};
 
 /// A directory that a hub lives in.
-struct Folder {
-    path: PathBuf,
-    engine: Engine,
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) engine: Engine,
 }
 
 impl Home for Folder {
@@ -85,14 +85,21 @@ fn whole_life(home: &impl Home, clock: &ManualClock, durability: Durability) -> 
 
 /// A life on a disk that fails so.
 fn life(home: &impl Home, fault: Option<Fault>, durability: Durability) -> (Session, Faults) {
-    FAULTS.set(Faults { fault, ..NO_FAULTS });
-    let session = whole_life(home, &ManualClock::default(), durability);
-    (session, FAULTS.replace(NO_FAULTS))
+    with_fault(fault, || whole_life(home, &ManualClock::default(), durability))
 }
 
-/// An error is to be one of those that a failing disk makes.
-fn typed<T, E: std::error::Error + 'static>(result: Result<T, E>) -> Option<T> {
-    result.map_err(|error| assert!(is_of_the_disk(&error), "{error}")).ok()
+/// A life in a home that `make` makes.
+fn life_in<H: Home>(make: impl Fn() -> H) -> impl Fn(Option<Fault>) -> ((H, Session), Faults) {
+    move |fault| {
+        let home = make();
+        let (session, faults) = life(&home, fault, Durability::Sync);
+        assert!(fault.is_some() || (session.tickets.len() > 40 && session.refused == 0));
+        ((home, session), faults)
+    }
+}
+
+fn acknowledged(session: &Session) -> usize {
+    session.tickets.iter().filter(|(ticket, _)| ticket.wait_durable().is_ok()).count()
 }
 
 /// Everything there is to be seen of a hub.
@@ -120,41 +127,6 @@ fn is_whole(what: &str, home: &impl Home, journal: &[u8], session: &Session) {
     goes_on(what, (hub, service, clock), session, false);
 }
 
-/// Lets calls of each kind fail, one in each life: once, and from then on. `COMMISSARY_FAULT_EVERY` sets which of a kind are taken, 1 are
-/// all. Without it `samples` of a kind are, by turns once and from then on. All kinds are made but those `without`.
-fn sweep<H: Home>(home: &str, samples: u64, without: &[Call], make: impl Fn() -> H, look: impl Fn(&str, &H, &Session)) {
-    let (session, undisturbed) = life(&make(), None, Durability::Sync);
-    assert!(session.tickets.len() > 40 && session.refused == 0 && !undisturbed.struck);
-    let every = std::env::var("COMMISSARY_FAULT_EVERY").ok().map(|every| every.parse::<u64>().unwrap());
-    let (mut lives, mut acknowledged, mut failed) = (0, 0, Vec::new());
-    for call in CALLS {
-        let made = undisturbed.made[call as usize];
-        assert_eq!(made == 0, without.contains(&call), "{home}: {call:?}: {made}");
-        let step = every.unwrap_or(made.div_ceil(samples)).max(1);
-        let chosen: Vec<u64> = (step.midpoint(1)..=made).step_by(usize::try_from(step).unwrap()).collect();
-        for (at, nth, lasting) in (0..).zip(&chosen).flat_map(|(at, nth)| [(at, *nth, false), (at, *nth, true)]) {
-            let is_sample = every.is_some() || lasting == ((call as usize + at) % 2 == 1);
-            // From a disk that fails for good nothing more is to be expected: not a part of a batch either.
-            if !is_sample || (call == Call::ApplyPart && lasting) {
-                continue;
-            }
-            let home = make();
-            let (session, faults) = life(&home, Some(Fault { call, nth, lasting }), Durability::Sync);
-            let what = format!("{call:?} {nth} of {made}, {}", if lasting { "lasting" } else { "once" });
-            assert!(faults.struck, "{what}");
-            look(&what, &home, &session);
-            lives += 1;
-            acknowledged += session.tickets.iter().filter(|(ticket, _)| ticket.wait_durable().is_ok()).count();
-        }
-        if made > 0 {
-            failed.push(format!("{call:?} {} of {made}", chosen.len()));
-        }
-    }
-    let made: u64 = undisturbed.made.iter().sum();
-    eprintln!("{home}, calls failed: {}", failed.join(", "));
-    eprintln!("{home}: {made} calls, {lives} lives, {acknowledged} tickets acknowledged, 0 lost");
-}
-
 /// R55, R111: the n-th of all that is asked of the disk fails, whatever it is and whenever it comes, in the session, while the hub is
 /// opened or closed, and while its journal is compacted; once, and from then on. What was acknowledged is there, whole, after a power
 /// cut, too, and the rest can be finished. `COMMISSARY_FAULT_EVERY` sets which n are taken: 1 are all (without it, some of each kind).
@@ -164,13 +136,14 @@ fn the_nth_call_that_fails_loses_nothing_acknowledged() {
         "memory",
         4,
         &[Call::Truncate, Call::Open, Call::ApplyPart, Call::Checkpointed],
-        MemoryDisk::new,
-        |what, disk, session| {
+        life_in(MemoryDisk::new),
+        |what, (disk, session)| {
             for crash in [Crash::Power, Crash::Process] {
                 let found = disk.after(crash);
-                is_whole(&format!("{what}, {crash:?}"), &found, &found.journal().bytes(), session);
+                is_whole(&format!("{what}, {crash:?}"), &found, &found.journal().bytes(), &session);
             }
-            recovered(&format!("{what}, without the store"), &disk.without_store(), session, false);
+            recovered(&format!("{what}, without the store"), &disk.without_store(), &session, false);
+            acknowledged(&session)
         },
     );
 }
@@ -184,18 +157,23 @@ fn sweep_directory(engine: Engine, without: &[Call]) {
         made.set(made.get() + 1);
         base.path().join(made.get().to_string())
     };
-    let make = || Folder { path: fresh().join("hub"), engine };
-    sweep(&format!("{engine:?}"), 2, without, make, |what, folder, session| {
+    let make = || {
+        let above = fresh();
+        fs::create_dir(&above).unwrap();
+        Folder { path: above.join("hub"), engine }
+    };
+    sweep(&format!("{engine:?}"), 2, without, life_in(make), |what, (folder, session)| {
         // Not even its directory may be there.
         fs::create_dir_all(&folder.path).unwrap();
         let journal = fs::read(folder.path.join("journal")).unwrap_or_default();
         let alone = folder.copy(&fresh());
         let _ = fs::remove_dir_all(alone.path.join("store"));
-        recovered(&format!("{what}, without the store"), &alone, session, false);
-        is_whole(what, folder, &journal, session);
+        recovered(&format!("{what}, without the store"), &alone, &session, false);
+        is_whole(what, &folder, &journal, &session);
         for done in [&alone.path, &folder.path] {
             fs::remove_dir_all(done).unwrap();
         }
+        acknowledged(&session)
     });
 }
 

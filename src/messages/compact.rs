@@ -114,10 +114,21 @@ enum Prepared {
     Rewrite(Box<Rewrite>),
 }
 
+/// A compaction whose caller's part is done.
+pub(super) enum Started {
+    Unchanged(Compacted),
+    /// The writer is to answer.
+    Rewriting(mpsc::Receiver<Result<Compacted, CompactError>>),
+}
+
 /// Compacts a log, on the caller's thread but for the end of it.
 pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Compacted, CompactError> {
+    start(shared, place, terms, retain)?.wait(place)
+}
+
+pub(super) fn start(shared: &Shared, place: &Place, terms: Terms, retain: Retain) -> Result<Started, CompactError> {
     let rewrite = match prepare(shared, place, terms, retain)? {
-        Prepared::Unchanged(compacted) => return Ok(compacted),
+        Prepared::Unchanged(compacted) => return Ok(Started::Unchanged(compacted)),
         Prepared::Rewrite(rewrite) => rewrite,
     };
     let (done, answer) = mpsc::channel();
@@ -128,9 +139,20 @@ pub(super) fn compact(shared: &Shared, place: &Place, terms: Terms, retain: Reta
     if shared.is_over() {
         shared.abandon_rewritings();
     }
-    // Without an answer the writer panicked.
-    let answer = answer.recv().unwrap_or(Err(CompactError::Failed));
-    answer.inspect_err(|_| place.discard_fresh())
+    Ok(Started::Rewriting(answer))
+}
+
+impl Started {
+    pub(super) fn wait(self, place: &Place) -> Result<Compacted, CompactError> {
+        match self {
+            Self::Unchanged(compacted) => Ok(compacted),
+            Self::Rewriting(answer) => {
+                // Without an answer the writer panicked.
+                let answer = answer.recv().unwrap_or(Err(CompactError::Failed));
+                answer.inspect_err(|_| place.discard_fresh())
+            }
+        }
+    }
 }
 
 /// Does what can be done beside the writer.

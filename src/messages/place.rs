@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::builder::MemoryDisk;
 use crate::device::{Device, FileDevice, FileDeviceError, ReadAt, open_read_only};
 use crate::error::OpenError;
+use crate::faults::{Call, fault_point, name_fault_point};
 use crate::files;
 use crate::journal::JournalFile;
 use crate::sync::Arc;
@@ -28,6 +29,8 @@ impl Place {
                 Ok(Box::new(device))
             }
             Self::Memory(disk) => {
+                name_fault_point(Call::SyncNames)?;
+                disk.journal().sync_name();
                 disk.fresh().clear();
                 Ok(Box::new(disk.journal().clone()))
             }
@@ -43,6 +46,7 @@ impl Place {
                 Ok(Box::new(device))
             }
             Self::Memory(disk) => {
+                name_fault_point(Call::Create)?;
                 disk.fresh().clear();
                 Ok(Box::new(disk.fresh().clone()))
             }
@@ -57,6 +61,7 @@ impl Place {
                 fresh.renamed(path);
             }
             Self::Memory(disk) => {
+                fault_point(Call::Rename)?;
                 disk.journal().take_over(disk.fresh());
                 *fresh = Box::new(disk.journal().clone());
             }
@@ -69,6 +74,7 @@ impl Place {
         match self {
             Self::File(path) => files::sync_parent(path),
             Self::Memory(disk) => {
+                fault_point(Call::SyncNames)?;
                 disk.journal().sync_name();
                 Ok(())
             }

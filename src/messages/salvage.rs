@@ -13,6 +13,7 @@ use super::window::{Gaps, Terms, Windows};
 use crate::clock::{Clock, SystemClock};
 use crate::device::Device;
 use crate::error::OpenError;
+use crate::files;
 use crate::journal::{Entry, GROUP_FRAME, GroupTime, JournalError, JournalFile, Log, Piece, Purpose, Salvage};
 use crate::ticket::CLASS_SYNC;
 
@@ -109,7 +110,7 @@ pub enum SalvageError {
 ///
 /// # Errors
 ///
-/// [`SalvageError`]; there is nothing at `to` then.
+/// [`SalvageError`]; there is nothing at `to` then, unless it was made, and not even removing it succeeds on that disk.
 pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Salvaged, SalvageError> {
     let (from, to) = (from.as_ref(), to.as_ref());
     let exists = || SalvageError::Exists { path: to.to_path_buf() };
@@ -122,12 +123,17 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Salvaged,
     let (source, len) = read_only(from)?;
     let source = Salvage::open(source, len, Purpose::Messages)?;
     let place = Place::File(to.to_path_buf());
-    let device = place.fresh()?;
+    let device = place.fresh().inspect_err(|_| place.discard_fresh())?;
     let done = rebuild(source, device).and_then(|(mut log, salvaged)| {
         if to.symlink_metadata().is_ok() {
             return Err(exists());
         }
-        place.rename(log.device_mut()).and_then(|()| place.sync_name()).map_err(SalvageError::Write)?;
+        place.rename(log.device_mut()).map_err(SalvageError::Write)?;
+        if let Err(error) = place.sync_name() {
+            // It may be nothing after a power cut.
+            let _ = files::remove_file(to);
+            return Err(SalvageError::Write(error));
+        }
         Ok(salvaged)
     });
     done.inspect_err(|_| place.discard_fresh())

@@ -6,8 +6,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-#[cfg(test)]
-use crate::device::{Call, fault_point};
+use crate::faults::{Call, fault_point};
 use crate::sync::{Arc, RwLock};
 
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
@@ -93,13 +92,11 @@ impl fmt::Debug for MemoryStore {
 
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        #[cfg(test)]
         fault_point(Call::StoreRead)?;
         Ok(self.read().pairs.get(key).cloned())
     }
 
     fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
-        #[cfg(test)]
         fault_point(Call::StoreRead)?;
         // A map's range panics when it is inverted; ours is empty.
         if end.is_some_and(|end| end <= start) {
@@ -112,7 +109,6 @@ impl Store for MemoryStore {
     }
 
     fn last(&self, start: &[u8], last: &[u8]) -> Result<Option<Pair>, StoreError> {
-        #[cfg(test)]
         fault_point(Call::StoreRead)?;
         if last < start {
             return Ok(None);
@@ -124,7 +120,6 @@ impl Store for MemoryStore {
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         assert_unreserved(&batch);
-        #[cfg(test)]
         fault_point(Call::Apply)?;
         let state = &mut *self.write();
         if let Some(left) = state.applies_before_fault {
@@ -142,13 +137,11 @@ impl Store for MemoryStore {
             state.undo.entry(key).or_insert(before);
         }
         debug_assert!(!state.pairs.contains_key(VERSION_KEY), "the map took the reserved key");
-        #[cfg(test)]
         fault_point(Call::Applied)?;
         Ok(())
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        #[cfg(test)]
         fault_point(Call::Checkpoint)?;
         self.write().undo.clear();
         Ok(())

@@ -15,8 +15,7 @@ use super::folder::{lock, refuse_foreign, size_of_files};
 use super::shield::{self, Shield};
 use super::{Batch, BatchSize, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 use crate::FORMAT_VERSION;
-#[cfg(test)]
-use crate::device::{Call, fault_point};
+use crate::faults::{Call, fault_point};
 use crate::files::{self, sync_dir, sync_parent};
 
 /// The one file of the store, which redb locks.
@@ -56,7 +55,6 @@ impl RedbStore {
         prepare(dir)?;
         let mut builder = Database::builder();
         builder.set_cache_size(usize::try_from(cache_bytes).unwrap_or(usize::MAX));
-        #[cfg(test)]
         fault_point(Call::StoreOpen)?;
         let db = shield::caught(|| builder.create(dir.join(FILE)).map_err(|error| translated(error.into())))?;
         let store = RedbStore { db: Some(db), dir: dir.to_owned(), shield: Shield::default() };
@@ -92,7 +90,6 @@ impl RedbStore {
     fn call<T>(&self, ask: impl FnOnce(&Database) -> Result<T, ::redb::Error>) -> Result<T, StoreError> {
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
         self.shield.call(|| {
-            #[cfg(test)]
             fault_point(Call::StoreRead)?;
             ask(db).map_err(translated)
         })
@@ -147,7 +144,6 @@ impl Store for RedbStore {
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         assert_unreserved(&batch);
         self.write(|db| {
-            #[cfg(test)]
             fault_point(Call::Apply)?;
             let mut write = db.begin_write()?;
             write.set_durability(Durability::None)?;
@@ -160,7 +156,6 @@ impl Store for RedbStore {
             }
             drop(pairs);
             write.commit()?;
-            #[cfg(test)]
             fault_point(Call::Applied)?;
             Ok(())
         })
@@ -168,7 +163,6 @@ impl Store for RedbStore {
 
     fn checkpoint(&self) -> Result<(), StoreError> {
         self.write(|db| {
-            #[cfg(test)]
             fault_point(Call::Checkpoint)?;
             let mut write = db.begin_write()?;
             write.set_durability(Durability::Immediate)?;

@@ -24,8 +24,7 @@ use super::marker::Marker;
 use super::shield::{self, Shield};
 use super::{Batch, Pair, Store, StoreError, VERSION_KEY, assert_unreserved};
 use crate::FORMAT_VERSION;
-#[cfg(test)]
-use crate::device::{Call, fault_point};
+use crate::faults::{Call, fault_point};
 use crate::files::{self, sync_dir, sync_parent};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -94,7 +93,6 @@ impl SledStore {
             .cache_capacity(cache_bytes)
             .flush_every_ms(None)
             .segment_size(SEGMENT_BYTES);
-        #[cfg(test)]
         fault_point(Call::StoreOpen)?;
         let db = caught(|| config.open())?;
         let store = SledStore {
@@ -133,7 +131,6 @@ impl SledStore {
     fn call<T>(&self, ask: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
         self.shield.call(|| {
-            #[cfg(test)]
             fault_point(Call::StoreRead)?;
             ask(db).map_err(translated)
         })
@@ -204,15 +201,12 @@ impl Store for SledStore {
             return Err(source.into());
         }
         self.write(|db| {
-            #[cfg(test)]
             fault_point(Call::Apply)?;
-            #[cfg(test)]
             if let Err(error) = fault_point(Call::ApplyPart) {
                 db.apply_batch(writes(batch.iter().take(records / 2)))?;
                 return Err(error.into());
             }
             db.apply_batch(writes(batch.iter()))?;
-            #[cfg(test)]
             fault_point(Call::Applied)?;
             for _ in 0..records / RECORDS_PER_EPOCH_FLUSH + EPOCH_FLUSHES_MIN {
                 crossbeam_epoch::pin().flush();
@@ -226,10 +220,8 @@ impl Store for SledStore {
     fn checkpoint(&self) -> Result<(), StoreError> {
         let unsynced = self.unsynced_bytes.load(Ordering::Relaxed);
         self.write(|db| {
-            #[cfg(test)]
             fault_point(Call::Checkpoint)?;
             db.flush()?;
-            #[cfg(test)]
             fault_point(Call::Checkpointed)?;
             // sled's flush starts the write-back of the log and waits for it, which covers neither the file's length nor its blocks.
             // Large values are files of their own, synced by sled; their names are not.

@@ -11,7 +11,7 @@ use commissary::{
     Seat, Service, ServiceHandle, Verdict,
 };
 
-use crate::engine;
+use crate::{engine, sender};
 
 pub(crate) const DIRECTORY: &str = "COMMISSARY_CRASH_CHILD_DIR";
 pub(crate) const SEED: &str = "COMMISSARY_CRASH_CHILD_SEED";
@@ -72,7 +72,7 @@ pub(crate) fn builder() -> commissary::Builder {
 }
 
 /// Says one line to the parent. A parent that is gone ends the child.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
     if out.write_all(format!("@ {line}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
@@ -230,7 +230,9 @@ pub(crate) fn live() {
         let words = panic.to_string().replace('\n', " ");
         // On a disk that fails every call may be refused, and the engine may panic. What panics in the crate is a fault.
         match of {
-            of if steps.is_some() && of.ends_with("toil.rs") => say(&format!("refused {words}")),
+            of if steps.is_some() && (of.ends_with("toil.rs") || of.ends_with("sender.rs")) => {
+                say(&format!("refused {words}"));
+            }
             of if steps.is_some() && (of.contains("/sled-") || of.contains("/redb-")) => {}
             _ => {
                 // A child that finds a fault must end, and not wait for a kill that proves nothing.
@@ -245,10 +247,9 @@ pub(crate) fn live() {
 }
 
 fn work(directory: &Path, seed: u64, steps: u64) {
-    let mut builder = builder();
-    if std::env::var(DURABILITY).is_ok_and(|durability| durability == "os") {
-        builder = builder.durability(Durability::Os);
-    }
+    let os = std::env::var(DURABILITY).is_ok_and(|durability| durability == "os");
+    let durability = if os { Durability::Os } else { Durability::Sync };
+    let mut builder = builder().durability(durability);
     if seed.is_multiple_of(COMPACTS) {
         builder = builder.compact(Compact::default());
     }
@@ -258,6 +259,8 @@ fn work(directory: &Path, seed: u64, steps: u64) {
     say(&format!("open {replayed} {cut} {rebuilt} {compacted}"));
     let services: Vec<_> = SERVICES.iter().map(|name| hub.register(Probe(name)).unwrap()).collect();
     thread::scope(|scope| {
+        let sends = || sender::send(directory, durability, Chance(seed), steps);
+        scope.spawn(move || drop(catch_unwind(AssertUnwindSafe(sends))));
         for number in 1..=WORKERS {
             let (hub, services) = (hub.clone(), services.clone());
             scope

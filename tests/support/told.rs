@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use commissary::{Hub, OpenError, ServiceHandle, SubjectState, Work};
 
+use crate::sender::Sent;
 use crate::toil::{DIRECTORY, Probe, SEED, SERVICES, WORKERS, builder};
 
 /// What the children said.
@@ -23,6 +24,7 @@ pub(crate) struct Told {
     clients: BTreeMap<u64, Option<bool>>,
     /// Leases known to be durable and not ended since: service, client and what is owed.
     held: BTreeMap<String, (usize, u64, BTreeSet<u64>)>,
+    sent: Sent,
     pub(crate) acknowledged: u64,
     pub(crate) replayed: u64,
     pub(crate) cuts: u64,
@@ -49,10 +51,11 @@ impl Told {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |word: &str| word.parse::<u64>().unwrap();
         let index = |word: &str| word.parse::<usize>().unwrap();
-        self.acknowledged += u64::from(words[0] == "ack");
+        self.acknowledged += u64::from(matches!(words[0], "ack" | "sent"));
         match *words {
             ["refused", ..] => self.refused += 1,
             ["pid", _] | ["end"] => {}
+            ["send" | "sent" | "cut", ..] => self.sent.hear(&words),
             ["open", replayed, cut, rebuilt, compacted] => {
                 self.compactions += number(compacted);
                 self.replayed += number(replayed);
@@ -196,8 +199,10 @@ pub(crate) fn check(directory: &Path, told: &mut Told) -> Contents {
         }
     }
     hub.close().unwrap();
+    told.sent.check(directory);
     contents
 }
+
 pub(crate) struct Running {
     pub(crate) child: Child,
     pub(crate) lines: mpsc::Receiver<String>,
