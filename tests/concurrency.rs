@@ -556,7 +556,8 @@ fn sources() -> BTreeMap<String, String> {
         let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
         lines.collect::<Vec<_>>().join("\n")
     };
-    let is_test = |name: &str| name.ends_with("_test.rs");
+    // Files, and directories of files.
+    let is_test = |name: &str| name.split('/').any(|part| part.trim_end_matches(".rs").ends_with("_test"));
     found.iter().map(|path| (named(path), code(path))).filter(|(name, _)| !is_test(name)).collect()
 }
 
