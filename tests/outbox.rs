@@ -5,7 +5,9 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -358,6 +360,35 @@ fn a_letter_is_dropped_only_by_hand() {
     let after = shop.after(Crash::Power);
     let outbox = after.hub.outbox(payer(&outside, always(), 1), often()).unwrap();
     assert_eq!(outbox.dead_letters().list().len(), 1);
+}
+
+struct Careless;
+
+impl Wake for Careless {
+    fn wake(self: Arc<Self>) {
+        panic!("a task");
+    }
+}
+
+/// R111: a task of the application's that follows the events, and panics when it is woken, is not the caller's who asks for a
+/// letter to be tried again.
+#[test]
+fn a_followers_waker_that_panics_is_not_the_callers() {
+    let (shop, _service) = shop(1..=1);
+    let outside = Outside::default();
+    let never: Fate = Arc::new(|_, _| Err(Retry::never("no account")));
+    let mut outbox = shop.hub.outbox(payer(&outside, never, 1), often()).unwrap();
+    drain(&shop, &mut outbox);
+    let mut tail = shop.hub.follow(0).unwrap();
+    while tail.try_next().unwrap().is_some() {}
+    let waker = Waker::from(Arc::new(Careless));
+    let mut next = Box::pin(tail.next_async());
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let letters = outbox.dead_letters();
+    let key = letters.list()[0].key.clone();
+    assert!(letters.retry(&key));
+    // Its list of waiters is the one thing that suffers.
+    let _ = catch_unwind(AssertUnwindSafe(move || drop(next)));
 }
 
 /// R131: when the list is full nothing is dropped: what would be one more is tried on, and others go on beside it.

@@ -94,7 +94,7 @@ impl<E> DeadLetters<E> {
         let found = self.desk.letters.load().iter().any(|letter| letter.key == *key && may(letter));
         if found {
             self.desk.requests.push(Arc::new(Node::new(request)));
-            self.desk.link.news.tell();
+            self.desk.link.tell();
         }
         found
     }
