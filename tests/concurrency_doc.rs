@@ -1,4 +1,4 @@
-//! The page on concurrency is true where that can be looked up: files, models, locks.
+//! The pages on concurrency and reliability are true where that can be looked up: files, models, locks, tests, seeded bugs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -86,4 +86,38 @@ fn the_questions_are_answered_one_by_one() {
         questions.iter().zip(beginnings).all(|(question, beginning)| question.starts_with(beginning)),
         "{questions:?}"
     );
+}
+
+/// The words of a text that begin with `bug_`, are plain, and do not end in the middle.
+fn bugs(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    words.filter(|word| word.len() > 4 && word.starts_with("bug_")).map(str::to_owned).collect()
+}
+
+/// Every test program that `RELIABILITY.md` names is there, and has the test that is asked for.
+#[test]
+fn commands_name_tests_that_exist() {
+    let page = source("RELIABILITY.md");
+    let mut programs = 0;
+    for command in page.split('`').filter(|text| text.contains("cargo test ")) {
+        let words: Vec<&str> = command.split(" -- ").next().unwrap().split_whitespace().collect();
+        let filter = words.last().filter(|last| !last.starts_with('-') && !words[words.len() - 2].starts_with('-'));
+        for pair in words.windows(2).filter(|pair| pair[0] == "--test") {
+            programs += 1;
+            let code = source(&format!("tests/{}.rs", pair[1]));
+            assert!(filter.is_none_or(|filter| code.contains(filter)), "{command}");
+        }
+    }
+    assert!(programs > 40, "{programs}");
+}
+
+/// Every seeded bug is built in, looked for and told.
+#[test]
+fn seeded_bugs_are_the_same_everywhere() {
+    let [features, run, page] = ["models/Cargo.toml", "models/run", "RELIABILITY.md"].map(source);
+    let table = run.split("<<'BUGS'").nth(1).unwrap().split("\nBUGS\n").next().unwrap();
+    let features = bugs(features.split("[features]").nth(1).unwrap());
+    assert!(features.len() >= 20, "{features:?}");
+    assert_eq!(features, bugs(table));
+    assert_eq!(features, bugs(&page));
 }

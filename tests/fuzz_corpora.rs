@@ -71,6 +71,7 @@ fn write_seeds(name: &str) {
     let seeds = match name {
         "journal" => journals(directory.path()),
         "messages" => logs(&directory.path().join("log")),
+        "salvage" => logs(&directory.path().join("log")).into_iter().flat_map(|(_, log)| damaged(&log)).collect(),
         _ => return,
     };
     for (at, (how, bytes)) in
@@ -125,6 +126,20 @@ fn logs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     vec![(vec![0, 1, 2, 6, 7, 255], whole), (vec![0], torn), (vec![2, 3, 6, 7], fs::read(path).unwrap())]
 }
 
+/// Not at all; a bit of the header and one of the middle flipped; a stretch taken out, and one zeroed; a header alone.
+fn damaged(log: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let middle = log.len() / 2;
+    let flipped = |at: usize| {
+        let mut log = log.to_vec();
+        log[at] ^= 16;
+        log
+    };
+    let without = [&log[..middle], &log[middle + 20..]].concat();
+    let zeroed = [&log[..middle], &[0; 30][..], &log[middle + 30..]].concat();
+    let all = [log.to_vec(), flipped(20), flipped(middle), without, zeroed, log[..20].to_vec()];
+    all.into_iter().map(|log| (vec![0], log)).chain([(vec![1], flipped(middle))]).collect()
+}
+
 macro_rules! corpora {
     ($($name:ident)*) => {$(
         #[test]
@@ -134,4 +149,4 @@ macro_rules! corpora {
     )*};
 }
 
-corpora!(edges journal json messages ops token wire);
+corpora!(edges journal json messages ops salvage token wire);

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use commissary::messages::{Journal, Message};
 use commissary::{
-    Ask, Builder, Compact, FORMAT_VERSION, Hub, JournalError, Lease, ManualClock, OpenError, Registration, Seat,
-    Service, ServiceHandle,
+    Ask, Builder, Compact, Courier, Event, EventKind, FORMAT_VERSION, Hub, IdempotencyKey, JournalError, Lease,
+    ManualClock, OpenError, Outbox, OutboxOptions, Projected, Projection, ProjectionOptions, Registration, Retry, Seat,
+    Service, ServiceHandle, Step,
 };
 
 use common::Plain;
@@ -188,6 +189,133 @@ fn write(directory: &Path) {
     log.close().unwrap();
 }
 
+/// Counts events.
+struct Tally;
+
+impl Projection for Tally {
+    type State = u64;
+
+    fn id(&self) -> &'static str {
+        "tally"
+    }
+
+    fn fold(&self, events: &mut u64, _: &Event) {
+        *events += 1;
+    }
+}
+
+/// Calls on users, of whom two are never in.
+struct Caller;
+
+impl Courier for Caller {
+    type Effect = u64;
+
+    fn id(&self) -> &'static str {
+        "caller"
+    }
+
+    fn effects(&self, event: &Event) -> Vec<(u64, u64)> {
+        let EventKind::Added { subjects, .. } = &event.kind else { return Vec::new() };
+        subjects.iter().filter_map(|subject| subject.key.read()).map(|user| (user, user)).collect()
+    }
+
+    fn order(&self, user: &u64) -> Vec<u8> {
+        user.to_be_bytes().to_vec()
+    }
+
+    fn dispatch(&self, user: &u64, _: &IdempotencyKey) -> Result<(), Retry> {
+        if [3, 7].contains(user) { Err(Retry::new("not in")) } else { Ok(()) }
+    }
+}
+
+/// Readers of a hub's events, whose bookmarks are in its directory. No store is kept: it is made again.
+struct Readers {
+    hub: Hub,
+    clock: ManualClock,
+    tally: Projected<Tally>,
+    caller: Outbox<Caller>,
+}
+
+impl Readers {
+    fn open(directory: &Path) -> Self {
+        let clock = ManualClock::default();
+        clock.set_wall_ms(BEGAN);
+        let hub = Hub::builder().manual().clock(clock.clone()).seed(1).cache_bytes(1 << 20);
+        let hub = hub.open(directory.join("readers")).unwrap();
+        let by_hand = ProjectionOptions { save_every: 0, save_on_drop: false, ..ProjectionOptions::default() };
+        let tally = hub.project(Tally, by_hand).unwrap();
+        let caller = hub.outbox(Caller, OutboxOptions { tries_max: 2, ..OutboxOptions::default() }).unwrap();
+        Self { hub, clock, tally, caller }
+    }
+
+    /// One effect is set aside, and one waits for its second try.
+    fn work(&mut self) {
+        let plain = self.hub.register(Plain::new("plain")).unwrap();
+        self.hub.tick();
+        for users in [0..5, 5..9] {
+            assert!(plain.add_all(users).unwrap().added >= 4);
+            self.clock.advance(Duration::from_secs(2));
+            self.hub.tick();
+            while !matches!(self.caller.step().unwrap(), Step::Idle | Step::Waiting(_)) {}
+        }
+        self.tally.catch_up().unwrap();
+        self.tally.save().unwrap();
+        self.caller.save().unwrap();
+    }
+
+    /// What they kept. What waits is read again by the first step.
+    fn seen(&mut self) -> String {
+        assert!(matches!(self.caller.step().unwrap(), Step::Waiting(_)));
+        let letters = self.caller.dead_letters().list();
+        let letters: Vec<String> =
+            letters.iter().map(|letter| format!("{:?} {}", letter.effect.clone().unwrap(), letter.tries)).collect();
+        let (view, waiting) = (self.tally.view(), self.caller.waiting());
+        format!("{} events before {}\n{letters:?} set aside, {waiting} waiting\n", view.state, view.position)
+    }
+}
+
+fn write_readers(directory: &Path) {
+    let mut readers = Readers::open(directory);
+    readers.work();
+    fs::write(directory.join("readers.txt"), readers.seen()).unwrap();
+    let Readers { hub, tally, caller, .. } = readers;
+    drop((tally, caller));
+    hub.close().unwrap();
+    drop(hub);
+    fs::remove_dir_all(directory.join("readers/store")).unwrap();
+}
+
+/// R131, R132: a projection and an outbox go on from the bookmarks that this version wrote, with what they kept; a bookmark
+/// of another format is refused by its number.
+#[test]
+fn bookmarks_that_this_version_wrote_are_read() {
+    if std::env::var_os("COMMISSARY_WRITE_GOLDEN").is_some() {
+        write_readers(&home(FORMAT_VERSION));
+    }
+    let expected = fs::read_to_string(home(FORMAT_VERSION).join("readers.txt")).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    copy(&home(FORMAT_VERSION), root.path());
+    let mut readers = Readers::open(root.path());
+    assert_eq!(readers.seen(), expected);
+    assert!(readers.tally.report().resumed_at > 0 && readers.caller.report().resumed_at > 0);
+    drop(readers);
+
+    let again = tempfile::tempdir().unwrap();
+    write_readers(again.path());
+    for name in ["readers.txt", "readers/journal", "readers/projections/tally", "readers/outboxes/caller"] {
+        let read = |root: &Path| fs::read(root.join(name)).unwrap();
+        assert!(read(again.path()) == read(&home(FORMAT_VERSION)), "{name}, byte for byte");
+    }
+    let bookmark = again.path().join("readers/outboxes/caller");
+    let mut bytes = fs::read(&bookmark).unwrap();
+    bytes[9] += 1;
+    fs::write(&bookmark, &bytes).unwrap();
+    let hub = Hub::builder().manual().seed(1).open(again.path().join("readers")).unwrap();
+    let error = hub.outbox(Caller, OutboxOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("format version"), "{error}");
+    assert!(fs::read(&bookmark).unwrap() == bytes);
+}
+
 /// Opened as it is, from the journal alone, and compacted: there is what there was.
 #[test]
 fn what_this_version_wrote_is_opened_with_everything_in_it() {
@@ -242,4 +370,13 @@ fn a_format_of_another_version_is_refused_and_left_alone() {
         "{error}"
     );
     assert!(fs::read(&journal).unwrap() == bytes);
+    let log = root.path().join("messages.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[8..10].copy_from_slice(&(FORMAT_VERSION + 1).to_be_bytes());
+    let checksum = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&checksum.to_be_bytes());
+    fs::write(&log, &bytes).unwrap();
+    let error = Journal::open(&log).map(|_| ()).unwrap_err();
+    assert!(matches!(error, OpenError::Journal(JournalError::Version { .. })), "{error}");
+    assert!(fs::read(&log).unwrap() == bytes);
 }

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod json;
 pub mod messages;
 pub mod ops;
+pub mod salvage;
 pub mod seal;
 pub mod token;
 pub mod wire;

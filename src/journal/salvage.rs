@@ -17,6 +17,7 @@ use super::{
     Allowance, Entry, FRAME_MAX, Found, GroupTime, HEAD, HEADER, Head, Header, JournalError, PREFIX, Payload, Purpose,
     Reader, Sight, Stamp, Window, checksum, read_header,
 };
+use crate::clock::HUB_MS_MAX;
 use crate::device::ReadAt;
 use crate::sync::Arc;
 
@@ -83,9 +84,10 @@ impl Salvage {
         self.reader.position()
     }
 
-    /// When the last group that counts was written.
+    /// When the last group that counts was written. A time that no clock comes to would make a log that cannot be opened.
     pub(crate) fn last_time(&self) -> GroupTime {
-        self.reader.stamp.map_or(GroupTime { hub_ms: 0, wall_ms: 0 }, |stamp| stamp.time)
+        let time = self.reader.stamp.map_or(GroupTime { hub_ms: 0, wall_ms: 0 }, |stamp| stamp.time);
+        GroupTime { hub_ms: time.hub_ms.min(HUB_MS_MAX), ..time }
     }
 
     /// The next entry that counts, or what is lost before it; nothing at the end.
