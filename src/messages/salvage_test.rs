@@ -291,3 +291,20 @@ fn something_else_is_refused() {
     bytes[32..].fill(0);
     assert!(matches!(mend(&bytes), Err(SalvageError::Journal(JournalError::Corrupt { position: 0, .. }))));
 }
+
+/// A log of its own stands where the new one would be written: it is refused, and the log stays, whether somebody has it open or not.
+#[test]
+fn a_log_where_the_new_one_would_be_written_stays() {
+    let base = tempfile::tempdir().unwrap();
+    let [from, to, other] = ["log", "mended", "mended.new"].map(|name| base.path().join(name));
+    std::fs::write(&from, small()).unwrap();
+    let journal = options().open(&other).unwrap();
+    assert!(journal.append(1, 1, b"of another").wait().is_ok());
+    let before = std::fs::read(&other).unwrap();
+    assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Locked { .. }))));
+    assert_eq!(std::fs::read(&other).unwrap(), before);
+    journal.close().unwrap();
+    let before = std::fs::read(&other).unwrap();
+    assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Io { .. }))));
+    assert_eq!(std::fs::read(&other).unwrap(), before);
+}
