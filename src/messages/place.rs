@@ -106,26 +106,19 @@ fn remove_left_over(path: &Path) -> Result<(), OpenError> {
     if !fs::exists(path).map_err(failed)? {
         return Ok(());
     }
-    let _locked = left_over(path)?;
-    files::remove_file(path).map_err(failed)
-}
-
-/// Opens what may be left over, as an empty file.
-fn emptied(path: &Path) -> Result<Box<dyn Device>, OpenError> {
-    let mut device = left_over(path)?;
-    device.truncate(0).map_err(|source| OpenError::Io { path: path.to_path_buf(), source })?;
-    Ok(Box::new(device))
-}
-
-/// Opens what may be left over, unless it is a log of its own.
-fn left_over(path: &Path) -> Result<FileDevice, OpenError> {
-    let failed = |source| OpenError::Io { path: path.to_path_buf(), source };
     let mut device = open(path)?;
     if JournalFile::header(&mut device).map_err(failed)?.is_some_and(|header| !header.refounded) {
         let what = "it is a log of its own, where a compaction would write; move it away";
         return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, what)));
     }
-    Ok(device)
+    files::remove_file(path).map_err(failed)
+}
+
+/// Opens a file as an empty one.
+fn emptied(path: &Path) -> Result<Box<dyn Device>, OpenError> {
+    let mut device = open(path)?;
+    device.truncate(0).map_err(|source| OpenError::Io { path: path.to_path_buf(), source })?;
+    Ok(Box::new(device))
 }
 
 /// Where a compaction writes: beside the log, so that a rename does.

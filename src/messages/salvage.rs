@@ -143,7 +143,7 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Salvaged,
 fn rebuild(mut source: Salvage, device: Box<dyn Device>) -> Result<(JournalFile, Salvaged), SalvageError> {
     let base = source.base();
     let wall_ms = SystemClock::default().wall_ms();
-    let mut copy = Copy::new(JournalFile::refound(device, Purpose::Messages, base, wall_ms)?);
+    let mut copy = Copy::new(JournalFile::create(device, Purpose::Messages, base, wall_ms)?);
     let (entries, first, header_lost) = (0, base, source.is_header_lost());
     let mut salvaged = Salvaged { entries, first, end: base, header_lost, lost: Vec::new() };
     // Where the last entry that was kept ends; nothing behind a loss.

