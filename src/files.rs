@@ -130,10 +130,7 @@ pub(crate) fn sync_found(path: &Path) -> io::Result<()> {
 }
 
 fn is_not_to_be_had(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
-    )
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// Returns when the name of an open file would survive a power cut, and if it is a link's, the name behind that. One that may be new

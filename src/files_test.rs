@@ -11,7 +11,9 @@ fn the_working_directory_is_there() {
     let base = tempfile::tempdir().unwrap();
     create_dir_synced(&base.path().join("a/../b/c")).unwrap();
     assert!(base.path().join("b/c").is_dir());
-    for (path, above) in [("", ".."), (".", "./.."), ("..", "../.."), ("a/..", "a/../.."), ("/", "/.."), ("a", "."), ("a/b", "a")] {
+    for (path, above) in
+        [("", ".."), (".", "./.."), ("..", "../.."), ("a/..", "a/../.."), ("/", "/.."), ("a", "."), ("a/b", "a")]
+    {
         assert_eq!(parent(Path::new(path)), Path::new(above), "{path:?}");
     }
 }
