@@ -311,8 +311,9 @@ fn a_log_that_is_open_where_the_new_one_would_be_written_stays() {
 fn a_damaged_log_is_not_written_over_by_its_own_salvage() {
     let base = tempfile::tempdir().unwrap();
     let [to, from] = ["log", "log.new"].map(|name| base.path().join(name));
-    std::fs::write(&from, small()).unwrap();
+    let damaged = small();
+    std::fs::write(&from, &damaged).unwrap();
     assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Locked { .. }))));
-    assert_eq!(std::fs::read(&from).unwrap(), small());
+    assert_eq!(std::fs::read(&from).unwrap(), damaged);
     assert!(!to.exists());
 }
