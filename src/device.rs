@@ -166,7 +166,7 @@ impl FileDevice {
         }
         // Its name may not be on disk yet, or be another file's there: its creator crashed, or a compaction, before that was
         // synced. Syncing the file alone would not put it there.
-        files::sync_found(path).map_err(failed)?;
+        files::sync_name_of(&file, path).map_err(failed)?;
         Ok(FileDevice { file, path: path.to_path_buf() })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::faults::{Call, fault_point};
 
@@ -14,10 +14,15 @@ pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
 
 /// As `create_dir_all`, and returns when the directory's name would survive a power cut, with those above it that had to be made.
 pub(crate) fn create_dir_synced(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() {
+        return create_dir_synced(Path::new("."));
+    }
     let is_empty = match fs::read_dir(path) {
         Ok(mut names) => names.next().is_none(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && parent(path) != path => {
-            create_dir_synced(parent(path))?;
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if path.file_name().is_some() {
+                create_dir_synced(&parent(path))?;
+            }
             create_dir_all(path)?;
             return sync_parent(path);
         }
@@ -94,12 +99,12 @@ pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
-/// The directory that names `path`.
-pub(crate) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        None => path,
+/// The directory that names `path`. What ends in no name is a directory.
+fn parent(path: &Path) -> PathBuf {
+    match (path.file_name(), path.parent()) {
+        (Some(_), Some(parent)) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        (Some(_), _) => PathBuf::from("."),
+        (None, _) => path.join(".."),
     }
 }
 
@@ -112,14 +117,30 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// As `sync_dir`, of the directory that names `path`.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    sync_dir(parent(path))
+    sync_dir(&parent(path))
 }
 
 /// As `sync_parent`, of a name that was found there, and whose giver may have crashed before it was synced. Who may not look at the names
-/// did not give it.
+/// did not give it, nor did a file system that syncs no directories: it is only read.
 pub(crate) fn sync_found(path: &Path) -> io::Result<()> {
     match sync_parent(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) if is_not_to_be_had(&error) => Ok(()),
         synced => synced,
     }
 }
+
+fn is_not_to_be_had(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Returns when the name of an open file would survive a power cut, and if it is a link's, the name behind that. One that may be new
+/// has to be synced.
+pub(crate) fn sync_name_of(file: &File, path: &Path) -> io::Result<()> {
+    let sync = if file.metadata()?.len() == 0 { sync_parent } else { sync_found };
+    sync(path)?;
+    if path.is_symlink() { sync(&path.canonicalize()?) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[path = "files_test.rs"]
+mod tests;

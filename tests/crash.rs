@@ -231,7 +231,8 @@ mod synced_only {
             all.add(told);
         }
         let Told { acknowledged, cuts, rebuilds, compactions, .. } = all;
-        assert!(acknowledged > rounds, "the children got nothing done");
+        // Four of five are waited for, the rest is speed.
+        assert!(acknowledged > rounds / 2, "the children got nothing done");
         let (contrasts, mut lost) = ((rounds / 10).max(2), 0);
         for round in 1..=contrasts {
             let (mut world, mut told) = (Forgetful::new("os"), Told::default());

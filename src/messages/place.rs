@@ -37,13 +37,17 @@ impl Place {
         }
     }
 
-    /// An empty file beside the log's, locked.
+    /// An empty file beside the log's, locked. After an error there is none that was not there before.
     pub(super) fn fresh(&self) -> Result<Box<dyn Device>, OpenError> {
         match self {
             Self::File(path) => {
-                let mut device = open(&fresh_name(path))?;
-                device.truncate(0).map_err(|source| OpenError::Io { path: fresh_name(path), source })?;
-                Ok(Box::new(device))
+                let path = fresh_name(path);
+                let was_there = path.symlink_metadata().is_ok();
+                let made = emptied(&path);
+                if !was_there && matches!(made, Err(OpenError::Io { .. })) {
+                    self.discard_fresh();
+                }
+                made
             }
             Self::Memory(disk) => {
                 name_fault_point(Call::Create)?;
@@ -108,6 +112,13 @@ fn remove_left_over(path: &Path) -> Result<(), OpenError> {
         return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, what)));
     }
     files::remove_file(path).map_err(failed)
+}
+
+/// Opens a file as an empty one.
+fn emptied(path: &Path) -> Result<Box<dyn Device>, OpenError> {
+    let mut device = open(path)?;
+    device.truncate(0).map_err(|source| OpenError::Io { path: path.to_path_buf(), source })?;
+    Ok(Box::new(device))
 }
 
 /// Where a compaction writes: beside the log, so that a rename does.

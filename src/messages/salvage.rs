@@ -123,7 +123,7 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Salvaged,
     let (source, len) = read_only(from)?;
     let source = Salvage::open(source, len, Purpose::Messages)?;
     let place = Place::File(to.to_path_buf());
-    let device = place.fresh().inspect_err(|_| place.discard_fresh())?;
+    let device = place.fresh()?;
     let done = rebuild(source, device).and_then(|(mut log, salvaged)| {
         if to.symlink_metadata().is_ok() {
             return Err(exists());

@@ -291,3 +291,29 @@ fn something_else_is_refused() {
     bytes[32..].fill(0);
     assert!(matches!(mend(&bytes), Err(SalvageError::Journal(JournalError::Corrupt { position: 0, .. }))));
 }
+
+/// Where the new log would be written somebody has a log open: it stays.
+#[test]
+fn a_log_that_is_open_where_the_new_one_would_be_written_stays() {
+    let base = tempfile::tempdir().unwrap();
+    let [from, to, other] = ["log", "mended", "mended.new"].map(|name| base.path().join(name));
+    std::fs::write(&from, small()).unwrap();
+    let journal = options().open(&other).unwrap();
+    assert!(journal.append(1, 1, b"of another").wait().is_ok());
+    let before = std::fs::read(&other).unwrap();
+    assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Locked { .. }))));
+    assert_eq!(std::fs::read(&other).unwrap(), before);
+    journal.close().unwrap();
+}
+
+/// The damaged log itself stands where the new one would be written: it is never changed.
+#[test]
+fn a_damaged_log_is_not_written_over_by_its_own_salvage() {
+    let base = tempfile::tempdir().unwrap();
+    let [to, from] = ["log", "log.new"].map(|name| base.path().join(name));
+    let damaged = small();
+    std::fs::write(&from, &damaged).unwrap();
+    assert!(matches!(salvage(&from, &to), Err(SalvageError::Open(OpenError::Locked { .. }))));
+    assert_eq!(std::fs::read(&from).unwrap(), damaged);
+    assert!(!to.exists());
+}

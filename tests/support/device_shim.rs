@@ -121,7 +121,8 @@ impl Device {
             self.keep_names(found.ino(), &names);
             return;
         }
-        while !self.link(&fs::read_link(&open).unwrap(), found.ino()) {
+        // Once linked, it need not have a name of its own any more.
+        while !self.part("links", found.ino()).exists() && !self.link(&fs::read_link(&open).unwrap(), found.ino()) {
             // Nobody finds a file without a name. Otherwise another thread gave it another.
             if fs::metadata(&open).unwrap().nlink() == 0 {
                 return;
@@ -269,4 +270,22 @@ fn is_appended_to(file: c_int) -> bool {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{file}")).unwrap();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
     u32::from_str_radix(flags, 8).unwrap() & 0o2000 != 0
+}
+
+/// A file is synced before and after its name is gone.
+#[test]
+fn a_file_without_a_name_is_synced() {
+    use std::os::fd::AsRawFd;
+    let base = tempfile::tempdir().unwrap();
+    let [tree, kept] = ["tree", "kept"].map(|part| base.path().join(part));
+    fs::create_dir(&tree).unwrap();
+    let device = Device::below(&tree, &kept);
+    let path = tree.canonicalize().unwrap().join("file");
+    fs::write(&path, "one").unwrap();
+    let file = File::open(&path).unwrap();
+    device.keep_open(file.as_raw_fd());
+    fs::write(&path, "other").unwrap();
+    fs::remove_file(&path).unwrap();
+    device.keep_open(file.as_raw_fd());
+    assert_eq!(fs::read(device.part("files", file.metadata().unwrap().ino())).unwrap(), b"other");
 }
