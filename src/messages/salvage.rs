@@ -85,7 +85,8 @@ pub enum SalvageError {
 /// the end of the file. So a few good entries between two places that are damaged badly may be lost as well. It is no protection
 /// against bytes that were made for the purpose.
 ///
-/// Both are files; while it works, the new one has `.new` behind its name. The new one is synced when this returns.
+/// Both are files; while it works, the new one has `.new` behind its name, and a file of that name that nobody has open is written over.
+/// The new one is synced when this returns.
 ///
 /// ```
 /// use commissary::messages::{Journal, salvage};
