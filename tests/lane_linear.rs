@@ -1,5 +1,5 @@
 //! A log of real threads on one lane keeps the rules of lanes: reports in order, versions that rise by one, one holder at a
-//! time. The rules are themselves checked. `LANE_COMMANDS` sets how many commands the lane has.
+//! time; and what is refused is so for a reason. The rules are themselves checked. `LANE_COMMANDS` sets how many commands the lane has.
 
 mod common;
 #[path = "support/kitchen.rs"]
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use commissary::{Ask, Claim, Lease, LeaseToken, Outcome, Seat};
+use commissary::{Ask, Claim, Lease, LeaseError, LeaseToken, Outcome, Seat};
 use kitchen::{Kitchen, Log, command, commands, kitchen};
 
 /// The lane was leased, or took a report: at which version.
@@ -20,6 +20,23 @@ struct Line {
     version: u64,
     began: u64,
     ended: u64,
+}
+
+/// A report that was not taken.
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    why: Why,
+    lease: u64,
+    version: u64,
+    ended: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Somebody had reported it.
+    Done,
+    /// The lease has ended.
+    Over,
 }
 
 fn number(token: LeaseToken) -> u64 {
@@ -54,10 +71,32 @@ fn check(lines: &[Line]) -> Result<(), String> {
     Ok(())
 }
 
+/// What is called done was reported by a call that had begun; and of a lease that is over nothing is taken afterwards.
+fn check_refused(lines: &[Line], refused: &[Refused]) -> Result<(), String> {
+    let reports = || lines.iter().filter(|line| !line.is_grant);
+    for answer in refused {
+        let is_so = match answer.why {
+            Why::Done => reports().any(|report| report.version == answer.version && report.began < answer.ended),
+            Why::Over => !reports().any(|report| report.lease == answer.lease && report.began > answer.ended),
+        };
+        if !is_so {
+            return Err(format!("refused without a reason: {answer:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// What a session saw.
+#[derive(Debug, Default)]
+struct Seen {
+    lines: Vec<Line>,
+    refused: Vec<Refused>,
+}
+
 /// One session: claims, reports one by one, beside the client's other session; then lets go, or stops.
-fn session(seat: &Seat<Kitchen>, clock: &AtomicU64, is_over: impl Fn() -> bool) -> Vec<Line> {
+fn session(seat: &Seat<Kitchen>, clock: &AtomicU64, is_over: impl Fn() -> bool) -> Seen {
     let now = || clock.fetch_add(1, Ordering::SeqCst);
-    let (mut lines, mut turn) = (Vec::new(), 0_u64);
+    let (mut seen, mut turn) = (Seen::default(), 0_u64);
     while !is_over() {
         turn += 1;
         let began = now();
@@ -65,7 +104,7 @@ fn session(seat: &Seat<Kitchen>, clock: &AtomicU64, is_over: impl Fn() -> bool) 
             for lease in grant {
                 // As the bucket was cut: the other session may have gone on.
                 let version = owed_at_first(&lease);
-                lines.push(Line { is_grant: true, lease: number(lease.token()), version, began, ended: now() });
+                seen.lines.push(Line { is_grant: true, lease: number(lease.token()), version, began, ended: now() });
                 if turn % 3 == 0 {
                     let _ = lease.into_token();
                 } else {
@@ -83,13 +122,21 @@ fn session(seat: &Seat<Kitchen>, clock: &AtomicU64, is_over: impl Fn() -> bool) 
             thread::yield_now();
             let began = now();
             let made = seat.report_lane(&view.token, [(first, vec![])], &log);
-            if made.is_ok_and(|made| made.outcomes == [Outcome::Accepted]) {
-                let version = first - command(1, 0);
-                lines.push(Line { is_grant: false, lease: number(view.token), version, began, ended: now() });
-            }
+            let (lease, version, ended) = (number(view.token), first - command(1, 0), now());
+            let why = match made.map(|made| made.outcomes) {
+                Ok(outcomes) if outcomes == [Outcome::Accepted] => {
+                    seen.lines.push(Line { is_grant: false, lease, version, began, ended });
+                    continue;
+                }
+                Ok(outcomes) if outcomes == [Outcome::AlreadyDone] => Why::Done,
+                Ok(outcomes) if outcomes == [Outcome::Stale] => Why::Over,
+                Err(LeaseError::Over | LeaseError::Dead) => Why::Over,
+                other => panic!("no answer to a report on what was owed: {other:?}"),
+            };
+            seen.refused.push(Refused { why, lease, version, ended });
         }
     }
-    lines
+    seen
 }
 
 /// The version at which the bucket begins: that of its first subject.
@@ -97,7 +144,7 @@ fn owed_at_first(lease: &Lease<Kitchen>) -> u64 {
     lease.subjects().next().map_or(0, |first| first - command(1, 0))
 }
 
-fn record(n: u64) -> Vec<Line> {
+fn record(n: u64) -> Seen {
     let (shop, service, seats) = kitchen(
         |policy| {
             (policy.lease, policy.grace) = (Duration::from_secs(1), Duration::from_millis(300));
@@ -109,7 +156,7 @@ fn record(n: u64) -> Vec<Line> {
     shop.settle();
     let clock = AtomicU64::new(0);
     let is_over = || service.stats().subjects_done >= n;
-    let lines = thread::scope(|scope| {
+    let seen = thread::scope(|scope| {
         let sessions: Vec<_> = (0..4)
             .map(|at| {
                 scope.spawn({
@@ -122,22 +169,31 @@ fn record(n: u64) -> Vec<Line> {
             shop.pass(Duration::from_millis(50));
             thread::yield_now();
         }
-        sessions.into_iter().flat_map(|session| session.join().unwrap()).collect::<Vec<_>>()
+        sessions.into_iter().fold(Seen::default(), |mut all, session| {
+            let Seen { lines, refused } = session.join().unwrap();
+            all.lines.extend(lines);
+            all.refused.extend(refused);
+            all
+        })
     });
     let work = shop.hub.stats().work;
     assert!(work.adds_up(), "{work:?}");
-    lines
+    seen
 }
 
 /// One lane, two clients of two sessions each, leases that are let go, or expire in the middle.
 #[test]
 fn a_log_of_real_threads_keeps_the_rules_of_lanes() {
     let n = std::env::var("LANE_COMMANDS").ok().and_then(|text| text.parse().ok()).unwrap_or(120);
-    let lines = record(n);
+    let Seen { lines, refused } = record(n);
     check(&lines).unwrap();
+    check_refused(&lines, &refused).unwrap();
     let grants = lines.iter().filter(|line| line.is_grant).count();
     let reports = lines.len() - grants;
-    eprintln!("{reports} reports of {grants} leases passed, 0 failed");
+    let is_done = |answer: &&Refused| answer.why == Why::Done;
+    let done = refused.iter().filter(is_done).count();
+    let over = refused.len() - done;
+    eprintln!("{reports} reports of {grants} leases passed, {done} answered as done, {over} as over, 0 failed");
     assert!(reports as u64 == n && grants as u64 > n / 4, "each command once, in more leases than full ones");
     let first = lines.iter().position(|line| !line.is_grant).unwrap();
     let changed = |change: fn(&mut Line)| {
@@ -149,4 +205,8 @@ fn a_log_of_real_threads_keeps_the_rules_of_lanes() {
     assert!(changed(|line| line.lease += 1).is_err(), "reported by who does not hold it");
     assert!(changed(|line| (line.began, line.ended) = (u64::MAX, u64::MAX)).is_err(), "after what follows it");
     assert!(check(&[&lines[..], &[lines[first]]].concat()).is_err(), "accepted twice");
+    let Line { lease, version, began, .. } = lines[first];
+    let before = |why| Refused { why, lease, version, ended: began };
+    assert!(check_refused(&lines, &[before(Why::Done)]).is_err(), "done before anybody began to report it");
+    assert!(check_refused(&lines, &[Refused { ended: 0, ..before(Why::Over) }]).is_err(), "reported after it was over");
 }
