@@ -351,18 +351,24 @@ fn this_version_still_writes_what_is_committed() {
     assert!(read(root.path()) == read(&home(FORMAT_VERSION)), "the journal, byte for byte");
 }
 
+/// Makes a journal's or a log's header that of the next version; what the file holds then.
+fn of_next_version(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    // Magic, version, flags, base, time, checksum: src/docs/format.md.
+    bytes[8..10].copy_from_slice(&(FORMAT_VERSION + 1).to_be_bytes());
+    let checksum = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&checksum.to_be_bytes());
+    fs::write(path, &bytes).unwrap();
+    bytes
+}
+
 /// A format of another version is refused by its number, and left as it was.
 #[test]
 fn a_format_of_another_version_is_refused_and_left_alone() {
     let root = tempfile::tempdir().unwrap();
     copy(&home(FORMAT_VERSION), root.path());
     let journal = root.path().join("hub/journal");
-    let mut bytes = fs::read(&journal).unwrap();
-    // Magic, version, flags, base, time, checksum: src/docs/format.md.
-    bytes[8..10].copy_from_slice(&(FORMAT_VERSION + 1).to_be_bytes());
-    let checksum = crc32fast::hash(&bytes[..28]);
-    bytes[28..32].copy_from_slice(&checksum.to_be_bytes());
-    fs::write(&journal, &bytes).unwrap();
+    let bytes = of_next_version(&journal);
     let error = Golden::open(root.path(), None).map(|_| ()).unwrap_err();
     let OpenError::Journal(error) = error else { panic!("{error}") };
     assert!(
@@ -371,11 +377,7 @@ fn a_format_of_another_version_is_refused_and_left_alone() {
     );
     assert!(fs::read(&journal).unwrap() == bytes);
     let log = root.path().join("messages.log");
-    let mut bytes = fs::read(&log).unwrap();
-    bytes[8..10].copy_from_slice(&(FORMAT_VERSION + 1).to_be_bytes());
-    let checksum = crc32fast::hash(&bytes[..28]);
-    bytes[28..32].copy_from_slice(&checksum.to_be_bytes());
-    fs::write(&log, &bytes).unwrap();
+    let bytes = of_next_version(&log);
     let error = Journal::open(&log).map(|_| ()).unwrap_err();
     assert!(matches!(error, OpenError::Journal(JournalError::Version { .. })), "{error}");
     assert!(fs::read(&log).unwrap() == bytes);
