@@ -37,6 +37,12 @@ impl Signal {
         }
     }
 
+    /// True if it was raised since it was lowered.
+    pub(crate) fn is_raised(&self) -> bool {
+        // ordering: Relaxed; whoever finds it raised lowers it before it looks for work.
+        self.state.load(Ordering::Relaxed) == RAISED
+    }
+
     /// Lowers the signal; the caretaker calls it before it looks for work.
     pub(crate) fn lower(&self) {
         // ordering: SeqCst; see the type's argument.

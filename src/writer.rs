@@ -29,8 +29,14 @@ use crate::sync::Arc;
 use crate::syncing::Syncing;
 use crate::ticket::Durability;
 
+#[cfg(test)]
+#[path = "writer_test.rs"]
+mod tests;
+
 /// Bytes of one group, about at most; what is more makes further groups, synced together.
 const GROUP_BYTES: usize = 256 << 10;
+/// Longest time that changes are gathered after a rest, ns: the last sync may have been a disk's stall.
+const GATHER_MAX_NS: u64 = 5_000_000;
 /// Journal bytes between checkpoints of the store.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
@@ -55,6 +61,10 @@ pub(crate) struct Writer {
     syncing: Syncing,
     checkpoint: u64,
     spare: Vec<Group>,
+    /// There was nothing to write, since the last group.
+    rested: bool,
+    /// How long the last sync of a group took, ns; 0 if none is synced.
+    sync_ns: u64,
     /// Reports on lanes that came before those that they follow.
     held_back: HeldBack<Waiting>,
     /// The journal failed.
@@ -83,6 +93,8 @@ impl Writer {
             syncing,
             checkpoint,
             spare: Vec::new(),
+            rested: false,
+            sync_ns: 0,
             held_back: HeldBack::default(),
             broken: false,
         }
@@ -98,8 +110,7 @@ impl Writer {
     pub(crate) fn write(&mut self, record: &Record<'_>) {
         let time = self.link.clock.stamp();
         self.draft(time, record);
-        let drafts = std::mem::take(&mut self.drafts);
-        self.commit(drafts);
+        self.commit();
     }
 
     /// Journals what waits. False if there was nothing.
@@ -112,6 +123,18 @@ impl Writer {
             self.sync_if_due(self.link.clock.now());
             return false;
         }
+        let time = self.draft_waiting();
+        let any = !self.drafts.is_empty();
+        if any {
+            self.commit();
+        } else {
+            self.sync_if_due(time.hub_ms);
+        }
+        any
+    }
+
+    /// Drafts what waits.
+    fn draft_waiting(&mut self) -> GroupTime {
         // Looked at in this order, and drafted in the other: whatever a lease needs (its client, above all) was pushed before the lease
         // was taken, and so stands before it, wherever a crash may cut the group.
         let marked = self.marked();
@@ -125,14 +148,7 @@ impl Writer {
                 self.draft_slot(time, &service, &pool, index);
             }
         }
-        let drafts = std::mem::take(&mut self.drafts);
-        let any = !drafts.is_empty();
-        if any {
-            self.commit(drafts);
-        } else {
-            self.sync_if_due(time.hub_ms);
-        }
-        any
+        time
     }
 
     /// Nothing more becomes durable or visible: every ticket that is still awaited is answered, and who waits for work goes.
@@ -146,8 +162,7 @@ impl Writer {
     pub(crate) fn boot(&mut self, number: u32) -> Result<(), String> {
         let time = self.link.clock.stamp();
         self.draft(time, &Record::Boot(record::Boot { number }));
-        let drafts = std::mem::take(&mut self.drafts);
-        self.commit(drafts);
+        self.commit();
         self.sync_rest().map_err(|error| format!("journal sync: {error}"))?;
         if self.link.is_poisoned() { Err(self.link.cause()) } else { Ok(()) }
     }
@@ -174,7 +189,8 @@ impl Writer {
     }
 
     /// Parks until there is work, or a sync is due.
-    pub(crate) fn wait(&self) {
+    pub(crate) fn wait(&mut self) {
+        self.rested = true;
         self.link.writer.wait(self.sleep());
     }
 
@@ -377,33 +393,14 @@ impl Writer {
         pushed.inspect_err(|error| tracing::error!(%error, "record refused by the journal")).ok()
     }
 
-    /// Writes the drafts, syncs once, resolves the durable halves.
-    fn commit(&mut self, drafts: Vec<Draft>) {
+    /// Writes the drafts and, after a rest, what comes meanwhile; syncs once, resolves the durable halves.
+    fn commit(&mut self) {
         let mut written = Vec::new();
-        let mut failed = None;
-        for mut draft in drafts {
-            if failed.is_some() {
-                self.refuse(&draft.waiting, TicketError::Refused);
-                continue;
-            }
-            match self.log.append(&mut draft.group) {
-                Outcome::Applied { start, end } => {
-                    let Draft { group, waiting, put_back } = draft;
-                    written.push(Journaled { group, start, end, waiting, put_back });
-                }
-                Outcome::Refused(error) => {
-                    self.refuse(&draft.waiting, TicketError::Refused);
-                    failed = Some(format!("journal append: {error}"));
-                }
-                Outcome::Unknown(error) => {
-                    self.refuse(&draft.waiting, TicketError::Unknown);
-                    failed = Some(format!("journal append: {error}"));
-                }
-            }
-        }
+        let appended = self.append(&mut written).and_then(|()| self.gather(&mut written));
+        let mut failed = appended.err();
         if !written.is_empty()
             && self.durability == Durability::Sync
-            && let Err(error) = self.log.sync()
+            && let Err(error) = self.sync_group()
         {
             written.drain(..).for_each(|journaled| self.refuse(&journaled.waiting, TicketError::Unknown));
             failed = Some(format!("journal sync: {error}"));
@@ -423,6 +420,53 @@ impl Writer {
         }
         self.sync_if_due(self.link.clock.now());
         self.checkpoint_if_due();
+    }
+
+    /// Writes the drafts. What follows a draft that failed is refused.
+    fn append(&mut self, written: &mut Vec<Journaled>) -> Result<(), String> {
+        let mut appended = Ok(());
+        for mut draft in std::mem::take(&mut self.drafts) {
+            if appended.is_err() {
+                self.refuse(&draft.waiting, TicketError::Refused);
+                continue;
+            }
+            let (error, answer) = match self.log.append(&mut draft.group) {
+                Outcome::Applied { start, end } => {
+                    let Draft { group, waiting, put_back } = draft;
+                    written.push(Journaled { group, start, end, waiting, put_back });
+                    continue;
+                }
+                Outcome::Refused(error) => (error, TicketError::Refused),
+                Outcome::Unknown(error) => (error, TicketError::Unknown),
+            };
+            self.refuse(&draft.waiting, answer);
+            appended = Err(format!("journal append: {error}"));
+        }
+        appended
+    }
+
+    /// The first changes of a burst wake the writer: what comes while they are written shares their sync, for as long as something
+    /// comes, but no longer than a sync takes. What comes in a stream has gathered during the sync before.
+    fn gather(&mut self, written: &mut Vec<Journaled>) -> Result<(), String> {
+        if !std::mem::take(&mut self.rested) {
+            return Ok(());
+        }
+        let link = Arc::clone(&self.link);
+        let until = link.clock.nanos().saturating_add(self.sync_ns.min(GATHER_MAX_NS));
+        while link.writer.is_raised() && !link.is_poisoned() && link.clock.nanos() < until {
+            link.writer.lower();
+            self.draft_waiting();
+            self.append(written)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs, and notes how long that took.
+    fn sync_group(&mut self) -> io::Result<()> {
+        let began = self.link.clock.nanos();
+        let synced = self.log.sync();
+        self.sync_ns = self.link.clock.nanos().saturating_sub(began);
+        synced
     }
 
     fn refuse(&self, waiting: &[(u64, Waiting)], error: TicketError) {

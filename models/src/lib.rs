@@ -46,6 +46,7 @@ mod run;
 #[expect(dead_code, reason = "the models restore nothing and forget nothing")]
 mod shelf;
 #[path = "../../src/signal.rs"]
+#[expect(dead_code, reason = "the models gather nothing")]
 mod signal;
 #[path = "../../src/slot.rs"]
 #[expect(dead_code, reason = "the models need no nonce and no subjects")]

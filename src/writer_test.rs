@@ -1,0 +1,193 @@
+//! Which changes share a sync.
+
+use std::io;
+use std::time::Duration;
+
+use crate::caretakers::Caretakers;
+use crate::commit::Change;
+use crate::device::MemoryDevice;
+use crate::journal::{Group, JournalFile, Log, Outcome, Purpose};
+use crate::link::Link;
+use crate::service::contain;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::{Durability, Hub, ManualClock, MemoryDisk, Progress, Ticket, TicketError};
+
+/// What becomes of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// The storekeeper fails meanwhile.
+    Store,
+    /// From the third on they cannot be written.
+    Append,
+    /// The third one's append panics.
+    Panic,
+    Sync,
+}
+
+/// What is written, and how often it was synced.
+#[derive(Debug, Default)]
+struct Counts {
+    groups: AtomicU64,
+    syncs: AtomicU64,
+    /// Those of the changes that came meanwhile.
+    tickets: Mutex<Vec<Ticket>>,
+}
+
+/// A journal that takes its time: while a group is written, somebody makes the next change.
+#[derive(Debug)]
+struct Slow {
+    log: JournalFile,
+    counts: Arc<Counts>,
+    clock: ManualClock,
+    link: Arc<Link>,
+    /// Changes that are still to be made.
+    coming: u64,
+    append: Duration,
+    sync: Duration,
+    fault: Fault,
+}
+
+impl Log for Slow {
+    fn append(&mut self, group: &mut Group) -> Outcome {
+        let number = self.counts.groups.fetch_add(1, Ordering::SeqCst) + 1;
+        self.clock.advance(self.append);
+        if self.coming > 0 {
+            self.coming -= 1;
+            self.counts.tickets.lock().unwrap().push(self.link.post(change(), 0));
+        }
+        match self.fault {
+            Fault::Store => self.link.poison("store: it failed".to_owned()),
+            Fault::Append if number > 2 => return Outcome::Unknown(io::Error::other("no page")),
+            Fault::Panic if number > 2 => panic!("no page"),
+            _ => {}
+        }
+        self.log.append(group)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.counts.syncs.fetch_add(1, Ordering::SeqCst);
+        self.clock.advance(self.sync);
+        if self.fault == Fault::Sync { Err(io::Error::other("no disk")) } else { self.log.sync() }
+    }
+
+    fn end(&self) -> u64 {
+        self.log.end()
+    }
+
+    fn synced(&self) -> u64 {
+        self.log.synced()
+    }
+}
+
+fn change() -> Change {
+    Change::Urgent { service: 1, ranks: Vec::new() }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A hub whose writer has synced once, and is about to write a change; more come meanwhile.
+struct Shop {
+    hub: Hub,
+    caretakers: Caretakers,
+    counts: Arc<Counts>,
+}
+
+impl Shop {
+    /// Syncs, and appends, that take so long; so many more changes.
+    fn open(durability: Durability, [sync, append]: [Duration; 2], coming: u64, fault: Fault) -> Self {
+        let clock = ManualClock::default();
+        let builder = Hub::builder().clock(clock.clone()).durability(durability).manual();
+        let hub = builder.open_in_memory(&MemoryDisk::new()).unwrap();
+        let mut caretakers = hub.house().dismiss().unwrap();
+        let link = Arc::clone(&hub.house().link);
+        let slow = |counts: &Arc<Counts>, coming, append, fault| {
+            let log = JournalFile::create(Box::new(MemoryDevice::new()), Purpose::Hub, 0, 0).unwrap();
+            let (clock, link, counts) = (clock.clone(), Arc::clone(&link), Arc::clone(counts));
+            Box::new(Slow { log, counts, clock, link, coming, append, sync, fault })
+        };
+        caretakers.writer.go_on_with(slow(&Arc::default(), 0, Duration::ZERO, Fault::None));
+        drop(link.post(change(), 0));
+        assert!(caretakers.writer.turn());
+        let counts = Arc::default();
+        caretakers.writer.go_on_with(slow(&counts, coming, append, fault));
+        counts.tickets.lock().unwrap().push(link.post(change(), 0));
+        Self { hub, caretakers, counts }
+    }
+
+    /// It would sleep, but is woken at once.
+    fn rest(mut self) -> Self {
+        self.caretakers.writer.wait();
+        self
+    }
+
+    /// Groups, and syncs, of the next turn.
+    fn turn(&mut self) -> (u64, u64) {
+        self.caretakers.writer.turn();
+        (self.counts.groups.swap(0, Ordering::SeqCst), self.counts.syncs.swap(0, Ordering::SeqCst))
+    }
+
+    /// What the tickets say, in their order.
+    fn progress(&self) -> Vec<Result<Progress, TicketError>> {
+        self.counts.tickets.lock().unwrap().iter().map(Ticket::progress).collect()
+    }
+}
+
+#[test]
+fn what_comes_after_a_rest_shares_a_sync() {
+    let mut shop = Shop::open(Durability::Sync, [ms(5), ms(1)], 3, Fault::None).rest();
+    assert_eq!(shop.turn(), (4, 1));
+    assert_eq!(shop.progress(), [Ok(Progress::Durable); 4]);
+    assert_eq!(shop.turn(), (0, 0), "all of it was written");
+}
+
+#[test]
+fn nothing_waits_for_more_than_a_syncs_time_or_5_ms() {
+    // The first; then two more in 3 ms, or in 5.
+    for (sync, append) in [(3, 2), (10_000, 4)] {
+        let mut shop = Shop::open(Durability::Sync, [ms(sync), ms(append)], 1_000, Fault::None).rest();
+        assert_eq!(shop.turn(), (3, 1));
+        assert_eq!(shop.turn(), (1, 1), "it did not rest");
+    }
+}
+
+#[test]
+fn without_a_rest_or_a_sync_nothing_is_waited_for() {
+    let mut busy = Shop::open(Durability::Sync, [ms(5), ms(1)], 5, Fault::None);
+    assert_eq!(busy.turn(), (1, 1));
+    let mut unsynced = Shop::open(Durability::Os, [ms(5), ms(1)], 5, Fault::None).rest();
+    assert_eq!(unsynced.turn(), (1, 0));
+}
+
+/// What was written is synced; what came meanwhile is answered by the next turn.
+#[test]
+fn a_poisoned_hub_gathers_nothing() {
+    let mut shop = Shop::open(Durability::Sync, [ms(5), ms(1)], 5, Fault::Store).rest();
+    assert_eq!(shop.turn(), (1, 1));
+    assert_eq!(shop.progress(), [Ok(Progress::Durable), Ok(Progress::Pending)]);
+    assert_eq!(shop.turn(), (0, 0));
+    assert_eq!(shop.progress(), [Ok(Progress::Durable), Err(TicketError::Refused)]);
+}
+
+#[test]
+fn what_is_gathered_and_cannot_be_written_or_synced_poisons_the_hub_and_is_answered() {
+    let unknown = Err(TicketError::Unknown);
+    for (fault, cause, turned, answers) in [
+        (Fault::Append, "journal append: no page", (3, 1), vec![Ok(Progress::Durable), Ok(Progress::Durable), unknown]),
+        (Fault::Sync, "journal sync: no disk", (4, 1), vec![unknown; 4]),
+    ] {
+        let coming = if fault == Fault::Append { 2 } else { 3 };
+        let mut shop = Shop::open(Durability::Sync, [ms(5), ms(1)], coming, fault).rest();
+        assert_eq!((shop.turn(), shop.progress()), (turned, answers), "{fault:?}");
+        assert_eq!(shop.hub.house().link.cause(), cause);
+    }
+}
+
+#[test]
+fn what_is_gathered_when_the_writer_panics_is_answered() {
+    let mut shop = Shop::open(Durability::Sync, [ms(5), ms(1)], 2, Fault::Panic).rest();
+    assert_eq!(contain(|| shop.turn()), Err("no page".to_owned()));
+    assert_eq!(shop.progress(), [Err(TicketError::Unknown); 3]);
+}
