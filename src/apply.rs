@@ -7,7 +7,9 @@ mod lanes;
 mod retract;
 mod subjects;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{self, BTreeMap, BTreeSet};
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 pub(crate) use self::lanes::{is_laned, lane, lane_state};
 pub(crate) use self::subjects::subject;
@@ -100,7 +102,8 @@ pub(crate) struct Applier {
     dirty_seats: BTreeSet<(u32, u64)>,
     leases: HashMap<(u32, u64, u32), LeaseValue>,
     dirty_leases: BTreeSet<(u32, u64, u32)>,
-    lanes: HashMap<(u32, Vec<u8>), LaneValue>,
+    /// Hashed as the names that clients may choose are.
+    lanes: collections::HashMap<(u32, Vec<u8>), LaneValue>,
     dirty_lanes: BTreeSet<(u32, Vec<u8>)>,
     open_blocks: HashMap<u32, OpenBlock>,
     blocks: BTreeMap<(u32, u64), Owed>,
@@ -142,7 +145,7 @@ impl Applier {
             dirty_seats: BTreeSet::new(),
             leases: HashMap::new(),
             dirty_leases: BTreeSet::new(),
-            lanes: HashMap::new(),
+            lanes: collections::HashMap::new(),
             dirty_lanes: BTreeSet::new(),
             open_blocks: HashMap::new(),
             blocks: BTreeMap::new(),

@@ -1,7 +1,9 @@
 //! The ends of first rounds, gathered while records are applied and written by rank, many in one record.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+use foldhash::HashMap;
 
 use super::{Applier, stored};
 use crate::error::StoreError;

@@ -1,6 +1,6 @@
 //! The store in memory, for tests and for services that keep nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::ops::Bound;
@@ -28,7 +28,7 @@ pub(crate) struct MemoryStore {
 struct State {
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// For each key written since the last checkpoint, what it held at that checkpoint. Bounded by the keys written, not by the map.
-    undo: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    undo: HashMap<Vec<u8>, Option<Vec<u8>>>,
     /// How many more applies succeed before one fails; `None` = no fault armed.
     applies_before_fault: Option<u64>,
 }
