@@ -51,10 +51,10 @@ impl Cursor {
     /// Up to `n` indices, from the stripe of `home` if it has any; each index is handed out to one caller. Empty only if all of
     /// them were handed out. Wait-free.
     pub(crate) fn take(&self, home: usize, n: usize) -> Range<usize> {
-        let home = home & (self.stripes.len() - 1);
-        let (before, from) = self.stripes.split_at(home);
-        let mut taken = from.iter().chain(before).map(|stripe| stripe.take(n));
-        taken.find(|range| !range.is_empty()).unwrap_or(0..0)
+        let last = self.stripes.len() - 1;
+        // No two homes look at the same stripe at the same step: who has emptied its own does not follow another one.
+        let stripes = (0..=last).filter_map(|step| self.stripes.get((home & last) ^ step));
+        stripes.map(|stripe| stripe.take(n)).find(|range| !range.is_empty()).unwrap_or(0..0)
     }
 
     /// Every index that was handed out lies in one of these, and nothing else.
@@ -98,6 +98,8 @@ impl Stripe {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// Every index, by `n` at a time from `home` on, and how many stripes they come from.
@@ -135,6 +137,20 @@ mod tests {
         assert_eq!(first, [0, 128, 256, 384, 512, 640, 768, 896]);
         assert!(cursor.passed().eq(first.into_iter().map(|start| start..start + 2)));
         assert_eq!(cursor.take(9, 1), 130..131, "homes come round");
+    }
+
+    #[test]
+    fn homes_that_have_emptied_their_own_stay_apart() {
+        for homes in [2, 4] {
+            let cursor = Cursor::new(1_024);
+            let mut taken = 0;
+            while taken < 1_024 {
+                let indices: Vec<usize> = (0..homes).flat_map(|home| cursor.take(home, 1)).collect();
+                let stripes: BTreeSet<usize> = indices.iter().map(|index| index / 128).collect();
+                assert_eq!((indices.len(), stripes.len()), (homes, homes), "after {taken}");
+                taken += homes;
+            }
+        }
     }
 
     #[test]
