@@ -52,7 +52,7 @@ impl Cursor {
     /// them were handed out. Wait-free.
     pub(crate) fn take(&self, home: usize, n: usize) -> Range<usize> {
         let last = self.stripes.len() - 1;
-        // No two homes look at the same stripe at the same step: who has emptied its own does not follow another one.
+        // No two homes look at the same stripe at the same step: who has emptied its own seldom follows another one.
         let stripes = (0..=last).filter_map(|step| self.stripes.get((home & last) ^ step));
         stripes.map(|stripe| stripe.take(n)).find(|range| !range.is_empty()).unwrap_or(0..0)
     }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn homes_that_have_emptied_their_own_stay_apart() {
+    fn two_or_four_homes_at_one_pace_stay_apart_to_the_end() {
         for homes in [2, 4] {
             let cursor = Cursor::new(1_024);
             let mut taken = 0;

@@ -301,7 +301,8 @@ impl Writer {
             self.draft_released(time, pool, index, cause, ranks.collect());
         }
         let put_back = PutBack { service: service.id, pool: Arc::clone(pool), index, left };
-        // An abandoned slot alone makes no record, and may have no draft to travel with.
+        // An abandoned slot alone makes no record, and may have no draft to travel with. It may overtake groups that wait for their sync:
+        // whatever they do to its subjects finds them where they wait.
         match self.drafts.last_mut() {
             Some(draft) => draft.put_back.push(put_back),
             None => self.handover.deliver(Delivery::PutBack(put_back)),
