@@ -18,12 +18,15 @@ fn client(hub: &Hub, id: u64) -> Client {
     hub.register_client(&Registration::new(id, "a")).unwrap().client
 }
 
-/// A hub whose next sync fails: each group is synced at once, after its tickets were resolved durable.
+/// A hub that has nothing left to sync: each group is synced at once, but after its tickets were resolved.
 fn failing() -> (Hub, ServiceHandle<FollowerCheck>, MemoryDisk) {
     let disk = MemoryDisk::new();
     let hub = Hub::builder().durability(Durability::Every(Duration::ZERO)).open_in_memory(&disk).unwrap();
     let service = hub.register(small()).unwrap();
     service.add(&1).unwrap().wait_visible().unwrap();
+    while disk.journal().synced() < disk.journal().bytes().len() {
+        thread::yield_now();
+    }
     (hub, service, disk)
 }
 
