@@ -1,10 +1,12 @@
 //! The store in memory, for tests and for services that keep nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+
+use foldhash::HashMap;
 
 use crate::faults::{Call, fault_point};
 use crate::sync::{Arc, RwLock};
