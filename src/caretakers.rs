@@ -1,9 +1,12 @@
 //! The caretakers, and the threads that they have in a hub that is not manual.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
 
 use crate::link::Link;
+use crate::rests::Rests;
 use crate::service::contain;
 use crate::steward::{PERIOD, Steward};
 use crate::storekeeper::Storekeeper;
@@ -108,28 +111,103 @@ fn panics(link: &Link, who: &str, run: impl FnOnce()) -> bool {
 }
 
 fn run_steward(link: &Link, steward: &mut Steward) {
-    while !link.is_closed() {
-        if !steward.turn() {
-            link.steward_rests.note();
-            link.steward.wait(steward.sleep());
-        }
-    }
+    link.steward.attend(|| {
+        let found = steward.turn();
+        after(found, link.is_closed(), &link.steward_rests, || steward.sleep())
+    });
 }
 
 fn run_writer(link: &Link, writer: &mut Writer) {
-    while !link.is_closed() {
-        if !writer.waited_for_room() && !writer.turn() {
-            link.writer_rests.note();
-            writer.wait();
-        }
-    }
+    link.writer.attend(|| {
+        let found = writer.waited_for_room() || writer.turn();
+        after(found, link.is_closed(), &link.writer_rests, || writer.rest())
+    });
 }
 
 fn run_storekeeper(link: &Link, storekeeper: &mut Storekeeper) {
-    while !storekeeper.is_over() {
-        if !storekeeper.turn() {
-            link.storekeeper_rests.note();
-            link.storekeeper.wait(PERIOD);
+    link.storekeeper.attend(|| {
+        let found = storekeeper.turn();
+        after(found, storekeeper.is_over(), &link.storekeeper_rests, || PERIOD)
+    });
+}
+
+/// After a caretaker's turn: it ends, goes on, or rests.
+fn after(
+    found: bool,
+    is_over: bool,
+    rests: &Rests,
+    sleep: impl FnOnce() -> Duration,
+) -> ControlFlow<(), Option<Duration>> {
+    if is_over {
+        return ControlFlow::Break(());
+    }
+    if found {
+        return ControlFlow::Continue(None);
+    }
+    rests.note();
+    ControlFlow::Continue(Some(sleep()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::commit::Change;
+    use crate::sync::Mutex;
+    use crate::{Clock, Durability, Hub, ManualClock, MemoryDisk};
+
+    use super::*;
+
+    /// At which reading whose hub is closed.
+    type End = Option<(u32, Arc<Link>)>;
+
+    /// A clock that counts its readings, and at one of which a hub is closed.
+    #[derive(Debug, Clone, Default)]
+    struct Ending {
+        clock: ManualClock,
+        readings: Arc<Mutex<u32>>,
+        end: Arc<Mutex<End>>,
+    }
+
+    impl Clock for Ending {
+        fn monotonic(&self) -> Duration {
+            let mut readings = self.readings.lock().unwrap();
+            if let Some((_, link)) = self.end.lock().unwrap().take_if(|(at, _)| *at == *readings) {
+                link.close();
+            }
+            *readings += 1;
+            self.clock.monotonic()
+        }
+
+        fn wall_ms(&self) -> i64 {
+            self.clock.wall_ms()
+        }
+    }
+
+    /// A hub with something that is to be synced in an hour, and nothing else to be done.
+    fn idle() -> (Ending, Hub, Caretakers) {
+        let clock = Ending::default();
+        let builder = Hub::builder().manual().durability(Durability::Every(Duration::from_secs(3600)));
+        let hub = builder.clock(clock.clone()).open_in_memory(&MemoryDisk::new()).unwrap();
+        let mut caretakers = hub.house().dismiss().unwrap();
+        drop(hub.house().link.post(Change::Urgent { service: 1, ranks: Vec::new() }, 0));
+        assert!(caretakers.writer.turn());
+        caretakers.writer.adopt();
+        *clock.readings.lock().unwrap() = 0;
+        (clock, hub, caretakers)
+    }
+
+    /// Would sleep for an hour if the end, raised before the round had lowered the signal, were lost.
+    #[test]
+    fn the_end_is_not_slept_through_whenever_in_a_round_it_comes() {
+        let (clock, _hub, mut caretakers) = idle();
+        assert!(!caretakers.writer.waited_for_room() && !caretakers.writer.turn());
+        let readings = *clock.readings.lock().unwrap();
+        assert!(readings > 1);
+        for at in 0..readings {
+            let (clock, hub, mut caretakers) = idle();
+            let link = &hub.house().link;
+            *clock.end.lock().unwrap() = Some((at, Arc::clone(link)));
+            run_writer(link, &mut caretakers.writer);
+            assert!(link.is_closed());
         }
     }
 }

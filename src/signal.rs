@@ -1,5 +1,6 @@
 //! The wake-up of a caretaker thread.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::sync::{AtomicU32, OnceLock, Ordering, Thread, current_thread, park_timeout};
@@ -41,6 +42,19 @@ impl Signal {
     pub(crate) fn is_raised(&self) -> bool {
         // ordering: Relaxed; whoever finds it raised lowers it before it looks for work.
         self.state.load(Ordering::Relaxed) == RAISED
+    }
+
+    /// The caretaker's work, round by round, on the thread that is named. A round looks for all that it waits for, its own end above all:
+    /// what changes after it looked raises the signal. It says for how long nothing is to be done, if it found nothing.
+    pub(crate) fn attend(&self, mut round: impl FnMut() -> ControlFlow<(), Option<Duration>>) {
+        loop {
+            self.lower();
+            match round() {
+                ControlFlow::Break(()) => return,
+                ControlFlow::Continue(None) => {}
+                ControlFlow::Continue(Some(idle)) => self.wait(idle),
+            }
+        }
     }
 
     /// Lowers the signal; the caretaker calls it before it looks for work.

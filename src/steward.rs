@@ -147,7 +147,6 @@ impl Steward {
 
     /// One round. True if it changed anything that others must act on.
     pub(crate) fn turn(&mut self) -> bool {
-        self.link.steward.lower();
         if !self.link.is_open() {
             self.registry.notify_all();
             return false;

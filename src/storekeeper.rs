@@ -72,7 +72,6 @@ impl Storekeeper {
 
     /// Applies what is journaled, a batch's worth. False if there was nothing.
     pub(crate) fn turn(&mut self) -> bool {
-        self.link.storekeeper.lower();
         self.arrived.extend(self.handover.take());
         if self.arrived.is_empty() {
             return false;

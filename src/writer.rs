@@ -115,7 +115,6 @@ impl Writer {
 
     /// Journals what waits. False if there was nothing.
     pub(crate) fn turn(&mut self) -> bool {
-        self.link.writer.lower();
         if self.link.is_poisoned() {
             // Nothing more is written. The store's failure is not the journal's: what was written is synced still.
             self.link.fail_all(TicketError::Refused);
@@ -188,10 +187,10 @@ impl Writer {
         waited
     }
 
-    /// Parks until there is work, or a sync is due.
-    pub(crate) fn wait(&mut self) {
+    /// There was nothing to write: how long it may sleep if nothing wakes it.
+    pub(crate) fn rest(&mut self) -> Duration {
         self.rested = true;
-        self.link.writer.wait(self.sleep());
+        self.sleep()
     }
 
     fn sleep(&self) -> Duration {

@@ -119,7 +119,7 @@ impl Shop {
 
     /// It would sleep, but is woken at once.
     fn rest(mut self) -> Self {
-        self.caretakers.writer.wait();
+        let _ = self.caretakers.writer.rest();
         self
     }
 

@@ -3,6 +3,7 @@
 //!
 //! The caretaker parks without a timeout here, so a wake-up that is lost is a deadlock.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::backlog::Backlog;
@@ -11,7 +12,7 @@ use crate::cursor::Cursor;
 use crate::signal::Signal;
 use crate::slot::{Phase, Slot};
 use crate::stack::{Node, Stack};
-use crate::sync::{Arc, thread};
+use crate::sync::{Arc, AtomicU32, Ordering, thread};
 
 pub(crate) const MODELS: &[Model] = &[
     Model {
@@ -26,6 +27,14 @@ pub(crate) const MODELS: &[Model] = &[
         name: "signal_claim",
         body: claim,
         states: &[PARKED, "passed but not yet leased", "found it leased at once"],
+        bound: None,
+        finite: false,
+        one_order: true,
+    },
+    Model {
+        name: "signal_close",
+        body: close,
+        states: &[PARKED, "ended at once", "ended in its second round"],
         bound: None,
         finite: false,
         one_order: true,
@@ -108,6 +117,37 @@ fn claim() {
     });
     seen_when(rounds == 1, "found it leased at once");
     claimer.join().expect("a thread of the model panicked");
+}
+
+/// What the caretaker works for is closed: it ends, whenever in its rounds that comes.
+fn close() {
+    let shared = Arc::new((Signal::default(), AtomicU32::new(0)));
+    let closer = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            shared.1.store(1, Ordering::SeqCst);
+            shared.0.raise();
+        })
+    };
+    let (signal, closed) = &*shared;
+    let is_closed = || closed.load(Ordering::SeqCst) == 1;
+    signal.adopt();
+    let mut rounds = 0;
+    if bug!("bug_signal_end_first") {
+        while !is_closed() {
+            signal.lower();
+            rounds += 1;
+            signal.wait(LONG);
+        }
+    } else {
+        signal.attend(|| {
+            rounds += 1;
+            if is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(Some(LONG)) }
+        });
+    }
+    seen_when(rounds == 1, "ended at once");
+    seen_when(rounds == 2, "ended in its second round");
+    closer.join().expect("a thread of the model panicked");
 }
 
 /// The writer hands three groups over, two of which fill the backlog; the storekeeper takes them, and gives their bytes back.

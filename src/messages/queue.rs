@@ -5,6 +5,7 @@
 //! single order of these four `SeqCst` operations either the sender sees that the writer is gone, or the writer sees the
 //! message. So no message waits for a writer that never comes.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::permits::Permits;
@@ -96,17 +97,11 @@ impl<T> Queue<T> {
     /// nothing.
     pub(super) fn attend(&self, mut turn: impl FnMut() -> Option<Duration>) {
         self.signal.adopt();
-        loop {
-            self.signal.lower();
-            // Both what waits and the standing are looked at after that: whatever changes later raises the signal.
+        self.signal.attend(|| {
             let idle = turn();
-            if !matches!(self.standing(), Standing::Open | Standing::Failed) {
-                break;
-            }
-            if let Some(idle) = idle {
-                self.signal.wait(idle);
-            }
-        }
+            let is_over = !matches!(self.standing(), Standing::Open | Standing::Failed);
+            if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(idle) }
+        });
     }
 
     /// Nothing new is taken, for the device failed. What is being closed stays so.
