@@ -42,14 +42,15 @@ impl<T> Backlog<T> {
         before > self.most && before - bytes <= self.most
     }
 
-    /// Parks the caller, if it is full, until `room` is raised or `timeout` has passed. True if it was full.
-    pub(crate) fn wait_for_room(&self, room: &Signal, timeout: Duration) -> bool {
+    /// Parks the caller, if it is full, until `room` is raised or its `patience` is over; `None`: it goes on. What ends the patience raises
+    /// `room`. True if it parked.
+    pub(crate) fn wait_for_room(&self, room: &Signal, patience: impl FnOnce() -> Option<Duration>) -> bool {
         room.lower();
-        let is_full = self.is_full();
-        if is_full {
-            room.wait(timeout);
+        let patience = if self.is_full() { patience() } else { None };
+        if let Some(patience) = patience {
+            room.wait(patience);
         }
-        is_full
+        patience.is_some()
     }
 
     /// True if nothing should be handed over now.

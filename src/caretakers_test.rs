@@ -16,7 +16,8 @@ use crate::services::FollowerCheck;
 use crate::store::{Batch, MemoryStore, Pair, Store};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::{
-    Builder, Durability, Hub, HubError, Intake, ManualClock, MemoryDisk, RegisterClientError, Registered, Registration,
+    Builder, Clock, Durability, Hub, HubError, Intake, ManualClock, MemoryDisk, RegisterClientError, Registered,
+    Registration,
 };
 
 /// How a store is out of order.
@@ -292,4 +293,35 @@ fn a_writer_that_waits_for_room_keeps_its_interval_and_goes_on_when_the_hub_is_p
     assert!(synced.load(Ordering::SeqCst));
     hub.house().link.poison("the steward panicked".to_owned());
     assert!(!caretakers.writer.waited_for_room());
+}
+
+/// A clock that is out of order, from some time on.
+#[derive(Debug, Clone, Default)]
+struct Broken {
+    clock: ManualClock,
+    broken: Arc<AtomicBool>,
+}
+
+impl Clock for Broken {
+    fn monotonic(&self) -> Duration {
+        let named = thread::current().name() == Some("commissary-writer");
+        assert!(!named || !self.broken.load(Ordering::SeqCst), "no time");
+        self.clock.monotonic()
+    }
+
+    fn wall_ms(&self) -> i64 {
+        self.clock.wall_ms()
+    }
+}
+
+/// Would not come back.
+#[test]
+fn a_hub_whose_writer_panics_in_each_round_can_be_closed() {
+    let clock = Broken::default();
+    let hub = Hub::builder().clock(clock.clone()).open_in_memory(&MemoryDisk::new()).unwrap();
+    clock.broken.store(true, Ordering::SeqCst);
+    let ticket = register(&hub, 1).unwrap().ticket;
+    assert!(ticket.wait_durable().is_err());
+    let closed = hub.close().unwrap_err();
+    assert!(closed.to_string().contains("the writer panicked: no time"), "{closed}");
 }

@@ -90,9 +90,10 @@ impl Handover {
         }
     }
 
-    /// Parks the writer, if the storekeeper is far behind, until there is room or `timeout` has passed. True if it is behind.
-    pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
-        self.backlog.wait_for_room(&self.link.writer_room, timeout)
+    /// Parks the writer, if the storekeeper is far behind, until there is room or `patience` is over; `None`: it goes on. True if it
+    /// parked.
+    pub(crate) fn wait_for_room(&self, patience: impl FnOnce() -> Option<Duration>) -> bool {
+        self.backlog.wait_for_room(&self.link.writer_room, patience)
     }
 
     /// Gives a group back, to be filled again. The storekeeper's alone.
@@ -126,7 +127,7 @@ mod tests {
             scope.spawn(|| {
                 hub.house().link.writer_room.adopt();
                 begun.wait();
-                while handover.wait_for_room(Duration::from_secs(3600)) {}
+                while handover.wait_for_room(|| Some(Duration::from_secs(3600))) {}
             });
             begun.wait();
             // It parks now, most likely.

@@ -117,8 +117,9 @@ impl Link {
         tracing::error!(%cause, "hub poisoned");
         self.poison.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(cause)));
         // ordering: SeqCst; see `check`. Only an open hub is poisoned; a closed one stays closed.
-        let _ = self.status.compare_exchange(OPEN, POISONED, Ordering::SeqCst, Ordering::SeqCst);
-        self.raise_all();
+        if self.status.compare_exchange(OPEN, POISONED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.raise_all();
+        }
     }
 
     pub(crate) fn close(&self) {

@@ -180,7 +180,7 @@ impl Writer {
     /// Parks, if the storekeeper is far behind, for as long as it may: it goes first. True if it was.
     pub(crate) fn waited_for_room(&mut self) -> bool {
         // A writer that writes nothing more has still to answer.
-        let waited = !self.link.is_poisoned() && self.handover.wait_for_room(self.sleep());
+        let waited = self.handover.wait_for_room(|| self.link.is_open().then(|| self.sleep()));
         if waited {
             self.sync_if_due(self.link.clock.now());
         }
@@ -501,7 +501,11 @@ impl Writer {
         }
         self.checkpoint = self.log.end();
         match self.sync_rest() {
-            Ok(()) => self.handover.deliver(Delivery::Checkpoint),
+            Ok(()) => {
+                // Those who read only what is synced.
+                self.link.tell();
+                self.handover.deliver(Delivery::Checkpoint);
+            }
             Err(error) => self.fail(format!("journal sync: {error}")),
         }
     }

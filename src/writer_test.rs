@@ -1,6 +1,10 @@
 //! Which changes share a sync.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use crate::caretakers::Caretakers;
@@ -80,6 +84,48 @@ impl Log for Slow {
     }
 }
 
+/// Who waits for what is synced.
+type Reader = Arc<Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>>;
+
+fn has_read(reader: &Reader) -> bool {
+    reader.lock().unwrap().as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// A journal whose groups are longer than a checkpoint is far. While it is synced, its reader looks in vain.
+struct Long {
+    end: u64,
+    synced: Arc<AtomicU64>,
+    reader: Reader,
+}
+
+impl fmt::Debug for Long {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} bytes", self.end)
+    }
+}
+
+impl Log for Long {
+    fn append(&mut self, _: &mut Group) -> Outcome {
+        let start = self.end;
+        self.end += 1 << 30;
+        Outcome::Applied { start, end: self.end }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        assert!(!has_read(&self.reader), "it is not synced yet");
+        self.synced.store(self.end, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn synced(&self) -> u64 {
+        self.synced.load(Ordering::SeqCst)
+    }
+}
+
 fn change() -> Change {
     Change::Urgent { service: 1, ranks: Vec::new() }
 }
@@ -120,6 +166,7 @@ impl Shop {
     /// It would sleep, but is woken at once.
     fn rest(mut self) -> Self {
         let _ = self.caretakers.writer.rest();
+        self.hub.house().link.writer.lower();
         self
     }
 
@@ -190,4 +237,24 @@ fn what_is_gathered_when_the_writer_panics_is_answered() {
     let mut shop = Shop::open(Durability::Sync, [ms(5), ms(1)], 2, Fault::Panic).rest();
     assert_eq!(contain(|| shop.turn()), Err("no page".to_owned()));
     assert_eq!(shop.progress(), [Err(TicketError::Unknown); 3]);
+}
+
+/// The last sync there is for an hour: nobody else would tell them.
+#[test]
+fn those_who_read_what_is_synced_are_told_what_a_checkpoint_syncs() {
+    let builder = Hub::builder().durability(Durability::Every(Duration::from_secs(3600))).manual();
+    let hub = builder.open_in_memory(&MemoryDisk::new()).unwrap();
+    let mut caretakers = hub.house().dismiss().unwrap();
+    let (link, synced) = (Arc::clone(&hub.house().link), Arc::new(AtomicU64::new(0)));
+    let (news, until) = (Arc::clone(&link), Arc::clone(&synced));
+    let read = async move {
+        let look = || Ok::<_, Infallible>((until.load(Ordering::SeqCst) > 0).then_some(()));
+        let _ = news.news.whenever(look).await;
+    };
+    let reader: Reader = Arc::new(Mutex::new(Box::pin(read)));
+    assert!(!has_read(&reader));
+    caretakers.writer.go_on_with(Box::new(Long { end: 0, synced, reader: Arc::clone(&reader) }));
+    drop(link.post(change(), 0));
+    assert!(caretakers.writer.turn());
+    assert!(has_read(&reader));
 }

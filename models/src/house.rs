@@ -393,7 +393,7 @@ impl<'a> Writer<'a> {
     }
 
     fn waited_for_room(&self) -> bool {
-        let waited = self.house.backlog.wait_for_room(&self.house.room, LONG);
+        let waited = self.house.backlog.wait_for_room(&self.house.room, || Some(LONG));
         seen_when(waited, "the storekeeper was behind");
         waited
     }
