@@ -89,12 +89,13 @@ fn eight_threads_at_work_leave_balanced_books() {
             hub.register_client(&registration).unwrap().client.activate(&service).unwrap()
         })
         .collect();
-    let turns = AtomicU64::new(0);
+    let (turns, done) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for seat in &seats {
-            let (turns, service) = (&turns, &service);
+            let (turns, done, service) = (&turns, &done, &service);
             scope.spawn(move || {
-                while turns.fetch_add(1, Ordering::Relaxed) < 4_000 {
+                // Turns in which there is nothing to claim yet count as well.
+                while turns.fetch_add(1, Ordering::Relaxed) < 4_000 || done.load(Ordering::Relaxed) == 0 {
                     let turn = turns.load(Ordering::Relaxed);
                     for lease in seat.claim(Ask::buckets(2)).unwrap().leased().into_iter().flatten() {
                         let mut reports = reports(&lease, "ok");
@@ -104,9 +105,10 @@ fn eight_threads_at_work_leave_balanced_books() {
                             2 => drop(service.prioritize(&[reports[0].0])),
                             _ => {}
                         }
-                        drop(lease.submit(reports).unwrap());
+                        let accepted = lease.submit(reports).unwrap().accepted();
+                        done.fetch_add(accepted as u64, Ordering::Relaxed);
                     }
-                    if turn % 64 == 0 {
+                    if turn % 64 == 0 || turn > 4_000 {
                         let _ = seat.wait_ready(Duration::from_millis(5));
                     }
                 }

@@ -590,7 +590,7 @@ fn a_long_log_keeps_the_rules_of_leases() {
     // Callers are answered at once, also while slow caretakers have nothing to grant: then it takes more calls.
     while done < operations || grants.min(accepted) <= 100 && done < 50 * operations {
         // In pieces, so that memory stays small.
-        let calls = if done < operations { (operations - done).min(400_000) } else { operations };
+        let calls = if done < operations { operations - done } else { operations }.min(400_000);
         let made = record(seed, calls.div_ceil((SEATS * SESSIONS) as u64), false);
         done += made.iter().filter(|made| !matches!(made.answer, Did::Ticked { .. })).count() as u64;
         let rules = Rules::check(&made).unwrap_or_else(|what| panic!("log {seed}: {what}"));
