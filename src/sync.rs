@@ -23,6 +23,10 @@ pub(crate) mod locks;
 pub(crate) use self::locks::{Mutex, OnceLock, RwLock, mpsc, park_timeout};
 
 #[cfg(test)]
+#[path = "pauses_test.rs"]
+mod pauses;
+
+#[cfg(test)]
 #[path = "sync_test.rs"]
 #[expect(dead_code, reason = "every atomic has every operation; not each is used")]
 pub(crate) mod counted;

@@ -1,4 +1,5 @@
-//! The atomics of the crate's own tests: those of std, which count what is done to them while a test asks for it.
+//! The atomics of the crate's own tests: those of std, which count what is done to them while a test asks for it, and pause at it when they
+//! are told to.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,7 +7,7 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::sync::atomic as real;
 
-use super::Ordering;
+use super::{Ordering, pauses::pause};
 
 /// What the crate's own words cost a call.
 #[derive(Debug, Default, Clone)]
@@ -62,11 +63,13 @@ macro_rules! counted {
             }
 
             pub(crate) fn load(&self, order: Ordering) -> $value {
+                pause();
                 note(|cost| cost.read.extend([line(self)]));
                 self.0.load(order)
             }
 
             pub(crate) fn store(&self, value: $value, order: Ordering) {
+                pause();
                 note(|cost| cost.written.extend([line(self)]));
                 self.0.store(value, order);
             }
@@ -77,6 +80,7 @@ macro_rules! counted {
 
             #[track_caller]
             fn exchanged(&self) {
+                pause();
                 let place = Location::caller();
                 note(|cost| {
                     cost.exchanges.push(place);
