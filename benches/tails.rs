@@ -17,8 +17,8 @@
 
 #[path = "support/rows.rs"]
 mod rows;
-#[cfg(target_os = "linux")]
-#[path = "tails/slow_disk.rs"]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[path = "support/slow_disk.rs"]
 mod slow_disk;
 #[path = "support/turns.rs"]
 mod turns;
@@ -500,7 +500,7 @@ const COMPUTES: &str = "a thread computes";
 const FORMED: &str = "a pool is formed";
 const SWEPT: &str = "the steward sweeps 25,000 leases";
 const COMPACTED: &str = "a hub's journal is compacted";
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 const SLOW: &str = "a sync takes 100 ms";
 const LOG: &str = "its log is compacted";
 
@@ -556,7 +556,7 @@ fn compacted(shop: &Shop, place: &Path) -> Took {
     took
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn slow(shop: &Shop) -> Took {
     let before = slow_disk::delayed();
     slow_disk::delay(100);
@@ -656,7 +656,7 @@ fn main() {
         round(&mut shop, COMPUTES, &mut results, &wanted, computes);
         round(&mut shop, SWEPT, &mut results, &wanted, swept);
         round(&mut shop, COMPACTED, &mut results, &wanted, |shop| compacted(shop, &other));
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
         round(&mut shop, SLOW, &mut results, &wanted, slow);
         if let Some(log) = &mut log {
             log.round(&mut results);

@@ -17,12 +17,21 @@ pub(crate) enum Bar {
 }
 
 impl Bar {
+    /// True if a ratio reaches it; what is told for comparison is never missed.
+    pub(crate) fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(most) => ratio <= most,
+            Self::AtLeast(least) => ratio >= least,
+            Self::None => true,
+        }
+    }
+
     /// The bar and whether a ratio reaches it, in words.
     pub(crate) fn judge(self, ratio: f64) -> (String, &'static str) {
-        let verdict = |holds: bool| if holds { "reached" } else { "missed" };
+        let verdict = if self.holds(ratio) { "reached" } else { "missed" };
         match self {
-            Self::AtMost(most) => (format!("at most {most}"), verdict(ratio <= most)),
-            Self::AtLeast(least) => (format!("at least {least}"), verdict(ratio >= least)),
+            Self::AtMost(most) => (format!("at most {most}"), verdict),
+            Self::AtLeast(least) => (format!("at least {least}"), verdict),
             Self::None => ("-".to_owned(), "-"),
         }
     }

@@ -1,7 +1,9 @@
 //! A disk whose syncs take a while when asked to: `fdatasync`, by which the journal is made durable, as this program has it.
 #![expect(unsafe_code, reason = "a function of the C library is replaced by name")]
+#![allow(clippy::allow_attributes, dead_code, reason = "each bench uses what it needs")]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -10,20 +12,33 @@ static DELAY_MS: AtomicU64 = AtomicU64::new(0);
 static DELAYED: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
-    fn fsync(file: c_int) -> c_int;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
-/// In the place of the C library's: waits, and then makes a little more durable than it must.
+type Call = unsafe extern "C" fn(c_int) -> c_int;
+
+/// The C library's own.
+fn real(name: &CStr) -> Call {
+    let next = std::ptr::without_provenance_mut(usize::MAX);
+    // SAFETY: `next` is `RTLD_NEXT`, and the name ends with a zero.
+    let found = unsafe { dlsym(next, name.as_ptr()) };
+    assert!(!found.is_null(), "the C library has no {name:?}");
+    // SAFETY: the name is of a function of this type.
+    unsafe { std::mem::transmute::<*mut c_void, Call>(found) }
+}
+
+/// In the place of the C library's: waits, and then does the same.
 // SAFETY: the name, the arguments and the meaning are those of the function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(file: c_int) -> c_int {
+    static REAL: OnceLock<Call> = OnceLock::new();
     let delay = DELAY_MS.load(Ordering::Relaxed);
     if delay > 0 {
         thread::sleep(Duration::from_millis(delay));
         DELAYED.fetch_add(1, Ordering::Relaxed);
     }
     // SAFETY: it takes any number, and answers an error for one that is no open file's.
-    unsafe { fsync(file) }
+    unsafe { REAL.get_or_init(|| real(c"fdatasync"))(file) }
 }
 
 /// Every sync takes so much longer from now on; 0 ends it.
