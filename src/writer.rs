@@ -177,7 +177,7 @@ impl Writer {
         self.link.writer_room.adopt();
     }
 
-    /// Parks, if the storekeeper is far behind, for as long as it may: it goes first. True if it was.
+    /// Parks, if the storekeeper is far behind, for as long as it may: it goes first. True if it parked.
     pub(crate) fn waited_for_room(&mut self) -> bool {
         // A writer that writes nothing more has still to answer.
         let waited = self.handover.wait_for_room(|| self.link.is_open().then(|| self.sleep()));
