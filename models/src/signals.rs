@@ -55,21 +55,23 @@ pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// A caretaker's rounds until `look` finds all it waits for, or says that it was the last; how many there were.
 pub(crate) fn caretake(signal: &Signal, mut look: impl FnMut() -> bool) -> usize {
     signal.adopt();
-    for round in 1.. {
-        let found = if bug!("bug_signal_look_first") {
+    let mut rounds = 0;
+    if bug!("bug_signal_look_first") {
+        loop {
             let found = look();
             signal.lower();
-            found
-        } else {
-            signal.lower();
-            look()
-        };
-        if found {
-            return round;
+            rounds += 1;
+            if found {
+                return rounds;
+            }
+            signal.wait(LONG);
         }
-        signal.wait(LONG);
     }
-    unreachable!("the rounds have no end")
+    signal.attend(|| {
+        rounds += 1;
+        if look() { ControlFlow::Break(()) } else { ControlFlow::Continue(Some(LONG)) }
+    });
+    rounds
 }
 
 /// Two threads push a change each and raise; the caretaker takes until it has both.
@@ -131,20 +133,16 @@ fn close() {
     };
     let (signal, closed) = &*shared;
     let is_closed = || closed.load(Ordering::SeqCst) == 1;
-    signal.adopt();
-    let mut rounds = 0;
-    if bug!("bug_signal_end_first") {
+    let rounds = if bug!("bug_signal_end_first") {
+        signal.adopt();
         while !is_closed() {
             signal.lower();
-            rounds += 1;
             signal.wait(LONG);
         }
+        0
     } else {
-        signal.attend(|| {
-            rounds += 1;
-            if is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(Some(LONG)) }
-        });
-    }
+        caretake(signal, is_closed)
+    };
     seen_when(rounds == 1, "ended at once");
     seen_when(rounds == 2, "ended in its second round");
     closer.join().expect("a thread of the model panicked");
