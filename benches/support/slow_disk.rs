@@ -2,30 +2,19 @@
 #![expect(unsafe_code, reason = "a function of the C library is replaced by name")]
 #![allow(clippy::allow_attributes, dead_code, reason = "each bench uses what it needs")]
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+#[path = "../../tests/support/real_call.rs"]
+mod real_call;
+
+use std::ffi::c_int;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use real_call::{Call, real};
+
 static DELAY_MS: AtomicU64 = AtomicU64::new(0);
 static DELAYED: AtomicU64 = AtomicU64::new(0);
-
-unsafe extern "C" {
-    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-}
-
-type Call = unsafe extern "C" fn(c_int) -> c_int;
-
-/// The C library's own.
-fn real(name: &CStr) -> Call {
-    let next = std::ptr::without_provenance_mut(usize::MAX);
-    // SAFETY: `next` is `RTLD_NEXT`, and the name ends with a zero.
-    let found = unsafe { dlsym(next, name.as_ptr()) };
-    assert!(!found.is_null(), "the C library has no {name:?}");
-    // SAFETY: the name is of a function of this type.
-    unsafe { std::mem::transmute::<*mut c_void, Call>(found) }
-}
 
 /// In the place of the C library's: waits, and then does the same.
 // SAFETY: the name, the arguments and the meaning are those of the function that it replaces.

@@ -5,8 +5,11 @@
 //! written by itself. `sync_file_range`, which starts writing and makes nothing durable, is the C library's.
 #![expect(unsafe_code, reason = "functions of the C library are replaced by name")]
 
+#[path = "real_call.rs"]
+mod real_call;
+
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::c_int;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::toil::Chance;
+use real_call::{Call, real};
 
 /// Where what was synced is kept, in the child.
 pub(crate) const DEVICE: &str = "COMMISSARY_CRASH_CHILD_DEVICE";
@@ -22,37 +26,21 @@ pub(crate) const TREE: &str = "COMMISSARY_CRASH_CHILD_TREE";
 /// A disk writes so many bytes at a time.
 const PAGE: usize = 4096;
 
-unsafe extern "C" {
-    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-}
-
-type Sync = unsafe extern "C" fn(c_int) -> c_int;
-
-/// The C library's own.
-fn real(name: &CStr) -> Sync {
-    let next = std::ptr::without_provenance_mut(usize::MAX);
-    // SAFETY: `next` is `RTLD_NEXT`, and the name ends with a zero.
-    let found = unsafe { dlsym(next, name.as_ptr()) };
-    assert!(!found.is_null(), "the C library has no {name:?}");
-    // SAFETY: both names are of functions of this type.
-    unsafe { std::mem::transmute::<*mut c_void, Sync>(found) }
-}
-
 // SAFETY: the name, the arguments and the meaning are those of the function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn fsync(file: c_int) -> c_int {
-    static REAL: OnceLock<Sync> = OnceLock::new();
+    static REAL: OnceLock<Call> = OnceLock::new();
     synced(*REAL.get_or_init(|| real(c"fsync")), file)
 }
 
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(file: c_int) -> c_int {
-    static REAL: OnceLock<Sync> = OnceLock::new();
+    static REAL: OnceLock<Call> = OnceLock::new();
     synced(*REAL.get_or_init(|| real(c"fdatasync")), file)
 }
 
-fn synced(real: Sync, file: c_int) -> c_int {
+fn synced(real: Call, file: c_int) -> c_int {
     static HERE: OnceLock<Option<Device>> = OnceLock::new();
     // SAFETY: it takes any number, and answers an error for one that is no open file's.
     let answer = unsafe { real(file) };
